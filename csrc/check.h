@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+// Checks of what would be unsafe to run with: name, expected, got.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+namespace fused_rnn {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class Sizes>
+std::string shape_text(const Sizes& sizes) {
+  std::string text = "(";
+  for (const int64_t size : sizes) text += std::to_string(size) + ", ";
+  if (text.size() > 1) text.resize(text.size() - 2);
+  return text + ")";
+}
+
+inline void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype,
+                         std::initializer_list<int64_t> shape) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ",
+                  torch::headeronly::toString(dtype), ", got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+  const auto sizes = tensor.sizes();
+  bool same = sizes.size() == shape.size();
+  for (size_t i = 0; same && i < shape.size(); ++i) same = sizes[i] == shape.begin()[i];
+  STD_TORCH_CHECK(same, name, ": expected shape ", shape_text(shape), ", got ", shape_text(sizes));
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, ": expected a contiguous tensor");
+}
+
+inline void check_optional(const char* name, const std::optional<Tensor>& tensor, ScalarType dtype,
+                           std::initializer_list<int64_t> shape) {
+  if (tensor) check_tensor(name, *tensor, dtype, shape);
+}
+
+}  // namespace fused_rnn

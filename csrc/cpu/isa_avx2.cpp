@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// Kernels for AVX2 with FMA and F16C.
+#include <immintrin.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "problem.h"
+#include "team.h"
+
+#pragma GCC target("avx2,fma,f16c")
+
+#define FUSED_RNN_ISA avx2
+#define FUSED_RNN_VECTOR_BYTES 32
+#include "kernels.h"
+
+namespace fused_rnn {
+const Kernels kAvx2 = avx2::make_kernels("avx2");
+}  // namespace fused_rnn

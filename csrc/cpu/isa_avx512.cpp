@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// Kernels for AVX-512.
+#include <immintrin.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "problem.h"
+#include "team.h"
+
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+
+#define FUSED_RNN_ISA avx512
+#define FUSED_RNN_VECTOR_BYTES 64
+#include "kernels.h"
+
+namespace fused_rnn {
+const Kernels kAvx512 = avx512::make_kernels("avx512");
+}  // namespace fused_rnn

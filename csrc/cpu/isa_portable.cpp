@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+// Kernels for whatever the compiler's default target is.
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "problem.h"
+#include "team.h"
+
+#define FUSED_RNN_ISA portable
+#define FUSED_RNN_VECTOR_BYTES 16
+#include "kernels.h"
+
+namespace fused_rnn {
+const Kernels kPortable = portable::make_kernels("portable");
+}  // namespace fused_rnn

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// Sums of outer products over the rows of a chunk: the weight gradients.
+#pragma once
+
+namespace fused_rnn {
+namespace FUSED_RNN_ISA {
+
+// A gradient summed over chunks: the output itself where rows are whole vectors of its own
+// format, else a padded buffer that is copied out at the end.
+template <class IO, class C>
+struct GradSum {
+  IO* out = nullptr;
+  C *sum = nullptr, *buffer = nullptr;
+  int64_t rows = 0, columns = 0, ld = 0;
+
+  // Takes a buffer where one is needed; bind() names the output.
+  static GradSum reserve(Arena& arena, int64_t rows, int64_t columns) {
+    GradSum g;
+    g.rows = rows;
+    g.columns = columns;
+    g.ld = round_up(columns, kLanes<C>);
+    if (!std::is_same<IO, C>::value || g.ld != columns) g.buffer = arena.take<C>(rows * g.ld);
+    return g;
+  }
+
+  void bind(void* output) {
+    out = static_cast<IO*>(output);
+    sum = buffer ? buffer : static_cast<C*>(output);
+  }
+
+  void finish(const Range& mine) const {
+    if (!buffer) return;
+    for (int64_t r = mine.begin; r < mine.end; ++r) {
+      convert(out + r * columns, sum + r * ld, columns, columns);
+    }
+  }
+
+  void clear(const Range& mine) const {
+    for (int64_t r = mine.begin; r < mine.end; ++r) {
+      convert(sum + r * ld, static_cast<const C*>(nullptr), 0, ld);
+    }
+  }
+};
+
+// Rows first .. first + rows of a gradient, from the columns of `a` that start at `column`.
+struct Segment {
+  int64_t column, first, rows;
+};
+
+// sum[segment rows] += a[:, segment columns]^T times the rows that load(k, column, lanes) gives.
+// Threads share the rows of every segment; `panel` is this thread's own.
+template <class IO, class C, int count, class Load>
+VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int64_t K,
+                      const Segment (&segments)[count], int rank, int size, C* panel, Load load_row) {
+  constexpr int L = kLanes<C>;
+  const PanelMap<C> map = plain_map<C>(grad.columns);
+  for (int64_t p = 0; p < map.panels(); ++p) {
+    const int vecs = map.used_vecs(p);
+    const int64_t column = p * map.width();
+    for (int64_t k = 0; k < K; ++k) {
+      for (int v = 0; v < vecs; ++v) {
+        store(panel + (k * vecs + v) * L, load_row(k, column + v * L, grad.columns - column - v * L));
+      }
+    }
+    TileArgs<C> tile;
+    tile.a_step = ld_a;
+    tile.b = panel;
+    tile.b_vecs = vecs;
+    tile.K = K;
+    tile.c_stride = tile.init_stride = grad.ld;
+    for (const Segment& segment : segments) {
+      const Range mine(segment.rows, rank, size);
+      for_tiles(mine.end - mine.begin, vecs, [&](int64_t first, int64_t rows) {
+        const int64_t row = mine.begin + first;
+        for (int64_t r = 0; r < rows; ++r) tile.a[r] = a + segment.column + row + r;
+        tile.c = grad.sum + (segment.first + row) * grad.ld + column;
+        tile.init = tile.c;
+        run_tile<C>(int(rows), vecs, tile);
+      });
+    }
+  }
+}
+
+// sum[column] += the column's sum over K rows of a, for this thread's vectors of columns.
+template <class C>
+VEC_FN void add_columns(C* sum, const C* a, int64_t ld_a, int64_t K, const Range& vectors) {
+  constexpr int L = kLanes<C>;
+  for (int64_t v = vectors.begin; v < vectors.end; ++v) {
+    Vec<C> total{};
+    for (int64_t k = 0; k < K; ++k) total += load(a + k * ld_a + v * L);
+    store(sum + v * L, load(sum + v * L) + total);
+  }
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+// Weights rearranged into the panels that the micro-kernel reads.
+#pragma once
+
+namespace fused_rnn {
+namespace FUSED_RNN_ISA {
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Operand elements that the micro-kernel takes at once along k.
+template <class Op>
+constexpr int kPair = sizeof(Op) == 2 ? 2 : 1;
+
+// Which output columns form a panel: `vecs` vectors of hidden units for each of `gates` gates,
+// counted from gate `first_gate` of a matrix whose gates have `units` columns each.
+template <class C>
+struct PanelMap {
+  int gates, vecs, first_gate;
+  int64_t units;
+
+  int64_t width() const { return vecs * kLanes<C>; }  // units in a panel
+  int64_t panels() const { return (units + width() - 1) / width(); }
+  int panel_vecs() const { return gates * vecs; }
+  int64_t panel_columns() const { return gates * width(); }
+  int64_t columns() const { return panels() * panel_columns(); }
+  int64_t units_in(int64_t panel) const { return min(width(), units - panel * width()); }
+
+  // Vectors of the panel that hold columns; the others need no computing.
+  int used_vecs(int64_t panel) const {
+    if (gates > 1) return panel_vecs();
+    return int((units_in(panel) + kLanes<C> - 1) / kLanes<C>);
+  }
+};
+
+template <class C>
+constexpr PanelMap<C> plain_map(int64_t columns) {
+  return PanelMap<C>{1, kMaxVecs, 0, columns};
+}
+
+// Alternates the lanes of the low (or high) halves of two vectors.
+template <class C>
+VEC_FN Vec<C> zip(Vec<C> a, Vec<C> b, bool high) {
+  constexpr int L = kLanes<C>;
+  typedef decltype(a < b) Mask;
+  Mask mask{};
+  for (int l = 0; l < L / 2; ++l) {
+    mask[2 * l] = l + (high ? L / 2 : 0);
+    mask[2 * l + 1] = mask[2 * l] + L;
+  }
+  return __builtin_shuffle(a, b, mask);
+}
+
+// Transposes a square of lanes by log2(lanes) perfect shuffles.
+template <class C>
+VEC_FN void transpose(Vec<C> (&rows)[kLanes<C>]) {
+  constexpr int L = kLanes<C>;
+  for (int stage = 1; stage < L; stage *= 2) {
+    Vec<C> next[L];
+    for (int i = 0; i < L / 2; ++i) {
+      next[2 * i] = zip<C>(rows[i], rows[i + L / 2], false);
+      next[2 * i + 1] = zip<C>(rows[i], rows[i + L / 2], true);
+    }
+    for (int i = 0; i < L; ++i) rows[i] = next[i];
+  }
+}
+
+// Copies n elements into another format and fills up to `width` with zeros; null reads as zeros.
+template <class To, class From>
+VEC_FN void convert(To* to, const From* from, int64_t n, int64_t width) {
+  typedef typename std::conditional<sizeof(From) == 8, double, float>::type C;
+  int64_t i = 0;
+  for (; from && i < n; i += kLanes<C>) {
+    store_n<C>(to + i, load_n<C>(from + i, n - i), n - i);
+  }
+  for (i = from ? n : 0; i < width; ++i) from_float(to + i, C(0));
+}
+
+// A weight matrix as the product sees it: element (column, k) at column * column_step + k * k_step.
+template <class IO>
+struct Matrix {
+  const IO* data;
+  int64_t column_step, k_step;
+};
+
+// One vector's columns of a panel, `columns` of them real and the rest zero, for all k.
+template <class Op, class IO>
+struct PackVector {
+  typedef Op C;
+
+  static void run(Op* to, int64_t step, const Matrix<IO>& from, int64_t columns, int64_t K) {
+    constexpr int L = kLanes<C>;
+    int64_t k = 0;
+    if (from.column_step == 1) {
+      for (; k < K; ++k) store(to + k * step, load_n<C>(from.data + k * from.k_step, columns));
+      return;
+    }
+    for (; k + L <= K && from.k_step == 1; k += L) {
+      Vec<C> rows[L];
+      for (int l = 0; l < L; ++l) {
+        rows[l] = l < columns ? load(from.data + l * from.column_step + k) : Vec<C>{};
+      }
+      transpose<C>(rows);
+      for (int l = 0; l < L; ++l) store(to + (k + l) * step, rows[l]);
+    }
+    for (; k < K; ++k) {
+      for (int l = 0; l < L; ++l) {
+        to[k * step + l] =
+            l < columns ? to_float(from.data[l * from.column_step + k * from.k_step]) : C(0);
+      }
+    }
+  }
+};
+
+#if FUSED_RNN_VECTOR_BYTES == 64
+// bfloat16 in pairs: lane l of vector k / 2 holds elements k and k + 1 of column l.
+template <>
+struct PackVector<Bf16, Bf16> {
+  static void run(Bf16* to, int64_t step, const Matrix<Bf16>& from, int64_t columns, int64_t K) {
+    for (int64_t k = 0; k < K; k += 2) {
+      for (int64_t l = 0; l < kLanes<float>; ++l) {
+        const Bf16* at = from.data + l * from.column_step + k * from.k_step;
+        Bf16* pair = to + k / 2 * step + 2 * l;
+        pair[0] = l < columns ? at[0] : Bf16{0};
+        pair[1] = l < columns && k + 1 < K ? at[from.k_step] : Bf16{0};
+      }
+    }
+  }
+};
+#endif
+
+// Panel `panel` of the map: (round_up(K, pair) / pair, panel_vecs, lanes, pair).
+template <class Op, class C, class IO>
+VEC_FN void pack_panel(Op* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
+                       int64_t K) {
+  constexpr int L = kLanes<C>;
+  const int64_t step = int64_t(map.panel_vecs()) * L * kPair<Op>;
+  for (int g = 0; g < map.gates; ++g) {
+    for (int v = 0; v < map.vecs; ++v) {
+      const int64_t unit = panel * map.width() + v * L;
+      const int64_t columns = max(0, min(L, map.units - unit));
+      const int64_t column = (map.first_gate + g) * map.units + (columns > 0 ? unit : 0);
+      Matrix<IO> part = from;
+      part.data += column * from.column_step;
+      PackVector<Op, IO>::run(to + (g * map.vecs + v) * L * kPair<Op>, step, part, columns, K);
+    }
+  }
+}
+
+// The product of rows, to be named, with panel `panel` of a matrix packed K deep.
+template <class Op, class C>
+VEC_FN TileArgs<C> panel_tile(const PanelMap<C>& map, const Op* w, int64_t panel, int64_t K) {
+  TileArgs<C> tile;
+  tile.K = round_up(K, kPair<Op>);
+  tile.a_step = 1;
+  tile.b = w + panel * map.panel_columns() * tile.K;
+  tile.b_vecs = map.panel_vecs();
+  return tile;
+}
+
+// Elements of a whole packed matrix.
+template <class Op, class C>
+constexpr int64_t packed_size(const PanelMap<C>& map, int64_t K) {
+  return map.columns() * round_up(K, kPair<Op>);
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+// What a kernel is asked to do: plain pointers and sizes, no tensors.
+//
+// Letters: T steps, B batch, I input, H hidden, P output (H, or the projection's size),
+// N recurrences, G gates, S tape slots. A recurrence is one direction of a layer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fused_rnn {
+
+// Storage of the 16-bit formats.
+struct Bf16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+enum class Cell { kRnnTanh, kRnnRelu, kGru, kGruResetBefore, kLstm };
+enum class Dtype { kFloat, kDouble, kBf16, kHalf };
+
+constexpr int gate_count(Cell cell) {
+  return cell == Cell::kLstm ? 4 : cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
+}
+
+constexpr int tape_slots(Cell cell) {
+  return cell == Cell::kLstm              ? 5
+         : cell == Cell::kGru             ? 4
+         : cell == Cell::kGruResetBefore ? 3
+                                          : 0;
+}
+
+// Gradient columns a step and row produces: the gates, and q of the reset-after GRU.
+constexpr int grad_count(Cell cell) {
+  return cell == Cell::kGru ? 4 : gate_count(cell);
+}
+
+struct Shape {
+  int64_t T, B, I, H, P, N;
+  Cell cell;
+  Dtype dtype;
+  bool projected;
+};
+
+// The batch rows from longest to shortest: position p stands for row order[p].
+struct Rows {
+  const int64_t* order;    // (B,)
+  const int64_t* length;   // (B,), by position
+  const int64_t* active;   // (T,), rows longer than t
+  const int64_t* lengths;  // (B,), by row
+  const uint8_t* resets;   // (T, B) or null
+};
+
+struct Weights {
+  const void* w_ih;  // (G*H, I)
+  const void* w_hh;  // (G*H, P)
+  const void* b_ih;  // (G*H,) or null
+  const void* b_hh;  // (G*H,) or null
+  const void* w_hr;  // (P, H) or null
+};
+
+struct WeightGrads {
+  void* w_ih;
+  void* w_hh;
+  void* b_ih;
+  void* b_hh;
+  void* w_hr;
+};
+
+struct Forward {
+  Shape shape;
+  Rows rows;
+  const Weights* weights;  // (N,)
+  const int64_t* reverse;  // (N,)
+  const void* x;           // (T, B, I)
+  const void* h0;          // (N, B, P) or null
+  const void* c0;          // (N, B, H) or null
+  void* y;                 // (T, B, N, P)
+  void* hn;                // (N, B, P)
+  void* cn;                // (N, B, H), LSTM
+  void* tape;              // (T, B, N, S, H) or null
+};
+
+struct Backward {
+  Shape shape;
+  Rows rows;
+  const Weights* weights;  // (N,)
+  const int64_t* reverse;  // (N,)
+  const void* x;           // (T, B, I)
+  const void* h0;          // (N, B, P) or null
+  const void* c0;          // (N, B, H) or null
+  const void* y;           // (T, B, N, P)
+  const void* tape;        // (T, B, N, S, H)
+  const void* dy;          // (T, B, N, P) or null
+  const void* dhn;         // (N, B, P) or null
+  const void* dcn;         // (N, B, H) or null
+  void* dx;                // (T, B, I) or null
+  void* dh0;               // (N, B, P) or null
+  void* dc0;               // (N, B, H) or null
+  const WeightGrads* dweights;  // (N,) or null
+};
+
+struct Team;
+
+// One instruction set's kernels. Every thread of a team calls the same function; workspace
+// tells the bytes that a team of any size up to `threads` needs.
+struct Kernels {
+  const char* name;
+  size_t (*forward_workspace)(const Forward&, int threads);
+  void (*forward)(const Forward&, char* workspace, Team&, int rank);
+  size_t (*backward_workspace)(const Backward&, int threads);
+  void (*backward)(const Backward&, char* workspace, Team&, int rank);
+};
+
+extern const Kernels kAvx512Bf16, kAvx512, kAvx2, kPortable;
+
+}  // namespace fused_rnn

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+// Threads that run one kernel together, how they share it, and their barriers.
+#pragma once
+
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace fused_rnn {
+
+inline void pause_briefly() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Spins a bounded time, then yields the core: with fewer free cores than threads a pure spin
+// would cost a scheduler slice.
+template <class Condition>
+void wait_until(const Condition& condition) {
+  constexpr int kSpins = 4096;
+  for (int spins = 0; !condition(); ++spins) {
+    if (spins < kSpins) {
+      pause_briefly();
+    } else {
+      sched_yield();
+    }
+  }
+}
+
+// Holds `parties` threads until all of them have come.
+class Barrier {
+ public:
+  void wait(int parties) {
+    if (parties == 1) return;
+    const uint32_t generation = generation_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == parties - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      generation_.store(generation + 1, std::memory_order_release);
+      return;
+    }
+    wait_until([&] { return generation_.load(std::memory_order_acquire) != generation; });
+  }
+
+ private:
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> generation_{0};
+};
+
+constexpr int kMaxThreads = 64;
+
+struct Team {
+  int size = 1;
+  Barrier barriers[1 + 2 * kMaxThreads];  // everybody's, the recurrences', the row groups'
+
+  void wait_all() { barriers[0].wait(size); }
+};
+
+// How a team shares a layer: first the recurrences, then rows or hidden units. Threads that
+// share units of the same rows meet at every step, threads of different rows never do.
+struct Split {
+  int recurrence_groups, row_groups, unit_groups;
+};
+
+// Where one thread stands in the split; idle threads only meet at the team's barrier.
+struct Place {
+  Split split;
+  int recurrence_group, row_group, unit_group;
+  bool idle;
+
+  Place(const Split& split, int rank) : split(split) {
+    unit_group = rank % split.unit_groups;
+    row_group = rank / split.unit_groups % split.row_groups;
+    recurrence_group = rank / (split.unit_groups * split.row_groups);
+    idle = recurrence_group >= split.recurrence_groups;
+  }
+
+  // Threads that share this thread's rows.
+  void wait_units(Team& team) const {
+    const int group = recurrence_group * split.row_groups + row_group;
+    team.barriers[1 + split.recurrence_groups + group].wait(split.unit_groups);
+  }
+
+  // Threads that share this thread's recurrence.
+  void wait_recurrence(Team& team) const {
+    team.barriers[1 + recurrence_group].wait(split.row_groups * split.unit_groups);
+  }
+
+  int recurrence_size() const { return split.row_groups * split.unit_groups; }
+  int recurrence_rank() const { return row_group * split.unit_groups + unit_group; }
+  int rank() const { return recurrence_group * recurrence_size() + recurrence_rank(); }
+};
+
+}  // namespace fused_rnn
