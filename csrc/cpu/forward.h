@@ -11,6 +11,10 @@ namespace FUSED_RNN_ISA {
 // Rows that a thread projects at once, at least.
 constexpr int64_t kProjectRows = 128;
 
+// Calls of so few steps take the weights as they lie. Steps alone decide, so that a row's bits
+// do not depend on the batch it came with.
+constexpr int64_t kUnpackedSteps = 2;
+
 template <class IO, class Op, Cell cell>
 class ForwardPass {
   typedef typename Tile<Op, 1, 1>::C C;
@@ -49,135 +53,56 @@ class ForwardPass {
   }
 
  private:
+  // A matrix of weights and what it is multiplied with: rows of K elements.
+  struct Product {
+    PanelMap<C> map;
+    int64_t K;
+    const IO* matrix;
+    Op* packed;  // null: taken as it lies
+  };
+
   // Shared by the threads of one recurrence.
   struct Shared {
-    Op *w_ih, *w_ih_n, *w_hh, *w_hh_n, *w_hr;  // packed; _n: the textbook GRU's second product
-    C* bias;                                    // (panels, panel columns)
+    Product input, hidden, output;
+    Product input_n, hidden_n;  // the textbook GRU's n, whose product comes second
+    C* bias;                    // (panels, panel columns)
     Op *h[2], *inner;  // (B, ld): state before and after a step; r * h, or h before projection
     C *state, *c, *z;  // (B, ld)
   };
 
-  ForwardPass(const Forward& args, char* workspace, int threads, int rank)
-      : args_(args),
-        s_(args.shape),
-        gates_{kSplitGates ? 2 : G, kUnitVecs, 0, s_.H},
-        gate_n_{1, kUnitVecs, 2, s_.H},
-        outputs_(plain_map<C>(s_.P)),
-        split_(plan_split(s_.N, s_.B, gates_.panels(), s_.P, G * kUnitVecs, threads)),
-        place_(split_, rank),
-        rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
-        panels_(gates_.panels(), place_.unit_group, split_.unit_groups),
-        arena_(workspace) {
-    ld_p_ = round_up(s_.P, 16);
-    ld_h_ = round_up(s_.H, 16);
-    ld_x_ = round_up(s_.I, kPair<Op>);
-    const int64_t group_rows = (s_.B + split_.row_groups - 1) / split_.row_groups;
-    steps_ = min(s_.T, max(1, kProjectRows / max(group_rows, 1)));
-    capacity_ = steps_ * group_rows;
-    lay_out();
-  }
+  ForwardPass(const Forward& args, char* workspace, int threads, int rank);
 
-  void lay_out() {
-    for (int g = 0; g < split_.recurrence_groups; ++g) {
-      Shared shared{};
-      shared.w_ih = arena_.take<Op>(packed_size<Op>(gates_, s_.I));
-      shared.w_hh = arena_.take<Op>(packed_size<Op>(gates_, s_.P));
-      if (kSplitGates) {
-        shared.w_ih_n = arena_.take<Op>(packed_size<Op>(gate_n_, s_.I));
-        shared.w_hh_n = arena_.take<Op>(packed_size<Op>(gate_n_, s_.P));
-        shared.z = arena_.take<C>(s_.B * ld_h_);
-      }
-      if (s_.projected) shared.w_hr = arena_.take<Op>(packed_size<Op>(outputs_, s_.H));
-      shared.bias = arena_.take<C>(gates_.panels() * kPanelColumns);
-      for (Op*& h : shared.h) h = arena_.take<Op>(s_.B * ld_p_);
-      if (kSplitGates || s_.projected) shared.inner = arena_.take<Op>(s_.B * ld_h_);
-      if (kOwnState) shared.state = arena_.take<C>(s_.B * ld_p_);
-      if (cell == Cell::kLstm) shared.c = arena_.take<C>(s_.B * ld_h_);
-      if (g == place_.recurrence_group) shared_ = shared;
-    }
-    // This thread's own buffers lie behind those of the ranks before it.
-    const int64_t most_panels = (gates_.panels() + split_.unit_groups - 1) / split_.unit_groups;
-    const int threads = split_.recurrence_groups * place_.recurrence_size();
-    const bool direct = std::is_same<IO, Op>::value && s_.I == ld_x_;
-    for (int rank = 0; rank < threads; ++rank) {
-      C* xg = arena_.take<C>(most_panels * capacity_ * kPanelColumns);
-      Op* converted = arena_.take<Op>(direct ? 0 : capacity_ * ld_x_);
-      const Op** x_rows = arena_.take<const Op*>(capacity_);
-      if (rank == place_.rank()) {
-        xg_ = xg;
-        converted_ = converted;
-        x_rows_ = x_rows;
-      }
-    }
-  }
+  void lay_out();
+
+  Product product(const PanelMap<C>& map, int64_t K);
 
   // ---- packing and initial state
 
-  void prepare(int64_t n) {
-    n_ = n;
-    rows_.reverse = args_.reverse[n] != 0;
-    const Weights& w = args_.weights[n];
-    const Matrix<IO> w_ih{static_cast<const IO*>(w.w_ih), s_.I, 1};
-    const Matrix<IO> w_hh{static_cast<const IO*>(w.w_hh), s_.P, 1};
-    // The row groups of a thread's panels share the packing of those.
-    for (int64_t p = panels_.begin; p < panels_.end; ++p) {
-      if (p % split_.row_groups != place_.row_group) continue;
-      pack<Op>(shared_.w_ih, gates_, p, w_ih, s_.I);
-      pack<Op>(shared_.w_hh, gates_, p, w_hh, s_.P);
-      if (kSplitGates) {
-        pack<Op>(shared_.w_ih_n, gate_n_, p, w_ih, s_.I);
-        pack<Op>(shared_.w_hh_n, gate_n_, p, w_hh, s_.P);
-      }
-      pack_bias(w, p);
-    }
-    if (s_.projected) {
-      const Matrix<IO> w_hr{static_cast<const IO*>(w.w_hr), s_.H, 1};
-      const Range mine(outputs_.panels(), place_.recurrence_rank(), place_.recurrence_size());
-      for (int64_t p = mine.begin; p < mine.end; ++p) pack<Op>(shared_.w_hr, outputs_, p, w_hr, s_.H);
-    }
-    for (int64_t j = place_.unit_group; j < rows_.all(); j += split_.unit_groups) start_row(j);
-  }
+  void prepare(int64_t n);
 
-  template <class O>
-  static void pack(O* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
-                   int64_t K) {
-    pack_panel(to + panel * map.panel_columns() * round_up(K, kPair<O>), map, panel, from, K);
+  static void pack(const Product& product, int64_t panel);
+
+  // Rows a[0 .. count) times one panel, added to init.
+  static void multiply(const Product& product, int64_t panel, const Op* const* a, int64_t count,
+                       const C* init, C* c, int64_t c_stride) {
+    const PanelMap<C>& map = product.map;
+    if (!product.packed) {
+      dot_panel(map, panel, product.matrix, product.K, a, count, init, c, c_stride);
+      return;
+    }
+    TileArgs<C> tile = panel_tile<Op>(map, product.packed, panel, product.K);
+    for (int64_t r = 0; r < count; ++r) tile.a[r] = a[r];
+    tile.init = init;
+    tile.init_stride = 0;
+    tile.c = c;
+    tile.c_stride = c_stride;
+    run_tile<Op>(int(count), map.used_vecs(panel), tile);
   }
 
   // b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).
-  void pack_bias(const Weights& w, int64_t panel) {
-    const IO* b_ih = static_cast<const IO*>(w.b_ih);
-    const IO* b_hh = static_cast<const IO*>(w.b_hh);
-    for (int column = 0; column < kPanelColumns; ++column) {
-      const int gate = column / (kUnitVecs * L);
-      const int64_t unit = panel * kUnitVecs * L + column % (kUnitVecs * L);
-      C value = 0;
-      if (b_ih && unit < s_.H) {
-        value = to_float(b_ih[gate * s_.H + unit]);
-        if (!(cell == Cell::kGru && gate == 2)) value += to_float(b_hh[gate * s_.H + unit]);
-      }
-      shared_.bias[panel * kPanelColumns + column] = value;
-    }
-  }
+  void pack_bias(const Weights& w, int64_t panel);
 
-  void start_row(int64_t j) {
-    const int64_t p = rows_.position(j), b = args_.rows.order[p], length = args_.rows.length[p];
-    const IO* h0 = row_of(args_.h0, b, s_.P);
-    const IO* c0 = row_of(args_.c0, b, s_.H);
-    if (length == 0) {
-      convert(row_of(args_.hn, b, s_.P), h0, s_.P, s_.P);
-      if (cell == Cell::kLstm) convert(row_of(args_.cn, b, s_.H), c0, s_.H, s_.H);
-    } else if (rows_.cut_before(rows_.reverse ? length - 1 : 0, b, length)) {
-      h0 = c0 = nullptr;
-    }
-    for (Op* h : shared_.h) convert(h + p * ld_p_, h0, s_.P, ld_p_);
-    if (kOwnState) convert(shared_.state + p * ld_p_, h0, s_.P, ld_p_);
-    if (cell == Cell::kLstm) convert(shared_.c + p * ld_h_, c0, s_.H, ld_h_);
-    if (shared_.inner) convert(shared_.inner + p * ld_h_, static_cast<const IO*>(nullptr), 0, ld_h_);
-    for (int64_t t = length; t < s_.T; ++t) {
-      convert(y_row(t, b), static_cast<const IO*>(nullptr), 0, s_.P);
-    }
-  }
+  void start_row(int64_t j);
 
   // Row b of this recurrence in an (N, B, width) array; null where there is no array.
   const IO* row_of(const void* base, int64_t b, int64_t width) const {
@@ -218,9 +143,17 @@ class ForwardPass {
       }
     }
     for (int64_t p = panels_.begin; p < panels_.end; ++p) {
-      multiply(gates_, shared_.w_ih, p, s_.I, count, 0);
-      if (kSplitGates) multiply(gate_n_, shared_.w_ih_n, p, s_.I, count, 2 * kUnitVecs * L);
+      project_panel(shared_.input, p, count, 0);
+      if (kSplitGates) project_panel(shared_.input_n, p, count, 2 * kUnitVecs * L);
     }
+  }
+
+  void project_panel(const Product& product, int64_t panel, int64_t count, int64_t column) {
+    const C* bias = shared_.bias + panel * kPanelColumns + column;
+    for_tiles(count, product.map.used_vecs(panel), [&](int64_t first, int64_t rows) {
+      multiply(product, panel, x_rows_ + first, rows, bias, xg_row(panel, first) + column,
+               kPanelColumns);
+    });
   }
 
   const Op* operand(const IO* x, int64_t index) {
@@ -234,20 +167,6 @@ class ForwardPass {
 
   C* xg_row(int64_t panel, int64_t index) const {
     return xg_ + ((panel - panels_.begin) * capacity_ + index) * kPanelColumns;
-  }
-
-  void multiply(const PanelMap<C>& map, const Op* w, int64_t panel, int64_t K, int64_t count,
-                int64_t column) {
-    const int vecs = map.used_vecs(panel);
-    TileArgs<C> tile = panel_tile<Op>(map, w, panel, K);
-    tile.init = shared_.bias + panel * kPanelColumns + column;
-    tile.init_stride = 0;
-    tile.c_stride = kPanelColumns;
-    for_tiles(count, vecs, [&](int64_t first, int64_t rows) {
-      for (int64_t r = 0; r < rows; ++r) tile.a[r] = x_rows_[first + r];
-      tile.c = xg_row(panel, first) + column;
-      run_tile<Op>(int(rows), vecs, tile);
-    });
   }
 
   // Where a row stands at the present step.
@@ -266,13 +185,13 @@ class ForwardPass {
     now_ = shared_.h[k & 1];
     next_ = shared_.h[(k & 1) ^ 1];
     for (int64_t p = panels_.begin; p < panels_.end; ++p) {
-      for_products(gates_, shared_.w_hh, p, s_.P, now_, ld_p_, active,
+      for_products(shared_.hidden, p, now_, ld_p_, active,
                    [&](int64_t j, const C* sum) { finish_gates(at(j, t, offset), p, sum); });
     }
     if (kSplitGates) {
       place_.wait_units(team);
       for (int64_t p = panels_.begin; p < panels_.end; ++p) {
-        for_products(gate_n_, shared_.w_hh_n, p, s_.P, shared_.inner, ld_h_, active,
+        for_products(shared_.hidden_n, p, shared_.inner, ld_h_, active,
                      [&](int64_t j, const C* sum) { finish_n(at(j, t, offset), p, sum); });
       }
     }
@@ -280,7 +199,7 @@ class ForwardPass {
       place_.wait_units(team);
       const Range mine(outputs_.panels(), place_.unit_group, split_.unit_groups);
       for (int64_t p = mine.begin; p < mine.end; ++p) {
-        for_products(outputs_, shared_.w_hr, p, s_.H, shared_.inner, ld_h_, active,
+        for_products(shared_.output, p, shared_.inner, ld_h_, active,
                      [&](int64_t j, const C* sum) { finish_output(at(j, t, offset), p, sum); });
       }
     }
@@ -289,17 +208,14 @@ class ForwardPass {
 
   // Multiplies the active rows of an operand with one panel; f(row, sums) gets each row's.
   template <class F>
-  void for_products(const PanelMap<C>& map, const Op* w, int64_t panel, int64_t K,
-                           const Op* operand, int64_t ld, int64_t active, F f) {
+  void for_products(const Product& product, int64_t panel, const Op* operand, int64_t ld,
+                    int64_t active, F f) {
     alignas(64) C sums[kAccumulators * L];
-    const int vecs = map.used_vecs(panel);
-    TileArgs<C> tile = panel_tile<Op>(map, w, panel, K);
-    tile.init = nullptr;
-    tile.c = sums;
-    tile.c_stride = vecs * L;
+    const Op* a[kMaxRows];
+    const int vecs = product.map.used_vecs(panel);
     for_tiles(active, vecs, [&](int64_t first, int64_t count) {
-      for (int64_t r = 0; r < count; ++r) tile.a[r] = operand + rows_.position(first + r) * ld;
-      run_tile<Op>(int(count), vecs, tile);
+      for (int64_t r = 0; r < count; ++r) a[r] = operand + rows_.position(first + r) * ld;
+      multiply(product, panel, a, count, nullptr, sums, vecs * L);
       for (int64_t r = 0; r < count; ++r) f(first + r, sums + r * vecs * L);
     });
   }
@@ -310,65 +226,11 @@ class ForwardPass {
     return static_cast<C*>(args_.tape) + (((a.t * s_.B + a.b) * s_.N + n_) * S + slot) * s_.H;
   }
 
-  void finish_gates(const At& a, int64_t panel, const C* sum) {
-    const C* xg = xg_row(panel, a.xg);
-    for (int v = 0; v < kUnitVecs; ++v) {
-      const int64_t u = panel * gates_.width() + v * L, lanes = s_.H - u;
-      if (lanes <= 0) break;
-      const auto gate = [&](int g) {
-        return load(xg + (g * kUnitVecs + v) * L) + load(sum + (g * kUnitVecs + v) * L);
-      };
-      if constexpr (cell == Cell::kLstm) {
-        C* c = shared_.c + a.p * ld_h_ + u;
-        const auto s = cells::lstm_forward<M>(gate(0), gate(1), gate(2), gate(3), load(c));
-        keep(a, u, lanes, {s.i, s.f, s.g, s.o, s.c});
-        if (a.last) store_n<C>(row_of(args_.cn, a.b, s_.H) + u, s.c, lanes);
-        store(c, a.keep ? s.c : V{});
-        if (s_.projected) {
-          store_op(shared_.inner + a.p * ld_h_ + u, s.h, lanes);
-        } else {
-          emit(a, u, lanes, s.h);
-        }
-      } else if constexpr (cell == Cell::kGru) {
-        V q = load(sum + 2 * L);
-        if (args_.weights[n_].b_hh) q = q + hidden_bias(2 * s_.H + u, lanes);
-        const auto s = cells::gru_forward<M>(gate(0), gate(1), load(xg + 2 * L), q, previous(a, u));
-        keep(a, u, lanes, {s.r, s.z, s.n, q});
-        emit(a, u, lanes, s.h);
-      } else if constexpr (cell == Cell::kGruResetBefore) {
-        const auto s = cells::gru_before_gates<M>(gate(0), gate(1), previous(a, u));
-        if (args_.tape) store_n<C>(tape_row(a, 0) + u, s.r, lanes);
-        store(shared_.z + a.p * ld_h_ + u, s.z);
-        store_op(shared_.inner + a.p * ld_h_ + u, s.reset_h, lanes);
-      } else {
-        emit(a, u, lanes, cell == Cell::kRnnTanh ? M::tanh(gate(0)) : cells::relu(gate(0)));
-      }
-    }
-  }
+  void finish_gates(const At& a, int64_t panel, const C* sum);
 
-  void finish_n(const At& a, int64_t panel, const C* sum) {
-    const C* xg = xg_row(panel, a.xg) + 2 * kUnitVecs * L;
-    for (int v = 0; v < kUnitVecs; ++v) {
-      const int64_t u = panel * gates_.width() + v * L, lanes = s_.H - u;
-      if (lanes <= 0) break;
-      const V z = load(shared_.z + a.p * ld_h_ + u);
-      const auto s =
-          cells::gru_before_output<M>(load(xg + v * L) + load(sum + v * L), z, previous(a, u));
-      if (args_.tape) {
-        store_n<C>(tape_row(a, 1) + u, z, lanes);
-        store_n<C>(tape_row(a, 2) + u, s.n, lanes);
-      }
-      emit(a, u, lanes, s.h);
-    }
-  }
+  void finish_n(const At& a, int64_t panel, const C* sum);
 
-  void finish_output(const At& a, int64_t panel, const C* sum) {
-    for (int v = 0; v < kMaxVecs; ++v) {
-      const int64_t u = panel * outputs_.width() + v * L, lanes = s_.P - u;
-      if (lanes <= 0) break;
-      emit(a, u, lanes, load(sum + v * L));
-    }
-  }
+  void finish_output(const At& a, int64_t panel, const C* sum);
 
   V hidden_bias(int64_t row, int64_t lanes) const {
     return load_n<C>(static_cast<const IO*>(args_.weights[n_].b_hh) + row, lanes);
@@ -389,13 +251,7 @@ class ForwardPass {
   }
 
   // A step's output: into y, the final state, and the state that the next step reads.
-  void emit(const At& a, int64_t u, int64_t lanes, V h) {
-    store_n<C>(y_row(a.t, a.b) + u, h, lanes);
-    if (a.last) store_n<C>(row_of(args_.hn, a.b, s_.P) + u, h, lanes);
-    const V carried = a.keep ? h : V{};
-    store_op(next_ + a.p * ld_p_ + u, carried, lanes);
-    if (kOwnState) store(shared_.state + a.p * ld_p_ + u, carried);
-  }
+  void emit(const At& a, int64_t u, int64_t lanes, V h);
 
   // Products read whole pairs: what lies past the last unit stays zero.
   static void store_op(Op* to, V value, int64_t lanes) { store_n<C>(to, value, lanes); }

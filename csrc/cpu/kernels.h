@@ -12,10 +12,16 @@
 #include "vec.h"
 #include "tile.h"
 #include "pack.h"
+#include "dot.h"
 #include "plan.h"
 #include "forward.h"
+#include "forward_prepare.h"
+#include "forward_cells.h"
 #include "outer.h"
 #include "backward.h"
+#include "backward_prepare.h"
+#include "backward_cells.h"
+#include "backward_sums.h"
 // clang-format on
 
 namespace fused_rnn {

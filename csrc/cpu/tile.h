@@ -49,31 +49,21 @@ struct Tile {
     for (int r = 0; r < R; ++r) a[r] = static_cast<const C*>(args.a[r]);
     const C* b = static_cast<const C*>(args.b);
     const int64_t a_step = args.a_step, b_step = args.b_vecs * L;
-    if (a_step == 1) {
-      multiply(acc, a, 1, b, b_step, args.K);
-    } else {
-      multiply(acc, a, a_step, b, b_step, args.K);
+    for (int64_t k = 0; k < args.K; ++k) {
+      Vec<C> w[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) w[v] = load(b + k * b_step + v * L);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const Vec<C> x = splat(a[r][k * a_step]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[r][v] = fma(x, w[v], acc[r][v]);
+      }
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) store(args.c + r * args.c_stride + v * L, acc[r][v]);
-    }
-  }
-
- private:
-  VEC_FN void multiply(Vec<C> (&acc)[R][V], const C* const (&a)[R], int64_t a_step, const C* b,
-                       int64_t b_step, int64_t K) {
-    for (int64_t k = 0; k < K; ++k) {
-      Vec<C> w[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) w[v] = load(b + k * b_step + v * kLanes<C>);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        const Vec<C> x = splat<C>(a[r][k * a_step]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[r][v] = fma(x, w[v], acc[r][v]);
-      }
     }
   }
 };

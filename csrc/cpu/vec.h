@@ -34,6 +34,26 @@ constexpr int kLanes = FUSED_RNN_VECTOR_BYTES / int(sizeof(C));
 
 #define VEC_FN static inline __attribute__((always_inline))
 
+VEC_FN FloatV splat(float value) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+  return (FloatV)_mm512_set1_ps(value);
+#elif FUSED_RNN_VECTOR_BYTES == 32
+  return (FloatV)_mm256_set1_ps(value);
+#else
+  return FloatV{value, value, value, value};
+#endif
+}
+
+VEC_FN DoubleV splat(double value) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+  return (DoubleV)_mm512_set1_pd(value);
+#elif FUSED_RNN_VECTOR_BYTES == 32
+  return (DoubleV)_mm256_set1_pd(value);
+#else
+  return DoubleV{value, value};
+#endif
+}
+
 // Fused multiply-add, one rounding where the instruction set has it.
 VEC_FN FloatV fma(FloatV a, FloatV b, FloatV c) {
 #if FUSED_RNN_VECTOR_BYTES == 64
@@ -151,24 +171,45 @@ VEC_FN void store(Half* p, FloatV v) {
 #endif
 }
 
-// The first n lanes; the others read as zero.
+// The first n lanes, n < lanes; the others read as zero.
 template <class C, class IO>
-VEC_FN Vec<C> load_n(const IO* p, int64_t n) {
-  if (n >= kLanes<C>) return load(p);
+VEC_FN Vec<C> load_part(const IO* p, int64_t n) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+  const unsigned mask = (1u << n) - 1;
+  if constexpr (std::is_same<IO, float>::value) {
+    return (FloatV)_mm512_maskz_loadu_ps(__mmask16(mask), p);
+  } else if constexpr (std::is_same<IO, double>::value) {
+    return (DoubleV)_mm512_maskz_loadu_pd(__mmask8(mask), p);
+  }
+#endif
   Vec<C> v{};
   for (int64_t l = 0; l < n; ++l) v[l] = to_float(p[l]);
   return v;
 }
 
 template <class C, class IO>
-VEC_FN void store_n(IO* p, Vec<C> v, int64_t n) {
-  if (n >= kLanes<C>) return store(p, v);
+VEC_FN void store_part(IO* p, Vec<C> v, int64_t n) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+  const unsigned mask = (1u << n) - 1;
+  if constexpr (std::is_same<IO, float>::value) {
+    return _mm512_mask_storeu_ps(p, __mmask16(mask), (__m512)v);
+  } else if constexpr (std::is_same<IO, double>::value) {
+    return _mm512_mask_storeu_pd(p, __mmask8(mask), (__m512d)v);
+  }
+#endif
   for (int64_t l = 0; l < n; ++l) from_float(p + l, v[l]);
 }
 
-template <class C>
-VEC_FN Vec<C> splat(C value) {
-  return Vec<C>{} + value;
+// The first n lanes, or all of them.
+template <class C, class IO>
+VEC_FN Vec<C> load_n(const IO* p, int64_t n) {
+  return n >= kLanes<C> ? load(p) : load_part<C>(p, n);
+}
+
+template <class C, class IO>
+VEC_FN void store_n(IO* p, Vec<C> v, int64_t n) {
+  if (n >= kLanes<C>) return store(p, v);
+  store_part<C>(p, v, n);
 }
 
 // sigmoid and tanh to about one unit in the last place.
@@ -179,18 +220,18 @@ template <>
 struct Math<float> {
   // 2^n * exp(f), |f| <= ln 2 / 2; a degree-6 polynomial fitted for the relative error.
   VEC_FN FloatV exp(FloatV x) {
-    const FloatV low = splat<float>(-87.0f), high = splat<float>(88.0f);
+    const FloatV low = splat(-87.0f), high = splat(88.0f);
     x = x < low ? low : x;
     x = x > high ? high : x;
-    const FloatV round = splat<float>(12582912.0f);  // 1.5 * 2^23
-    const FloatV n = fma(x, splat<float>(1.44269504f), round) - round;
-    FloatV f = fma(n, splat<float>(-0.693145752f), x);
-    f = fma(n, splat<float>(-1.42860677e-6f), f);
-    FloatV p = splat<float>(0x1.6a23cep-10f);
-    p = fma(p, f, splat<float>(0x1.123a2p-7f));
-    p = fma(p, f, splat<float>(0x1.5558f2p-5f));
-    p = fma(p, f, splat<float>(0x1.555492p-3f));
-    p = fma(p, f, splat<float>(0x1.fffffcp-2f));
+    const FloatV round = splat(12582912.0f);  // 1.5 * 2^23
+    const FloatV n = fma(x, splat(1.44269504f), round) - round;
+    FloatV f = fma(n, splat(-0.693145752f), x);
+    f = fma(n, splat(-1.42860677e-6f), f);
+    FloatV p = splat(0x1.6a23cep-10f);
+    p = fma(p, f, splat(0x1.123a2p-7f));
+    p = fma(p, f, splat(0x1.5558f2p-5f));
+    p = fma(p, f, splat(0x1.555492p-3f));
+    p = fma(p, f, splat(0x1.fffffcp-2f));
     p = fma(p * f, f, f) + 1.0f;
     const IntV exponent = __builtin_convertvector(n, IntV) << 23;
     return (FloatV)((IntV)p + exponent);
@@ -203,11 +244,11 @@ struct Math<float> {
     const FloatV e = exp(-2.0f * magnitude);
     const FloatV large = (1.0f - e) / (1.0f + e);
     const FloatV s = x * x;
-    FloatV p = splat<float>(-0.0057170438f);
-    p = fma(p, s, splat<float>(0.020650586f));
-    p = fma(p, s, splat<float>(-0.053743497f));
-    p = fma(p, s, splat<float>(0.13331491f));
-    p = fma(p, s, splat<float>(-0.33333284f));
+    FloatV p = splat(-0.0057170438f);
+    p = fma(p, s, splat(0.020650586f));
+    p = fma(p, s, splat(-0.053743497f));
+    p = fma(p, s, splat(0.13331491f));
+    p = fma(p, s, splat(-0.33333284f));
     const FloatV small = fma(p * s, x, x);
     const FloatV signed_large = (FloatV)((IntV)large | ((IntV)x & (int32_t)0x80000000));
     return magnitude < 0.625f ? small : signed_large;

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+// Before the walk back: the workspace, packed weights, gradients of the final states.
+#pragma once
+
+namespace fused_rnn {
+namespace FUSED_RNN_ISA {
+
+template <class IO, class Op, Cell cell>
+BackwardPass<IO, Op, cell>::BackwardPass(const Backward& args, char* workspace, int threads, int rank)
+    : args_(args),
+      s_(args.shape),
+      inputs_(plain_map<C>(s_.I)),
+      outputs_(plain_map<C>(s_.P)),
+      hidden_(plain_map<C>(s_.H)),
+      split_(plan_split(s_.N, s_.B, outputs_.panels(), G * s_.H, kMaxVecs, threads)),
+      place_(split_, rank),
+      rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
+      units_(hidden_.panels(), place_.unit_group, split_.unit_groups),
+      columns_(outputs_.panels(), place_.unit_group, split_.unit_groups),
+      arena_(workspace) {
+  gate_ = round_up(s_.H, kPair<Op>);
+  ld_p_ = round_up(s_.P, 16);
+  ld_h_ = round_up(s_.H, 16);
+  ld_x_ = round_up(s_.I, 16);
+  // Not a power of two: rows must not all fall into the same sets of the cache.
+  ld_g_ = round_up(grad_count(cell) * gate_, 16) + 16;
+  steps_ = min(s_.T, max(1, kGradRows / max(s_.B, 1)));
+  capacity_ = steps_ * s_.B;
+  lay_out();
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::lay_out() {
+  for (int g = 0; g < split_.recurrence_groups; ++g) {
+    Shared shared{};
+    if (args_.dx) shared.w_ih = arena_.take<Op>(packed_size<Op>(inputs_, G * gate_));
+    shared.w_hh = arena_.take<Op>(packed_size<Op>(outputs_, kHiddenSlots * gate_));
+    if (kBefore) shared.w_hn = arena_.take<Op>(packed_size<Op>(hidden_, s_.H));
+    shared.dh = arena_.take<C>(s_.B * ld_p_);
+    if (cell == Cell::kLstm) shared.dc = arena_.take<C>(s_.B * ld_h_);
+    shared.dg = arena_.take<C>(capacity_ * ld_g_);
+    shared.dg_op = reinterpret_cast<Op*>(shared.dg);
+    if (kCopy) shared.dg_op = arena_.take<Op>(capacity_ * ld_g_);
+    if (s_.projected) {
+      shared.w_hr = arena_.take<Op>(packed_size<Op>(hidden_, s_.P));
+      shared.dout = arena_.take<C>(capacity_ * ld_p_);
+      shared.dout_op = reinterpret_cast<Op*>(shared.dout);
+      if (kCopy) shared.dout_op = arena_.take<Op>(capacity_ * ld_p_);
+    }
+    if (args_.dx && s_.N > 1) {
+      shared.dx = arena_.take<C>(s_.T * s_.B * ld_x_);
+      if (g == 0) dx_parts_ = shared.dx;
+      if (g == 1) dx_stride_ = shared.dx - dx_parts_;
+    }
+    shared.bias = arena_.take<C>(ld_g_);
+    if (args_.dweights) {
+      shared.dw_ih = GradSum<IO, C>::reserve(arena_, G * s_.H, s_.I);
+      shared.dw_hh = GradSum<IO, C>::reserve(arena_, G * s_.H, s_.P);
+      if (s_.projected) shared.dw_hr = GradSum<IO, C>::reserve(arena_, s_.P, s_.H);
+    }
+    if (g == place_.recurrence_group) shared_ = shared;
+  }
+  const int threads = split_.recurrence_groups * place_.recurrence_size();
+  for (int rank = 0; rank < threads; ++rank) {
+    C* panel = arena_.take<C>(capacity_ * kMaxVecs * L);
+    At* chunk = arena_.take<At>(capacity_);
+    if (rank == place_.rank()) {
+      panel_ = panel;
+      chunk_ = chunk;
+    }
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::prepare(int64_t n) {
+  n_ = n;
+  rows_.reverse = args_.reverse[n] != 0;
+  const int rank = place_.recurrence_rank(), size = place_.recurrence_size();
+  pack_weights(args_.weights[n], rank, size);
+  for (int64_t j = place_.unit_group; j < rows_.all(); j += split_.unit_groups) {
+    const int64_t p = rows_.position(j), b = args_.rows.order[p];
+    convert(shared_.dh + p * ld_p_, row_of(args_.dhn, b, s_.P), s_.P, ld_p_);
+    if (cell == Cell::kLstm) {
+      convert(shared_.dc + p * ld_h_, row_of(args_.dcn, b, s_.H), s_.H, ld_h_);
+    }
+  }
+  // What lies past the gates of a row is read by whole vectors and pairs.
+  const Range chunk(capacity_, rank, size);
+  for (int64_t m = chunk.begin; m < chunk.end; ++m) {
+    clear(shared_.dg + m * ld_g_, ld_g_);
+    if (kCopy) clear(shared_.dg_op + m * ld_g_, ld_g_);
+    if (s_.projected) clear(shared_.dout + m * ld_p_, ld_p_);
+    if (s_.projected && kCopy) clear(shared_.dout_op + m * ld_p_, ld_p_);
+  }
+  if (args_.dweights) bind_sums(args_.dweights[n], rank, size);
+  if (args_.dx && s_.N == 1) clear_padding(rank, size);
+}
+
+// Rows past their length have no part in the walk.
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::clear_padding(int rank, int size) {
+  const Range mine(s_.B, rank, size);
+  for (int64_t b = mine.begin; b < mine.end; ++b) {
+    for (int64_t t = args_.rows.lengths[b]; t < s_.T; ++t) {
+      clear(static_cast<IO*>(args_.dx) + (t * s_.B + b) * s_.I, s_.I);
+    }
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::pack_weights(const Weights& w, int rank, int size) {
+  const IO* w_ih = static_cast<const IO*>(w.w_ih);
+  const IO* w_hh = static_cast<const IO*>(w.w_hh);
+  for (int slot = 0; args_.dx && slot < G; ++slot) {
+    const Matrix<IO> gate{w_ih + gate_in(slot) * s_.H * s_.I, 1, s_.I};
+    pack(shared_.w_ih, inputs_, gate, slot * gate_, G * gate_, s_.H, rank, size);
+  }
+  for (int slot = 0; slot < kHiddenSlots; ++slot) {
+    const int64_t depth = kHiddenSlots * gate_;
+    const Matrix<IO> gate{w_hh + slot * s_.H * s_.P, 1, s_.P};
+    pack(shared_.w_hh, outputs_, gate, slot * gate_, depth, s_.H, rank, size);
+  }
+  if (kBefore) {
+    const Matrix<IO> gate{w_hh + 2 * s_.H * s_.H, 1, s_.H};
+    pack(shared_.w_hn, hidden_, gate, 0, gate_, s_.H, rank, size);
+  }
+  if (s_.projected) {
+    const Matrix<IO> matrix{static_cast<const IO*>(w.w_hr), 1, s_.H};
+    pack(shared_.w_hr, hidden_, matrix, 0, round_up(s_.P, kPair<Op>), s_.P, rank, size);
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::bind_sums(const WeightGrads& d, int rank, int size) {
+  shared_.dw_ih.bind(d.w_ih);
+  shared_.dw_hh.bind(d.w_hh);
+  shared_.dw_ih.clear(Range(G * s_.H, rank, size));
+  shared_.dw_hh.clear(Range(G * s_.H, rank, size));
+  if (s_.projected) {
+    shared_.dw_hr.bind(d.w_hr);
+    shared_.dw_hr.clear(Range(s_.P, rank, size));
+  }
+  if (rank == 0) clear(shared_.bias, ld_g_);
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+// After a chunk of steps: gradients of input and weights; after all: of states.
+#pragma once
+
+namespace fused_rnn {
+namespace FUSED_RNN_ISA {
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::finish_chunk(int64_t begin, int64_t end, int64_t count, bool first_recurrence) {
+  int64_t m = 0;
+  for (int64_t k = end - 1; k >= begin; --k) {
+    const int64_t t = rows_.time(k), offset = m;
+    for (; m < offset + args_.rows.active[t]; ++m) {
+      const int64_t p = m - offset, b = args_.rows.order[p], length = args_.rows.length[p];
+      chunk_[m] = At{p, t, b, m, rows_.first(t, length), rows_.cut_before(t, b, length)};
+    }
+  }
+  if (args_.dx) input_grads(count, first_recurrence);
+  if (args_.dweights) weight_grads(count);
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::input_grads(int64_t count, bool first_recurrence) {
+  const Range mine(count, place_.recurrence_rank(), place_.recurrence_size());
+  alignas(64) C sums[kAccumulators * L];
+  for (int64_t p = 0; p < inputs_.panels(); ++p) {
+    const int vecs = inputs_.used_vecs(p);
+    TileArgs<C> tile = panel_tile<Op>(inputs_, shared_.w_ih, p, G * gate_);
+    tile.init = nullptr;
+    tile.c = sums;
+    tile.c_stride = vecs * L;
+    for_tiles(mine.end - mine.begin, vecs, [&](int64_t first, int64_t rows) {
+      const int64_t m = mine.begin + first;
+      for (int64_t r = 0; r < rows; ++r) tile.a[r] = shared_.dg_op + (m + r) * ld_g_;
+      run_tile<Op>(int(rows), vecs, tile);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t row = chunk_[m + r].t * s_.B + chunk_[m + r].b;
+        for (int v = 0; v < vecs; ++v) {
+          const int64_t u = p * inputs_.width() + v * L;
+          put_dx(row, u, load(sums + (r * vecs + v) * L), first_recurrence);
+        }
+      }
+    });
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::put_dx(int64_t row, int64_t u, V sum, bool first_recurrence) {
+  if (s_.N == 1) {
+    store_n<C>(static_cast<IO*>(args_.dx) + row * s_.I + u, sum, s_.I - u);
+    return;
+  }
+  C* part = shared_.dx + row * ld_x_ + u;
+  store(part, first_recurrence ? sum : load(part) + sum);
+}
+
+// dx where several recurrences share x: the sum of what each group of them found.
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::sum_dx(int rank, int size) {
+  const Range mine(s_.T * s_.B, rank, size);
+  for (int64_t row = mine.begin; row < mine.end; ++row) {
+    IO* dx = static_cast<IO*>(args_.dx) + row * s_.I;
+    if (row / s_.B >= args_.rows.lengths[row % s_.B]) {
+      clear(dx, s_.I);
+      continue;
+    }
+    for (int64_t u = 0; u < s_.I; u += L) {
+      V sum{};
+      for (int g = 0; g < split_.recurrence_groups; ++g) {
+        sum += load(dx_parts_ + g * dx_stride_ + row * ld_x_ + u);
+      }
+      store_n<C>(dx + u, sum, s_.I - u);
+    }
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::weight_grads(int64_t count) {
+  const int rank = place_.recurrence_rank(), size = place_.recurrence_size();
+  Segment inputs[G], hidden[kHiddenSlots];
+  for (int s = 0; s < G; ++s) inputs[s] = Segment{s * gate_, gate_in(s) * s_.H, s_.H};
+  for (int s = 0; s < kHiddenSlots; ++s) {
+    hidden[s] = Segment{(kHiddenSlot + s) * gate_, s * s_.H, s_.H};
+  }
+  add_outer(shared_.dw_ih, shared_.dg, ld_g_, count, inputs, rank, size, panel_,
+            [&](int64_t k, int64_t u, int64_t lanes) {
+              const int64_t row = chunk_[k].t * s_.B + chunk_[k].b;
+              return load_n<C>(static_cast<const IO*>(args_.x) + row * s_.I + u, lanes);
+            });
+  add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, hidden, rank, size, panel_,
+            [&](int64_t k, int64_t u, int64_t lanes) {
+              return read(previous_h(chunk_[k]), u, lanes);
+            });
+  if constexpr (kBefore) {
+    const Segment n[] = {{0, 2 * s_.H, s_.H}};
+    add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, n, rank, size, panel_,
+              [&](int64_t k, int64_t u, int64_t lanes) {
+                const At& a = chunk_[k];
+                return saved(a, 0, u, lanes) * read(previous_h(a), u, lanes);
+              });
+  }
+  if constexpr (cell == Cell::kLstm) {
+    const Segment out[] = {{0, 0, s_.P}};
+    if (s_.projected) {
+      add_outer(shared_.dw_hr, shared_.dout, ld_p_, count, out, rank, size, panel_,
+                [&](int64_t k, int64_t u, int64_t lanes) {
+                  const At& a = chunk_[k];
+                  return saved(a, 3, u, lanes) * M::tanh(saved(a, 4, u, lanes));
+                });
+    }
+  }
+  const int64_t vectors = (grad_count(cell) * gate_ + L - 1) / L;
+  add_columns(shared_.bias, shared_.dg, ld_g_, count, Range(vectors, rank, size));
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::write_states() {
+  for (int64_t j = place_.unit_group; j < rows_.all(); j += split_.unit_groups) {
+    const int64_t p = rows_.position(j), row = n_ * s_.B + args_.rows.order[p];
+    if (args_.dh0) {
+      convert(static_cast<IO*>(args_.dh0) + row * s_.P, shared_.dh + p * ld_p_, s_.P, s_.P);
+    }
+    if (args_.dc0) {
+      convert(static_cast<IO*>(args_.dc0) + row * s_.H, shared_.dc + p * ld_h_, s_.H, s_.H);
+    }
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::write_weights() {
+  const int rank = place_.recurrence_rank(), size = place_.recurrence_size();
+  shared_.dw_ih.finish(Range(G * s_.H, rank, size));
+  shared_.dw_hh.finish(Range(G * s_.H, rank, size));
+  if (s_.projected) shared_.dw_hr.finish(Range(s_.P, rank, size));
+  const WeightGrads& d = args_.dweights[n_];
+  if (rank != 0 || !d.b_ih) return;
+  for (int slot = 0; slot < G; ++slot) {
+    const int64_t to = gate_in(slot) * s_.H;
+    // The GRU's b_hn lies inside r * (...): its gradient is that of q.
+    const int hidden_slot = kGru && slot == 0 ? 3 : slot;
+    convert(static_cast<IO*>(d.b_ih) + to, shared_.bias + slot * gate_, s_.H, s_.H);
+    convert(static_cast<IO*>(d.b_hh) + to, shared_.bias + hidden_slot * gate_, s_.H, s_.H);
+  }
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT
+// Before the walk: the workspace, packed weights, initial states.
+#pragma once
+
+namespace fused_rnn {
+namespace FUSED_RNN_ISA {
+
+template <class IO, class Op, Cell cell>
+ForwardPass<IO, Op, cell>::ForwardPass(const Forward& args, char* workspace, int threads, int rank)
+    : args_(args),
+      s_(args.shape),
+      gates_{kSplitGates ? 2 : G, kUnitVecs, 0, s_.H},
+      gate_n_{1, kUnitVecs, 2, s_.H},
+      outputs_(plain_map<C>(s_.P)),
+      split_(plan_split(s_.N, s_.B, gates_.panels(), s_.P, G * kUnitVecs, threads)),
+      place_(split_, rank),
+      rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
+      panels_(gates_.panels(), place_.unit_group, split_.unit_groups),
+      arena_(workspace) {
+  ld_p_ = round_up(s_.P, 16);
+  ld_h_ = round_up(s_.H, 16);
+  ld_x_ = round_up(s_.I, kPair<Op>);
+  const int64_t group_rows = (s_.B + split_.row_groups - 1) / split_.row_groups;
+  steps_ = min(s_.T, max(1, kProjectRows / max(group_rows, 1)));
+  capacity_ = steps_ * group_rows;
+  lay_out();
+}
+
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::lay_out() {
+  for (int g = 0; g < split_.recurrence_groups; ++g) {
+    Shared shared{};
+    shared.input = product(gates_, s_.I);
+    shared.hidden = product(gates_, s_.P);
+    if (kSplitGates) {
+      shared.input_n = product(gate_n_, s_.I);
+      shared.hidden_n = product(gate_n_, s_.P);
+      shared.z = arena_.take<C>(s_.B * ld_h_);
+    }
+    if (s_.projected) shared.output = product(outputs_, s_.H);
+    shared.bias = arena_.take<C>(gates_.panels() * kPanelColumns);
+    for (Op*& h : shared.h) h = arena_.take<Op>(s_.B * ld_p_);
+    if (kSplitGates || s_.projected) shared.inner = arena_.take<Op>(s_.B * ld_h_);
+    if (kOwnState) shared.state = arena_.take<C>(s_.B * ld_p_);
+    if (cell == Cell::kLstm) shared.c = arena_.take<C>(s_.B * ld_h_);
+    if (g == place_.recurrence_group) shared_ = shared;
+  }
+  // This thread's own buffers lie behind those of the ranks before it.
+  const int64_t most_panels = (gates_.panels() + split_.unit_groups - 1) / split_.unit_groups;
+  const int threads = split_.recurrence_groups * place_.recurrence_size();
+  const bool direct = std::is_same<IO, Op>::value && s_.I == ld_x_;
+  for (int rank = 0; rank < threads; ++rank) {
+    C* xg = arena_.take<C>(most_panels * capacity_ * kPanelColumns);
+    Op* converted = arena_.take<Op>(direct ? 0 : capacity_ * ld_x_);
+    const Op** x_rows = arena_.take<const Op*>(capacity_);
+    if (rank == place_.rank()) {
+      xg_ = xg;
+      converted_ = converted;
+      x_rows_ = x_rows;
+    }
+  }
+}
+
+template <class IO, class Op, Cell cell>
+typename ForwardPass<IO, Op, cell>::Product ForwardPass<IO, Op, cell>::product(const PanelMap<C>& map, int64_t K) {
+  const bool packed = s_.T > kUnpackedSteps;
+  return Product{map, K, nullptr, packed ? arena_.take<Op>(packed_size<Op>(map, K)) : nullptr};
+}
+
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::prepare(int64_t n) {
+  n_ = n;
+  rows_.reverse = args_.reverse[n] != 0;
+  const Weights& w = args_.weights[n];
+  shared_.input.matrix = shared_.input_n.matrix = static_cast<const IO*>(w.w_ih);
+  shared_.hidden.matrix = shared_.hidden_n.matrix = static_cast<const IO*>(w.w_hh);
+  shared_.output.matrix = static_cast<const IO*>(w.w_hr);
+  // The row groups of a thread's panels share the packing of those.
+  for (int64_t p = panels_.begin; p < panels_.end; ++p) {
+    if (p % split_.row_groups != place_.row_group) continue;
+    pack(shared_.input, p);
+    pack(shared_.hidden, p);
+    if (kSplitGates) {
+      pack(shared_.input_n, p);
+      pack(shared_.hidden_n, p);
+    }
+    pack_bias(w, p);
+  }
+  if (s_.projected) {
+    const Range mine(outputs_.panels(), place_.recurrence_rank(), place_.recurrence_size());
+    for (int64_t p = mine.begin; p < mine.end; ++p) pack(shared_.output, p);
+  }
+  for (int64_t j = place_.unit_group; j < rows_.all(); j += split_.unit_groups) start_row(j);
+}
+
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::pack(const Product& product, int64_t panel) {
+  if (!product.packed) return;
+  const int64_t size = product.map.panel_columns() * round_up(product.K, kPair<Op>);
+  const Matrix<IO> from{product.matrix, product.K, 1};
+  pack_panel(product.packed + panel * size, product.map, panel, from, product.K);
+}
+
+// b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::pack_bias(const Weights& w, int64_t panel) {
+  const IO* b_ih = static_cast<const IO*>(w.b_ih);
+  const IO* b_hh = static_cast<const IO*>(w.b_hh);
+  for (int column = 0; column < kPanelColumns; ++column) {
+    const int gate = column / (kUnitVecs * L);
+    const int64_t unit = panel * kUnitVecs * L + column % (kUnitVecs * L);
+    C value = 0;
+    if (b_ih && unit < s_.H) {
+      value = to_float(b_ih[gate * s_.H + unit]);
+      if (!(cell == Cell::kGru && gate == 2)) value += to_float(b_hh[gate * s_.H + unit]);
+    }
+    shared_.bias[panel * kPanelColumns + column] = value;
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::start_row(int64_t j) {
+  const int64_t p = rows_.position(j), b = args_.rows.order[p], length = args_.rows.length[p];
+  const IO* h0 = row_of(args_.h0, b, s_.P);
+  const IO* c0 = row_of(args_.c0, b, s_.H);
+  if (length == 0) {
+    convert(row_of(args_.hn, b, s_.P), h0, s_.P, s_.P);
+    if (cell == Cell::kLstm) convert(row_of(args_.cn, b, s_.H), c0, s_.H, s_.H);
+  } else if (rows_.cut_before(rows_.reverse ? length - 1 : 0, b, length)) {
+    h0 = c0 = nullptr;
+  }
+  for (Op* h : shared_.h) convert(h + p * ld_p_, h0, s_.P, ld_p_);
+  if (kOwnState) convert(shared_.state + p * ld_p_, h0, s_.P, ld_p_);
+  if (cell == Cell::kLstm) convert(shared_.c + p * ld_h_, c0, s_.H, ld_h_);
+  if (shared_.inner) convert(shared_.inner + p * ld_h_, static_cast<const IO*>(nullptr), 0, ld_h_);
+  for (int64_t t = length; t < s_.T; ++t) {
+    convert(y_row(t, b), static_cast<const IO*>(nullptr), 0, s_.P);
+  }
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT
+// Runs the CPU kernels without PyTorch, for the sanitizers: random layers on teams of one to four
+// threads, every tensor in a heap block of exactly its size. Forward results must be the same bits
+// for every team; gradients must agree to rounding.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../csrc/cpu/problem.h"
+#include "../../csrc/cpu/team.h"
+
+namespace fused_rnn {
+namespace {
+
+std::mt19937 generator;
+
+int64_t draw(int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(generator);
+}
+
+// A tensor of any dtype, filled with small random numbers or with bytes that make a NaN.
+struct Buffer {
+  std::vector<char> bytes;
+  Dtype dtype;
+  int64_t count;
+
+  Buffer(Dtype dtype, int64_t count, bool random) : dtype(dtype), count(count) {
+    bytes.assign(size_t(count) * width(), char(0xFF));
+    for (int64_t i = 0; random && i < count; ++i) set(i, double(draw(-1000, 1000)) / 2000);
+  }
+
+  size_t width() const {
+    return dtype == Dtype::kDouble ? 8 : dtype == Dtype::kFloat ? 4 : 2;
+  }
+
+  void set(int64_t i, double value) {
+    char* to = bytes.data() + size_t(i) * width();
+    if (dtype == Dtype::kDouble) {
+      std::memcpy(to, &value, 8);
+      return;
+    }
+    const float narrow = float(value);
+    uint32_t bits;
+    std::memcpy(&bits, &narrow, 4);
+    if (dtype == Dtype::kFloat) {
+      std::memcpy(to, &bits, 4);
+      return;
+    }
+    // Truncation will do: bfloat16 drops the low half, float16 keeps its own range of exponents.
+    uint16_t half = uint16_t(bits >> 16);
+    if (dtype == Dtype::kHalf) {
+      const int exponent = int((bits >> 23) & 0xFF) - 112;
+      half = uint16_t(((bits >> 16) & 0x8000) |
+                      (exponent > 0 ? (uint32_t(exponent) << 10) | ((bits >> 13) & 0x3FF) : 0));
+    }
+    std::memcpy(to, &half, 2);
+  }
+
+  double get(int64_t i) const {
+    const char* from = bytes.data() + size_t(i) * width();
+    if (dtype == Dtype::kDouble) {
+      double value;
+      std::memcpy(&value, from, 8);
+      return value;
+    }
+    if (dtype == Dtype::kFloat) {
+      float value;
+      std::memcpy(&value, from, 4);
+      return value;
+    }
+    uint16_t bits;
+    std::memcpy(&bits, from, 2);
+    if (dtype == Dtype::kBf16) {
+      const uint32_t wide = uint32_t(bits) << 16;
+      float value;
+      std::memcpy(&value, &wide, 4);
+      return value;
+    }
+    const int exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+    const double magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                             : exponent == 0 ? std::ldexp(mantissa, -24)
+                                             : std::ldexp(1024 + mantissa, exponent - 25);
+    return bits & 0x8000 ? -magnitude : magnitude;
+  }
+
+  void* data() { return bytes.data(); }
+};
+
+using Buffers = std::vector<std::unique_ptr<Buffer>>;
+
+Buffer* add(Buffers& buffers, Dtype dtype, int64_t count, bool random) {
+  buffers.push_back(std::make_unique<Buffer>(dtype, count, random));
+  return buffers.back().get();
+}
+
+// One random layer: its shape, inputs and cotangents.
+struct Problem {
+  Shape shape;
+  bool bias, states;
+  Buffers buffers;
+  std::vector<Weights> weights;
+  std::vector<int64_t> reverse, order, length, active, lengths;
+  std::vector<uint8_t> resets;
+  Rows rows;
+  Buffer *x, *h0, *c0, *dy, *dhn, *dcn;
+
+  Problem() {
+    const Cell cell = Cell(draw(0, 4));
+    const int64_t H = draw(1, 70);
+    const bool projected = cell == Cell::kLstm && H > 1 && draw(0, 3) == 0;
+    shape = Shape{draw(1, 12),          draw(1, 20), draw(1, 70), H,
+                  projected ? draw(1, H - 1) : H, draw(1, 3),  cell,        Dtype(draw(0, 3)),
+                  projected};
+    bias = draw(0, 1);
+    states = draw(0, 1);
+    const Shape& s = shape;
+    const int64_t gates = gate_count(cell) * s.H;
+    for (int64_t n = 0; n < s.N; ++n) {
+      reverse.push_back(draw(0, 1));
+      weights.push_back(Weights{random(gates * s.I), random(gates * s.P),
+                                bias ? random(gates) : nullptr, bias ? random(gates) : nullptr,
+                                projected ? random(s.P * s.H) : nullptr});
+    }
+    x = add(buffers, s.dtype, s.T * s.B * s.I, true);
+    h0 = states ? add(buffers, s.dtype, s.N * s.B * s.P, true) : nullptr;
+    c0 = states ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
+    dy = draw(0, 3) ? add(buffers, s.dtype, s.T * s.B * s.N * s.P, true) : nullptr;
+    dhn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.P, true) : nullptr;
+    dcn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
+    order_rows();
+  }
+
+  const void* random(int64_t count) { return add(buffers, shape.dtype, count, true)->data(); }
+
+  void order_rows() {
+    const Shape& s = shape;
+    const bool ragged = draw(0, 1);
+    lengths.resize(size_t(s.B));
+    for (int64_t& length : lengths) length = ragged ? draw(0, s.T) : s.T;
+    order.resize(lengths.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return lengths[size_t(a)] > lengths[size_t(b)];
+    });
+    for (const int64_t b : order) length.push_back(lengths[size_t(b)]);
+    for (int64_t t = 0; t < s.T; ++t) {
+      active.push_back(std::count_if(lengths.begin(), lengths.end(),
+                                     [&](int64_t length) { return length > t; }));
+    }
+    if (draw(0, 1)) {
+      resets.resize(size_t(s.T * s.B));
+      for (uint8_t& reset : resets) reset = draw(0, 3) == 0;
+    }
+    rows = Rows{order.data(), length.data(), active.data(), lengths.data(),
+                resets.empty() ? nullptr : resets.data()};
+  }
+};
+
+const void* pointer(Buffer* buffer) { return buffer ? buffer->data() : nullptr; }
+
+void on_team(int size, const std::function<void(Team&, int)>& f) {
+  auto team = std::make_unique<Team>();
+  team->size = size;
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < size; ++rank) threads.emplace_back([&, rank] { f(*team, rank); });
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Forward and backward on one team: all results, y first, the states behind it.
+Buffers run(const Kernels& kernels, Problem& p, int threads) {
+  const Shape& s = p.shape;
+  const bool lstm = s.cell == Cell::kLstm;
+  const Dtype wide = s.dtype == Dtype::kDouble ? Dtype::kDouble : Dtype::kFloat;
+  Buffers out;
+  Buffer* y = add(out, s.dtype, s.T * s.B * s.N * s.P, false);
+  Buffer* hn = add(out, s.dtype, s.N * s.B * s.P, false);
+  Buffer* cn = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
+  Buffers saved;
+  Buffer* tape = add(saved, wide, s.T * s.B * s.N * tape_slots(s.cell) * s.H, false);
+  const Forward forward{s,          p.rows,     p.weights.data(), p.reverse.data(),
+                        p.x->data(), pointer(p.h0), pointer(p.c0),
+                        y->data(),   hn->data(),    cn->data(),       tape->data()};
+  std::vector<char> memory(kernels.forward_workspace(forward, threads), char(0xFF));
+  on_team(threads, [&](Team& team, int rank) {
+    kernels.forward(forward, memory.data(), team, rank);
+  });
+  Buffer* dx = add(out, s.dtype, s.T * s.B * s.I, false);
+  Buffer* dh0 = add(out, s.dtype, s.N * s.B * s.P, false);
+  Buffer* dc0 = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
+  std::vector<WeightGrads> grads;
+  const int64_t gates = gate_count(s.cell) * s.H;
+  const auto grad = [&](bool there, int64_t count) {
+    return there ? add(out, s.dtype, count, false)->data() : nullptr;
+  };
+  for (int64_t n = 0; n < s.N; ++n) {
+    grads.push_back(WeightGrads{grad(true, gates * s.I), grad(true, gates * s.P),
+                                grad(p.bias, gates), grad(p.bias, gates),
+                                grad(s.projected, s.P * s.H)});
+  }
+  const Backward backward{s,
+                          p.rows,
+                          p.weights.data(),
+                          p.reverse.data(),
+                          p.x->data(),
+                          pointer(p.h0),
+                          pointer(p.c0),
+                          y->data(),
+                          tape->data(),
+                          pointer(p.dy),
+                          pointer(p.dhn),
+                          lstm ? pointer(p.dcn) : nullptr,
+                          dx->data(),
+                          dh0->data(),
+                          lstm ? dc0->data() : nullptr,
+                          grads.data()};
+  memory.assign(kernels.backward_workspace(backward, threads), char(0xFF));
+  on_team(threads, [&](Team& team, int rank) {
+    kernels.backward(backward, memory.data(), team, rank);
+  });
+  return out;
+}
+
+bool same(const Buffers& a, const Buffers& b, Dtype dtype) {
+  constexpr size_t kForwardResults = 3;
+  const double tolerance = dtype == Dtype::kDouble ? 1e-12 : dtype == Dtype::kFloat ? 1e-4 : 0.1;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (i < kForwardResults && a[i]->bytes != b[i]->bytes) return false;
+    double scale = 1e-6;
+    for (int64_t k = 0; k < a[i]->count; ++k) scale = std::fmax(scale, std::fabs(a[i]->get(k)));
+    for (int64_t k = 0; k < a[i]->count; ++k) {
+      if (!(std::fabs(a[i]->get(k) - b[i]->get(k)) <= tolerance * scale)) return false;
+    }
+  }
+  return true;
+}
+
+bool runs_here(const std::string& name) {
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (name == "avx512_bf16") return __builtin_cpu_supports("avx512bf16");
+#endif
+  return name == "portable";
+}
+
+int check(int problems) {
+  for (const Kernels* kernels : {&kAvx512Bf16, &kAvx2, &kPortable}) {
+    if (!runs_here(kernels->name)) {
+      std::printf("%s: not run, this machine lacks it\n", kernels->name);
+      continue;
+    }
+    for (int seed = 0; seed < problems; ++seed) {
+      generator.seed(unsigned(seed));
+      Problem problem;
+      const Buffers alone = run(*kernels, problem, 1);
+      for (int threads = 2; threads <= 4; ++threads) {
+        if (same(alone, run(*kernels, problem, threads), problem.shape.dtype)) continue;
+        std::printf("%s: seed %d differs on %d threads\n", kernels->name, seed, threads);
+        return 1;
+      }
+    }
+    std::printf("%s: %d problems agree on 1 to 4 threads\n", kernels->name, problems);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace fused_rnn
+
+int main(int argc, char** argv) { return fused_rnn::check(argc > 1 ? std::atoi(argv[1]) : 100); }
