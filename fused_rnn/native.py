@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: MIT
 """The compiled extension: whether it is there, how it was built, which instructions it uses."""
 
+from importlib import import_module
+from types import ModuleType
+
 import torch
 
 from . import ops  # noqa: F401  # the schemas come before the kernels
 
+_C: ModuleType | None
+_REASON: str | None = None
 try:
-    from . import _C
+    _C = import_module("fused_rnn._C")
 except ImportError as error:
     _C = None
-    _REASON: str | None = f"the extension fused_rnn._C cannot be loaded ({error})"
+    _REASON = f"the extension fused_rnn._C cannot be loaded ({error})"
 else:
-    _REASON = None
     # Only OpenMP promises that all parts of a parallel region run at once, which kernels that
     # meet at barriers need; elsewhere they run on one thread.
     _C.set_concurrent_regions("ATen parallel backend: OpenMP" in torch.__config__.parallel_info())
@@ -24,12 +28,12 @@ def why_unavailable() -> str | None:
 
 def build_info() -> dict[str, str]:
     """Returns how the extension was built; empty without one."""
-    return {} if _C is None else _C.build_info()
+    return {} if _C is None else dict(_C.build_info())
 
 
 def instruction_sets() -> list[str]:
     """Returns the instruction sets this machine runs, the fastest first."""
-    return [] if _C is None else _C.instruction_sets()
+    return [] if _C is None else list(_C.instruction_sets())
 
 
 def instruction_set() -> str:
@@ -38,7 +42,7 @@ def instruction_set() -> str:
     Raises:
         RuntimeError: there is no extension.
     """
-    return _loaded().instruction_set()
+    return str(_loaded().instruction_set())
 
 
 def set_instruction_set(name: str) -> None:
@@ -54,7 +58,7 @@ def set_instruction_set(name: str) -> None:
     _loaded().set_instruction_set(name)
 
 
-def _loaded():  # type: ignore[no-untyped-def]
+def _loaded() -> ModuleType:
     if _C is None:
         raise RuntimeError(_REASON)
     return _C

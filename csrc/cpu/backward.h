@@ -11,7 +11,7 @@ constexpr int64_t kGradRows = 512;
 
 template <class IO, class Op, Cell cell>
 class BackwardPass {
-  typedef typename Tile<Op, 1, 1>::C C;
+  typedef SumOf<Op> C;
   typedef Vec<C> V;
   typedef Math<C> M;
   static constexpr int L = kLanes<C>;

@@ -7,8 +7,8 @@ namespace FUSED_RNN_ISA {
 
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::gather_output(const At& a) {
-  for (int64_t u = columns_.begin * kMaxVecs * L;
-       u < min(columns_.end * kMaxVecs * L, s_.P); u += L) {
+  for (int64_t u = columns_.begin * kMaxVecs * L; u < min(columns_.end * kMaxVecs * L, s_.P);
+       u += L) {
     const V dh = output_grad(a, u, s_.P - u);
     store_n<C>(shared_.dout + a.m * ld_p_ + u, dh, s_.P - u);
     if (kCopy) store_n<C>(shared_.dout_op + a.m * ld_p_ + u, dh, s_.P - u);
@@ -28,25 +28,25 @@ void BackwardPass<IO, Op, cell>::gates(const At& a, int64_t u, int64_t lanes, V 
   if constexpr (cell == Cell::kLstm) {
     C* dc = shared_.dc + a.p * ld_h_ + u;
     const auto d = cells::lstm_backward<M>(
-        saved(a, 0, u, lanes), saved(a, 1, u, lanes), saved(a, 2, u, lanes),
-        saved(a, 3, u, lanes), saved(a, 4, u, lanes), previous_c(a, u, lanes), dh, load(dc));
+        saved(a, 0, u, lanes), saved(a, 1, u, lanes), saved(a, 2, u, lanes), saved(a, 3, u, lanes),
+        saved(a, 4, u, lanes), previous_c(a, u, lanes), dh, load(dc));
     put(a, 0, u, lanes, d.di);
     put(a, 1, u, lanes, d.df);
     put(a, 2, u, lanes, d.dg);
     put(a, 3, u, lanes, d.do_);
     store(dc, a.cut ? V{} : d.dc_prev);
   } else if constexpr (kGru) {
-    const auto d = cells::gru_backward(saved(a, 0, u, lanes), saved(a, 1, u, lanes),
-                                       saved(a, 2, u, lanes), saved(a, 3, u, lanes),
-                                       read(previous_h(a), u, lanes), dh);
+    const auto d =
+        cells::gru_backward(saved(a, 0, u, lanes), saved(a, 1, u, lanes), saved(a, 2, u, lanes),
+                            saved(a, 3, u, lanes), read(previous_h(a), u, lanes), dh);
     put(a, 0, u, lanes, d.dn);
     put(a, 1, u, lanes, d.dr);
     put(a, 2, u, lanes, d.dz);
     put(a, 3, u, lanes, d.dq);
     store(direct, d.dh_prev);
   } else if constexpr (kBefore) {
-    const auto d = cells::gru_before_output_backward(
-        saved(a, 1, u, lanes), saved(a, 2, u, lanes), read(previous_h(a), u, lanes), dh);
+    const auto d = cells::gru_before_output_backward(saved(a, 1, u, lanes), saved(a, 2, u, lanes),
+                                                     read(previous_h(a), u, lanes), dh);
     put(a, 0, u, lanes, d.dn);
     put(a, 2, u, lanes, d.dz);
     store(direct, d.dh_prev);

@@ -6,7 +6,8 @@ namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
 template <class IO, class Op, Cell cell>
-BackwardPass<IO, Op, cell>::BackwardPass(const Backward& args, char* workspace, int threads, int rank)
+BackwardPass<IO, Op, cell>::BackwardPass(const Backward& args, char* workspace, int threads,
+                                         int rank)
     : args_(args),
       s_(args.shape),
       inputs_(plain_map<C>(s_.I)),

@@ -6,7 +6,8 @@ namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
 template <class IO, class Op, Cell cell>
-void BackwardPass<IO, Op, cell>::finish_chunk(int64_t begin, int64_t end, int64_t count, bool first_recurrence) {
+void BackwardPass<IO, Op, cell>::finish_chunk(int64_t begin, int64_t end, int64_t count,
+                                              bool first_recurrence) {
   int64_t m = 0;
   for (int64_t k = end - 1; k >= begin; --k) {
     const int64_t t = rows_.time(k), offset = m;
@@ -87,10 +88,9 @@ void BackwardPass<IO, Op, cell>::weight_grads(int64_t count) {
               const int64_t row = chunk_[k].t * s_.B + chunk_[k].b;
               return load_n<C>(static_cast<const IO*>(args_.x) + row * s_.I + u, lanes);
             });
-  add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, hidden, rank, size, panel_,
-            [&](int64_t k, int64_t u, int64_t lanes) {
-              return read(previous_h(chunk_[k]), u, lanes);
-            });
+  add_outer(
+      shared_.dw_hh, shared_.dg, ld_g_, count, hidden, rank, size, panel_,
+      [&](int64_t k, int64_t u, int64_t lanes) { return read(previous_h(chunk_[k]), u, lanes); });
   if constexpr (kBefore) {
     const Segment n[] = {{0, 2 * s_.H, s_.H}};
     add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, n, rank, size, panel_,

@@ -17,7 +17,7 @@ constexpr int64_t kUnpackedSteps = 2;
 
 template <class IO, class Op, Cell cell>
 class ForwardPass {
-  typedef typename Tile<Op, 1, 1>::C C;
+  typedef SumOf<Op> C;
   typedef Vec<C> V;
   typedef Math<C> M;
   static constexpr int L = kLanes<C>;

@@ -62,7 +62,8 @@ void ForwardPass<IO, Op, cell>::lay_out() {
 }
 
 template <class IO, class Op, Cell cell>
-typename ForwardPass<IO, Op, cell>::Product ForwardPass<IO, Op, cell>::product(const PanelMap<C>& map, int64_t K) {
+typename ForwardPass<IO, Op, cell>::Product ForwardPass<IO, Op, cell>::product(
+    const PanelMap<C>& map, int64_t K) {
   const bool packed = s_.T > kUnpackedSteps;
   return Product{map, K, nullptr, packed ? arena_.take<Op>(packed_size<Op>(map, K)) : nullptr};
 }

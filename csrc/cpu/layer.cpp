@@ -47,8 +47,8 @@ const void* data(const std::optional<Tensor>& tensor) {
 }
 
 Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return torch::stable::empty(
-      torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()),
+                              dtype);
 }
 
 // The tensors of a layer with one recurrence's weights behind another's, checked.
@@ -80,7 +80,7 @@ struct Layer {
     STD_TORCH_CHECK(tensors[0].dim() == 2 && tensors[1].dim() == 2,
                     "weights: expected matrices first");
     const int64_t G = gate_count(cell);
-    shape = Shape{x.size(0), x.size(1), x.size(2), tensors[0].size(0) / G, tensors[1].size(1), N,
+    shape = Shape{x.size(0), x.size(1),   x.size(2), tensors[0].size(0) / G, tensors[1].size(1), N,
                   cell,      dtype_of(x), projected};
     dtype = x.scalar_type();
     check_tensor("x", x, dtype, {shape.T, shape.B, shape.I});
@@ -146,10 +146,12 @@ struct Layer {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
-    Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
-    std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
-    std::vector<int64_t> reverse, bool keep_tape) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
+                                                   std::optional<Tensor> c0,
+                                                   std::vector<Tensor> weights,
+                                                   std::optional<Tensor> lengths,
+                                                   std::optional<Tensor> resets, std::string cell,
+                                                   std::vector<int64_t> reverse, bool keep_tape) {
   const Layer layer(x, weights, reverse, cell, lengths, resets);
   const Shape& s = layer.shape;
   const bool lstm = s.cell == Cell::kLstm;
@@ -161,8 +163,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
   Tensor hn = make({s.N, s.B, s.P}, layer.dtype);
   Tensor cn = lstm ? make({s.N, s.B, s.H}, layer.dtype) : make({0}, layer.dtype);
   const bool tape_kept = keep_tape && slots > 0;
-  Tensor tape = tape_kept ? make({s.T, s.B, s.N, slots, s.H}, tape_type(s))
-                          : make({0}, tape_type(s));
+  Tensor tape =
+      tape_kept ? make({s.T, s.B, s.N, slots, s.H}, tape_type(s)) : make({0}, tape_type(s));
   if (s.B == 0) return {y, hn, cn, tape};
 
   const Forward args{s,

@@ -13,10 +13,12 @@ namespace fused_rnn {
 
 using torch::stable::Tensor;
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
-    Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
-    std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
-    std::vector<int64_t> reverse, bool keep_tape);
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
+                                                   std::optional<Tensor> c0,
+                                                   std::vector<Tensor> weights,
+                                                   std::optional<Tensor> lengths,
+                                                   std::optional<Tensor> resets, std::string cell,
+                                                   std::vector<int64_t> reverse, bool keep_tape);
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,

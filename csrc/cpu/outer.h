@@ -51,7 +51,8 @@ struct Segment {
 // Threads share the rows of every segment; `panel` is this thread's own.
 template <class IO, class C, int count, class Load>
 VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int64_t K,
-                      const Segment (&segments)[count], int rank, int size, C* panel, Load load_row) {
+                      const Segment (&segments)[count], int rank, int size, C* panel,
+                      Load load_row) {
   constexpr int L = kLanes<C>;
   const PanelMap<C> map = plain_map<C>(grad.columns);
   for (int64_t p = 0; p < map.panels(); ++p) {
@@ -59,7 +60,8 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int6
     const int64_t column = p * map.width();
     for (int64_t k = 0; k < K; ++k) {
       for (int v = 0; v < vecs; ++v) {
-        store(panel + (k * vecs + v) * L, load_row(k, column + v * L, grad.columns - column - v * L));
+        store(panel + (k * vecs + v) * L,
+              load_row(k, column + v * L, grad.columns - column - v * L));
       }
     }
     TileArgs<C> tile;

@@ -26,16 +26,11 @@ constexpr int gate_count(Cell cell) {
 }
 
 constexpr int tape_slots(Cell cell) {
-  return cell == Cell::kLstm              ? 5
-         : cell == Cell::kGru             ? 4
-         : cell == Cell::kGruResetBefore ? 3
-                                          : 0;
+  return cell == Cell::kLstm ? 5 : cell == Cell::kGru ? 4 : cell == Cell::kGruResetBefore ? 3 : 0;
 }
 
 // Gradient columns a step and row produces: the gates, and q of the reset-after GRU.
-constexpr int grad_count(Cell cell) {
-  return cell == Cell::kGru ? 4 : gate_count(cell);
-}
+constexpr int grad_count(Cell cell) { return cell == Cell::kGru ? 4 : gate_count(cell); }
 
 struct Shape {
   int64_t T, B, I, H, P, N;
@@ -86,19 +81,19 @@ struct Forward {
 struct Backward {
   Shape shape;
   Rows rows;
-  const Weights* weights;  // (N,)
-  const int64_t* reverse;  // (N,)
-  const void* x;           // (T, B, I)
-  const void* h0;          // (N, B, P) or null
-  const void* c0;          // (N, B, H) or null
-  const void* y;           // (T, B, N, P)
-  const void* tape;        // (T, B, N, S, H)
-  const void* dy;          // (T, B, N, P) or null
-  const void* dhn;         // (N, B, P) or null
-  const void* dcn;         // (N, B, H) or null
-  void* dx;                // (T, B, I) or null
-  void* dh0;               // (N, B, P) or null
-  void* dc0;               // (N, B, H) or null
+  const Weights* weights;       // (N,)
+  const int64_t* reverse;       // (N,)
+  const void* x;                // (T, B, I)
+  const void* h0;               // (N, B, P) or null
+  const void* c0;               // (N, B, H) or null
+  const void* y;                // (T, B, N, P)
+  const void* tape;             // (T, B, N, S, H)
+  const void* dy;               // (T, B, N, P) or null
+  const void* dhn;              // (N, B, P) or null
+  const void* dcn;              // (N, B, H) or null
+  void* dx;                     // (T, B, I) or null
+  void* dh0;                    // (N, B, P) or null
+  void* dc0;                    // (N, B, H) or null
   const WeightGrads* dweights;  // (N,) or null
 };
 

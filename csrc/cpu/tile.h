@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
 // The matrix product micro-kernel: a few rows of A against one packed panel of B.
 //
-// A panel is (K, V, lanes): V vectors of output columns for each k. Every output element is one
-// chain of fused multiply-adds over k in order, whatever the number of rows in the tile, so that
-// a row's result does not depend on the batch it came with.
+// A panel is (K, V, lanes): V vectors of output columns for each k. Every output element is the
+// sum, in order, of chains of kChain fused multiply-adds each, whatever the number of rows in the
+// tile, so that a row's result does not depend on the batch it came with. One chain over all of a
+// long K would lose accuracy against the blocked sums of a library's product.
 #pragma once
 
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
+constexpr int64_t kChain = 256;
 constexpr int kMaxVecs = 4;
 constexpr int kMaxRows = 12;
 
@@ -31,39 +33,21 @@ struct TileArgs {
   int64_t c_stride;
 };
 
+// One step along k: what Tile adds to its sums.
 template <class Op, int R, int V>
-struct Tile {
+struct TileStep {
   typedef Op C;
+  static constexpr int64_t kAtOnce = 1;
 
-  static void run(const TileArgs<C>& args) {
-    constexpr int L = kLanes<C>;
-    Vec<C> acc[R][V];
+  VEC_FN void add(Vec<C> (&acc)[R][V], const C* const (&a)[R], int64_t a_offset, const C* b) {
+    Vec<C> w[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes<C>);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
+      const Vec<C> x = splat(a[r][a_offset]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        acc[r][v] = args.init ? load(args.init + r * args.init_stride + v * L) : Vec<C>{};
-      }
-    }
-    const C* a[R];
-    for (int r = 0; r < R; ++r) a[r] = static_cast<const C*>(args.a[r]);
-    const C* b = static_cast<const C*>(args.b);
-    const int64_t a_step = args.a_step, b_step = args.b_vecs * L;
-    for (int64_t k = 0; k < args.K; ++k) {
-      Vec<C> w[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) w[v] = load(b + k * b_step + v * L);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        const Vec<C> x = splat(a[r][k * a_step]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[r][v] = fma(x, w[v], acc[r][v]);
-      }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store(args.c + r * args.c_stride + v * L, acc[r][v]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(x, w[v], acc[r][v]);
     }
   }
 };
@@ -71,54 +55,69 @@ struct Tile {
 #ifdef FUSED_RNN_DOT_BF16
 // bfloat16 operands in pairs of k, float sums.
 template <int R, int V>
-struct Tile<Bf16, R, V> {
+struct TileStep<Bf16, R, V> {
   typedef float C;
+  static constexpr int64_t kAtOnce = 2;
 
-  static void run(const TileArgs<C>& args) {
-    constexpr int L = kLanes<C>;
-    Vec<C> acc[R][V];
+  VEC_FN void add(Vec<C> (&acc)[R][V], const Bf16* const (&a)[R], int64_t a_offset, const Bf16* b) {
+    __m512bh w[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) w[v] = (__m512bh)_mm512_loadu_si512(b + v * 32);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
+      int32_t pair;
+      __builtin_memcpy(&pair, a[r] + a_offset, sizeof pair);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        acc[r][v] = args.init ? load(args.init + r * args.init_stride + v * L) : Vec<C>{};
+        acc[r][v] = (Vec<C>)_mm512_dpbf16_ps((__m512)acc[r][v], x, w[v]);
       }
-    }
-    const char* b = static_cast<const char*>(args.b);
-    for (int64_t k = 0; k < args.K; k += 2) {
-      __m512bh w[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        w[v] = (__m512bh)_mm512_loadu_si512(b + (k / 2 * args.b_vecs + v) * 64);
-      }
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        int32_t pair;
-        __builtin_memcpy(&pair, static_cast<const Bf16*>(args.a[r]) + k, sizeof pair);
-        const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          acc[r][v] = (Vec<C>)_mm512_dpbf16_ps((__m512)acc[r][v], x, w[v]);
-        }
-      }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store(args.c + r * args.c_stride + v * L, acc[r][v]);
     }
   }
 };
 #endif
 
 template <class Op>
-using TileFn = void (*)(const TileArgs<typename Tile<Op, 1, 1>::C>&);
+using SumOf = typename TileStep<Op, 1, 1>::C;
+
+template <class Op, int R, int V>
+void tile(const TileArgs<SumOf<Op>>& args) {
+  typedef SumOf<Op> C;
+  typedef TileStep<Op, R, V> Step;
+  constexpr int L = kLanes<C>;
+  const Op* a[R];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) a[r] = static_cast<const Op*>(args.a[r]);
+  const Op* b = static_cast<const Op*>(args.b);
+  const int64_t a_step = args.a_step, b_step = args.b_vecs * L, c_stride = args.c_stride;
+  C* const c = args.c;
+  const C* base = args.init;
+  int64_t base_stride = args.init_stride, k = 0;
+  do {
+    const int64_t end = k + kChain < args.K ? k + kChain : args.K;
+    Vec<C> acc[R][V] = {};
+    for (; k < end; k += Step::kAtOnce) Step::add(acc, a, k * a_step, b + k * b_step);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        if (base) acc[r][v] += load(base + r * base_stride + v * L);
+        store(c + r * c_stride + v * L, acc[r][v]);
+      }
+    }
+    base = c;
+    base_stride = c_stride;
+  } while (k < args.K);
+}
+
+template <class Op>
+using TileFn = void (*)(const TileArgs<SumOf<Op>>&);
 
 template <class Op, int V, class Rows>
 struct TileTable;
 template <class Op, int V, int... R>
 struct TileTable<Op, V, std::integer_sequence<int, R...>> {
-  static constexpr TileFn<Op> tiles[] = {Tile<Op, R + 1, V>::run...};
+  static constexpr TileFn<Op> tiles[] = {tile<Op, R + 1, V>...};
 };
 
 template <class Op, int V>
@@ -128,7 +127,7 @@ VEC_FN TileFn<Op> tile_of(int rows) {
 
 // Computes a tile of `rows` x `vecs`.
 template <class Op>
-VEC_FN void run_tile(int rows, int vecs, const TileArgs<typename Tile<Op, 1, 1>::C>& args) {
+VEC_FN void run_tile(int rows, int vecs, const TileArgs<SumOf<Op>>& args) {
   switch (vecs) {
     case 1:
       return tile_of<Op, 1>(rows)(args);

@@ -76,7 +76,9 @@ VEC_FN DoubleV fma(DoubleV a, DoubleV b, DoubleV c) {
 }
 
 // Conversions of the 16-bit formats, round to nearest even.
-VEC_FN float bf16_to_float(uint16_t bits) { return __builtin_bit_cast(float, uint32_t(bits) << 16); }
+VEC_FN float bf16_to_float(uint16_t bits) {
+  return __builtin_bit_cast(float, uint32_t(bits) << 16);
+}
 
 VEC_FN uint16_t float_to_bf16(float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);

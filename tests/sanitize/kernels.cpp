@@ -38,9 +38,7 @@ struct Buffer {
     for (int64_t i = 0; random && i < count; ++i) set(i, double(draw(-1000, 1000)) / 2000);
   }
 
-  size_t width() const {
-    return dtype == Dtype::kDouble ? 8 : dtype == Dtype::kFloat ? 4 : 2;
-  }
+  size_t width() const { return dtype == Dtype::kDouble ? 8 : dtype == Dtype::kFloat ? 4 : 2; }
 
   void set(int64_t i, double value) {
     char* to = bytes.data() + size_t(i) * width();
@@ -117,9 +115,9 @@ struct Problem {
     const Cell cell = Cell(draw(0, 4));
     const int64_t H = draw(1, 70);
     const bool projected = cell == Cell::kLstm && H > 1 && draw(0, 3) == 0;
-    shape = Shape{draw(1, 12),          draw(1, 20), draw(1, 70), H,
-                  projected ? draw(1, H - 1) : H, draw(1, 3),  cell,        Dtype(draw(0, 3)),
-                  projected};
+    shape =
+        Shape{draw(1, 12), draw(1, 20), draw(1, 70),       H,        projected ? draw(1, H - 1) : H,
+              draw(1, 3),  cell,        Dtype(draw(0, 3)), projected};
     bias = draw(0, 1);
     states = draw(0, 1);
     const Shape& s = shape;
@@ -148,9 +146,8 @@ struct Problem {
     for (int64_t& length : lengths) length = ragged ? draw(0, s.T) : s.T;
     order.resize(lengths.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      return lengths[size_t(a)] > lengths[size_t(b)];
-    });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return lengths[size_t(a)] > lengths[size_t(b)]; });
     for (const int64_t b : order) length.push_back(lengths[size_t(b)]);
     for (int64_t t = 0; t < s.T; ++t) {
       active.push_back(std::count_if(lengths.begin(), lengths.end(),
@@ -186,13 +183,12 @@ Buffers run(const Kernels& kernels, Problem& p, int threads) {
   Buffer* cn = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
   Buffers saved;
   Buffer* tape = add(saved, wide, s.T * s.B * s.N * tape_slots(s.cell) * s.H, false);
-  const Forward forward{s,          p.rows,     p.weights.data(), p.reverse.data(),
-                        p.x->data(), pointer(p.h0), pointer(p.c0),
-                        y->data(),   hn->data(),    cn->data(),       tape->data()};
+  const Forward forward{s,           p.rows,        p.weights.data(), p.reverse.data(),
+                        p.x->data(), pointer(p.h0), pointer(p.c0),    y->data(),
+                        hn->data(),  cn->data(),    tape->data()};
   std::vector<char> memory(kernels.forward_workspace(forward, threads), char(0xFF));
-  on_team(threads, [&](Team& team, int rank) {
-    kernels.forward(forward, memory.data(), team, rank);
-  });
+  on_team(threads,
+          [&](Team& team, int rank) { kernels.forward(forward, memory.data(), team, rank); });
   Buffer* dx = add(out, s.dtype, s.T * s.B * s.I, false);
   Buffer* dh0 = add(out, s.dtype, s.N * s.B * s.P, false);
   Buffer* dc0 = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
@@ -223,9 +219,8 @@ Buffers run(const Kernels& kernels, Problem& p, int threads) {
                           lstm ? dc0->data() : nullptr,
                           grads.data()};
   memory.assign(kernels.backward_workspace(backward, threads), char(0xFF));
-  on_team(threads, [&](Team& team, int rank) {
-    kernels.backward(backward, memory.data(), team, rank);
-  });
+  on_team(threads,
+          [&](Team& team, int rank) { kernels.backward(backward, memory.data(), team, rank); });
   return out;
 }
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+# Everything lives in $(VENV). Variables to set from outside:
+#   PYTHON  the interpreter that makes the environment (3.10 or later)
+#   TORCH   what pip installs as torch, options included, for instance
+#           TORCH='--index-url https://download.pytorch.org/whl/cpu torch==2.13.0'
+#   FUSED_RNN_TEST_DATA  a folder of corpora; without it, tests that need one are skipped
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+FUSED_RNN_TEST_DATA ?=
+export FUSED_RNN_TEST_DATA
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip
+BUILD_TOOLS := 'setuptools>=77' wheel ninja pybind11
+CPP := $(shell find csrc bench tests -name '*.cpp' -o -name '*.h')
+
+# ninja and clang-format are found through the environment's own scripts.
+export PATH := $(abspath $(VENV)/bin):$(PATH)
+
+.PHONY: all demo test test-long test-all sanitize lint format wheel-test bench clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+all: $(VENV)/built
+
+# Stamps: base (torch and the build tools), extra-<name> (dependencies), built (the extension).
+$(VENV)/base:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fused_rnn needs Python 3.10 or later; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH)
+	$(PIP) install $(BUILD_TOOLS)
+	touch $@
+
+# Registers the source tree and installs the dependencies; the extension is left to `built`,
+# where ninja compiles only what changed.
+$(VENV)/extra-%: $(VENV)/base pyproject.toml
+	FUSED_RNN_BUILD=0 $(PIP) install --no-build-isolation -e '.[$*]'
+	touch $@
+
+$(VENV)/built: $(VENV)/base setup.py $(shell find csrc -type f)
+	$(PY) setup.py -q build_ext --inplace
+	touch $@
+
+demo: $(VENV)/extra-app $(VENV)/built
+	$(PY) -m fused_rnn lm demo --out demo
+
+test: $(VENV)/extra-test $(VENV)/built
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-long: $(VENV)/extra-test $(VENV)/built
+	$(PY) -m pytest -m long $(PYTEST_ARGS)
+
+# The kernels without Python, under the address, undefined-behaviour and thread sanitizers.
+sanitize:
+	$(MAKE) --directory tests/sanitize --jobs 2
+
+test-all: test test-long sanitize
+
+# With the test extra, so that mypy sees the same packages in every environment.
+lint: $(VENV)/extra-lint $(VENV)/extra-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/extra-lint
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	clang-format -i $(CPP)
+
+bench: $(VENV)/extra-bench $(VENV)/built
+	$(PY) -m bench.run
+
+wheel-test: $(VENV)/base
+	.ci/wheel-test $(PY) build/wheel-test $(TORCH)
+
+clean:
+	rm -rf build dist demo *.egg-info fused_rnn/*.so

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""The peers outside PyTorch, each as its documents advise: the only file that imports them."""
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import problems, providers
+from bench.problems import Problem
+from bench.providers import Call, Unavailable
+
+
+def _onnx_model(problem: Problem, inputs: tuple[Any, ...], input_names: list[str]) -> bytes:
+    import onnx
+
+    buffer: Any = io.BytesIO()  # torch's annotation allows a path only; its documents, this too
+    outputs = problems.names(problem, "infer")
+    with warnings.catch_warnings():
+        # It warns that other sizes than these may not work; there will be none.
+        warnings.simplefilter("ignore")
+        # The exporter that writes the ONNX operators LSTM, GRU and RNN, which is what gets the
+        # runtime's fused kernels; the newer one writes a loop.
+        torch.onnx.export(
+            problem.layer.eval(),
+            inputs,
+            buffer,
+            dynamo=False,
+            input_names=input_names,
+            output_names=outputs,
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    if problem.case.cell == "gru_reset_before":
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "linear_before_reset":
+                    attribute.i = 0
+    return model.SerializeToString()
+
+
+def _onnxruntime(problem: Problem, mode: str) -> Call:
+    case = problem.case
+    if mode == "train":
+        raise Unavailable("ONNX Runtime's wheels run inference only")
+    if case.ragged or problem.resets is not None:
+        raise Unavailable("torch's exporter of packed input fixes the lengths; ONNX has no resets")
+    if case.dtype != "float32":
+        raise Unavailable(f"ONNX Runtime has no {case.dtype} kernels for recurrences on the CPU")
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise Unavailable(f"not installed: {error.name}") from None
+    states = dict(zip(("h0", "c0"), problem.states, strict=False))
+    hx = problem.states if len(states) == 2 else next(iter(problem.states), None)
+    inputs = (problem.x,) if hx is None else (problem.x, hx)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    options.inter_op_num_threads = 1
+    # Its threads must not go on spinning while the next provider is timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(
+        _onnx_model(problem, inputs, ["x", *states]), options, ["CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    for name, tensor in (("x", problem.x), *states.items()):
+        binding.bind_cpu_input(name, tensor.numpy())
+    for name in problems.names(problem, "infer"):
+        binding.bind_output(name)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+
+    def tensors(_: None) -> list[Tensor]:
+        return [torch.from_numpy(array) for array in binding.copy_outputs_to_cpu()]
+
+    return Call(run, tensors, f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}")
+
+
+def _jax_array(tensor: Tensor) -> Any:
+    import jax.numpy as jnp
+
+    # Through float32, which holds every bfloat16 as it is.
+    array = jnp.asarray(tensor.detach().float().numpy())
+    return array.astype(jnp.bfloat16) if tensor.dtype == torch.bfloat16 else array
+
+
+def _jax_cell(cell: str, xg: Any, state: list[Any], w_hh: Any, b_hh: Any) -> list[Any]:
+    """One step from projected gates, float32 sums whatever the weights' type."""
+    import jax
+    import jax.numpy as jnp
+
+    def product(h: Any, weight: Any) -> Any:
+        return jnp.matmul(h.astype(weight.dtype), weight.T, preferred_element_type=jnp.float32)
+
+    h = state[0]
+    if cell == "rnn_tanh":
+        return [jnp.tanh(xg + product(h, w_hh) + b_hh)]
+    if cell == "lstm":
+        i, f, g, o = jnp.split(xg + product(h, w_hh) + b_hh, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return [jax.nn.sigmoid(o) * jnp.tanh(c), c]
+    size = h.shape[-1]
+    if cell == "gru":
+        hg = product(h, w_hh) + b_hh
+        r, z = jnp.split(jax.nn.sigmoid(xg[:, : 2 * size] + hg[:, : 2 * size]), 2, axis=-1)
+        n = jnp.tanh(xg[:, 2 * size :] + r * hg[:, 2 * size :])
+    else:
+        hg = product(h, w_hh[: 2 * size]) + b_hh[: 2 * size]
+        r, z = jnp.split(jax.nn.sigmoid(xg[:, : 2 * size] + hg), 2, axis=-1)
+        n = jnp.tanh(xg[:, 2 * size :] + product(r * h, w_hh[2 * size :]) + b_hh[2 * size :])
+    return [n + z * (h - n)]
+
+
+def _jax_direction(
+    problem: Problem, x: Any, state: list[Any], weights: Any, backward: bool
+) -> tuple[Any, list[Any]]:
+    """One direction of one layer: y (T, B, H) and the final state."""
+    import jax
+    import jax.numpy as jnp
+
+    w_ih, w_hh, b_ih, b_hh = weights
+    xg = jnp.matmul(x, w_ih.T, preferred_element_type=jnp.float32) + b_ih
+    inside = cut = jnp.zeros((problem.case.steps, 1, 1), bool)
+    if problem.lengths is not None:
+        steps = jnp.arange(problem.case.steps)[:, None]
+        inside = (steps < jnp.asarray(problem.lengths.numpy()))[..., None]
+    if problem.resets is not None:
+        cut = jnp.asarray(problem.resets.numpy())[..., None]
+
+    def step(carry: list[Any], at: Any) -> tuple[list[Any], Any]:
+        gates, is_inside, is_cut = at
+        before = (
+            [jnp.where(is_cut, 0, part) for part in carry] if problem.resets is not None else carry
+        )
+        after = _jax_cell(problem.case.cell, gates, before, w_hh, b_hh)
+        if problem.lengths is None:
+            return after, after[0].astype(x.dtype)
+        y = jnp.where(is_inside, after[0], 0)
+        after = [jnp.where(is_inside, new, old) for new, old in zip(after, before, strict=True)]
+        return after, y.astype(x.dtype)
+
+    final, y = jax.lax.scan(step, state, (xg, inside, cut), reverse=backward)
+    return y, final
+
+
+def _jax_stack(problem: Problem, x: Any, states: Any, weights: Any) -> list[Any]:
+    """All layers and directions: y, hn (and cn)."""
+    import jax.numpy as jnp
+
+    case, finals = problem.case, []
+    parts = len(problem.cotangents) - 1
+    zeros = jnp.zeros((case.batch, case.hidden), jnp.float32)
+    for layer in range(case.layers):
+        ys = []
+        for direction in range(case.directions):
+            index = layer * case.directions + direction
+            state = [part[index].astype(jnp.float32) for part in states] or [zeros] * parts
+            part = weights[4 * index : 4 * index + 4]
+            y, final = _jax_direction(problem, x, state, part, direction == 1)
+            ys.append(y)
+            finals.append(final)
+        x = jnp.concatenate(ys, axis=-1) if len(ys) > 1 else ys[0]
+    hidden = [jnp.stack([final[part] for final in finals]).astype(x.dtype) for part in range(parts)]
+    return [x, *hidden]
+
+
+def _jax(problem: Problem, mode: str) -> Call:
+    if problem.case.ragged == "packed":
+        raise Unavailable("JAX has no packed sequences; see the same case with lengths")
+    try:
+        import jax
+    except ImportError as error:
+        raise Unavailable(f"not installed: {error.name}") from None
+    x = _jax_array(problem.x)
+    states = [_jax_array(state) for state in problem.states]
+    weights = [_jax_array(weight) for weight in problem.layer.parameters()]
+    cotangents = [_jax_array(cotangent) for cotangent in problem.cotangents]
+
+    def infer(x: Any, states: Any, weights: Any) -> list[Any]:
+        return _jax_stack(problem, x, states, weights)
+
+    def train(x: Any, states: Any, weights: Any) -> list[Any]:
+        outputs, pullback = jax.vjp(infer, x, states, weights)
+        dx, dstates, dweights = pullback(cotangents)
+        return [*outputs, dx, *dstates, *dweights]
+
+    timed = jax.jit(train if mode == "train" else infer)
+
+    def run() -> Any:
+        return jax.block_until_ready(timed(x, states, weights))
+
+    def tensors(results: Any) -> list[Tensor]:
+        return [
+            torch.tensor(jax.device_get(r.astype("float32"))).to(problem.x.dtype) for r in results
+        ]
+
+    return Call(run, tensors, f"jax {jax.__version__}")
+
+
+PROVIDERS: dict[str, Callable[[Problem, str], Call]] = {
+    **providers.TORCH,
+    "onnxruntime": _onnxruntime,
+    "jax": _jax,
+}

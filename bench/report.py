@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: MIT
+"""Tables and charts from recorded rows: `python -m bench.report FILE... [--charts PREFIX]`."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.harness import Row
+
+CELLS = {
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "gru_reset_before": "GRU, reset before",
+    "rnn_tanh": "RNN",
+}
+MODES = {"infer": "inference", "train": "training", "step": "one step"}
+GROUPS = {
+    "core": "The ten shapes of the means",
+    "step": "One step (T = 1)",
+    "bidirectional": "Two layers, both directions",
+    "ragged": "Ragged batches",
+    "resets": "Resets inside the sequence",
+    "textbook": "The textbook GRU (reset gate before the product)",
+    "half": "bfloat16",
+    "one-thread": "One thread",
+}
+
+
+class Comparison(NamedTuple):
+    """One case in one mode: this package's row and those it is compared with."""
+
+    ours: Row
+    torch: Row | None  # the fastest form of torch.nn
+    best: Row | None  # the fastest peer of all
+    peers: list[Row]
+
+    def ratio(self, other: Row | None) -> float | None:
+        """How many times as long the other one takes; None where one of them has no time."""
+        if other is None or self.ours["p50"] is None or self.ours["failure"] is not None:
+            return None
+        return float(other["p50"] / self.ours["p50"])
+
+
+def load(paths: Iterable[Path]) -> list[Row]:
+    """The rows of some files.
+
+    Raises:
+        ValueError: a row comes from a trial of the harness, which measures nothing.
+    """
+    rows = []
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["quick"]:
+                raise ValueError(f"{path}: expected measurements, got a row of a --quick run")
+            rows.append(row)
+    return rows
+
+
+def compare(rows: Sequence[Row]) -> list[Comparison]:
+    """One comparison for each case and mode that this package has a row of, in their order."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["case"], row["mode"]), []).append(row)
+    comparisons = []
+    for together in found.values():
+        own = [row for row in together if row["provider"] == "fused_rnn"]
+        peers = [row for row in together if row["provider"] != "fused_rnn"]
+        timed = sorted((row for row in peers if row["p50"] is not None), key=lambda r: r["p50"])
+        of_torch = [row for row in timed if row["provider"].startswith("torch.nn")]
+        if own:
+            torch = of_torch[0] if of_torch else None
+            best = timed[0] if timed else None
+            comparisons.append(Comparison(own[-1], torch, best, peers))
+    return comparisons
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """exp of the mean of the logarithms."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, without an exponent."""
+    if value is None:
+        return "–"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:.{min(places, 6)}f}"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio of times; a loss says that it is one."""
+    if ratio is None:
+        return "–"
+    return f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f} loss**"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table: so many columns of words to the left, those of numbers to the right."""
+    lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _milliseconds(row: Row | None) -> str:
+    if row is None or row["p50"] is None:
+        return "–"
+    inexact = "†" * (row["error"] > 1)
+    low, middle, high = (number(row[name] * 1e3) for name in ("p20", "p50", "p80"))
+    return f"{middle} ({low}–{high}){inexact}"
+
+
+def _memory(comparison: Comparison) -> str:
+    ours, torch = comparison.ours["peak_bytes"], (comparison.torch or {}).get("peak_bytes")
+    if ours is None or not torch:
+        return "–"
+    return f"{ours / 2**20:.1f} / {torch / 2**20:.1f}"
+
+
+def _line(comparison: Comparison) -> list[str]:
+    ours = comparison.ours
+    if ours["failure"] is not None:
+        return [ours["shape"], f"**FAILED**: {ours['failure']}", *["–"] * 8]
+    best = comparison.best
+    return [
+        ours["shape"],
+        _milliseconds(ours),
+        _milliseconds(comparison.torch),
+        times(comparison.ratio(comparison.torch)),
+        "–" if best is None else best["provider"],
+        _milliseconds(best),
+        times(comparison.ratio(best)),
+        f"{number(ours['bound'] * 1e3)} ({ours['bound_kind']})",
+        f"{ours['bound'] / ours['p50']:.0%}",
+        _memory(comparison),
+    ]
+
+
+_HEADER = (
+    "case",
+    "fused_rnn, ms",
+    "torch.nn, ms",
+    "ratio",
+    "best peer",
+    "ms",
+    "ratio",
+    "bound, ms",
+    "reached",
+    "memory, MiB (ours / torch.nn)",
+)
+
+
+def summary(comparisons: Sequence[Comparison]) -> str:
+    """Means and lowest cases over the core shapes, cell by cell and mode by mode."""
+    lines = []
+    for cell, title in CELLS.items():
+        for mode, word in MODES.items():
+            here = [
+                comparison
+                for comparison in comparisons
+                if (comparison.ours["group"], comparison.ours["cell"], comparison.ours["mode"])
+                == ("core", cell, mode)
+            ]
+            if here:
+                lines.append([title, word, *_means(here)])
+    header = (
+        "layer",
+        "mode",
+        "× torch.nn, geometric mean",
+        "lowest case",
+        "× best peer, geometric mean",
+        "lowest case",
+        "cases",
+    )
+    return table(header, lines, words=2)
+
+
+def _means(here: Sequence[Comparison]) -> list[str]:
+    cells: list[str] = []
+    for name in ("torch", "best"):
+        all_ratios = [comparison.ratio(getattr(comparison, name)) for comparison in here]
+        ratios = [ratio for ratio in all_ratios if ratio is not None]
+        mean = geometric_mean(ratios) if ratios else None
+        cells += [times(mean), times(min(ratios, default=None))]
+    failed = sum(comparison.ours["failure"] is not None for comparison in here)
+    return [*cells, f"{len(here)}" + f", **{failed} failed**" * (failed > 0)]
+
+
+def hardware(rows: Sequence[Row]) -> str:
+    """The machine, the software and the measured peaks, in a sentence each."""
+    row = rows[-1]
+    device = row["gpu"] or f"{row['cpu']}, {row['cores']} cores"
+    isa = next((r["instruction_set"] for r in rows if r["instruction_set"]), "none")
+    software = f"torch {row['torch']}, Python {row['python']}, instruction set {isa}"
+    rates = [r["rates"] for r in rows if r["rates"] and r["threads"] == 2]
+    if not rates:
+        return f"{device}; {software}; commit {row['commit']}, {row['date']}."
+
+    def middle(pick: Any) -> str:
+        values = sorted(pick(rate) for rate in rates)
+        return number(values[len(values) // 2] / 1e9)
+
+    flops, half = middle(lambda rate: rate["flops"]), middle(lambda rate: rate["flops_bfloat16"])
+    levels = ", ".join(
+        f"{name} {middle(lambda rate, level=name: rate['read'][level])} GB/s"
+        for name in rates[0]["read"]
+    )
+    return (
+        f"{device}; {software}; commit {row['commit']}, {row['date']}. Measured beside the cases, "
+        f"median, 2 threads: {flops} GFLOP/s float32, {half} bfloat16; reading {levels}."
+    )
+
+
+def _reasons(comparisons: Sequence[Comparison]) -> str:
+    seen: dict[tuple[str, str], int] = {}
+    for comparison in comparisons:
+        for row in comparison.peers:
+            if row["p50"] is None:
+                key = (row["provider"], row["reason"])
+                seen[key] = seen.get(key, 0) + 1
+    lines = [f"- {provider}: {reason} ({count})" for (provider, reason), count in seen.items()]
+    return "\n".join(sorted(lines))
+
+
+def full(rows: Sequence[Row]) -> str:
+    """The whole report."""
+    comparisons = compare(rows)
+    parts = [
+        "# Measurements",
+        hardware(rows),
+        "Times are medians with the 20th and 80th percentile, of calls taken in turns in one "
+        "process, each after a check against float64. A ratio is a peer's time over ours. The "
+        "bound is the longer of FLOP over the measured peak and bytes of recurrent weights over "
+        "the measured bandwidth of the level that holds them. Memory is what the first call adds "
+        "to the resident pages at its peak. †: less exact than our own layers must be.",
+        "## Summary",
+        summary(comparisons),
+    ]
+    for group, title in GROUPS.items():
+        parts += _group(title, [c for c in comparisons if c.ours["group"] == group])
+    parts += ["## Peers that could not run, and how many cases of theirs", _reasons(comparisons)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _group(title: str, comparisons: Sequence[Comparison]) -> list[str]:
+    parts = [f"## {title}"] if comparisons else []
+    for cell, name in CELLS.items():
+        for mode, word in MODES.items():
+            here = [c for c in comparisons if (c.ours["cell"], c.ours["mode"]) == (cell, mode)]
+            if here:
+                parts += [f"### {name}, {word}", table(_HEADER, map(_line, here))]
+    return parts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the report and, if asked, draws the charts."""
+    parser = argparse.ArgumentParser(prog="bench.report", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--charts", type=Path, metavar="PREFIX", help="write PREFIX-<chart>.png")
+    arguments = parser.parse_args(argv)
+    rows = load(arguments.files)
+    print(full(rows))
+    if arguments.charts is not None:
+        from bench import charts
+
+        for path in charts.draw(compare(rows), arguments.charts):
+            print(path, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

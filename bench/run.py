@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Measures this package beside its peers: `python -m bench.run [--filter RE] [--quick] ...`."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import cases, harness, machine
+from bench.harness import Contestant, Row
+
+PROVIDERS = (
+    "fused_rnn",
+    "torch.nn",
+    "torch.nn-cell",
+    "torch.nn-loop",
+    "torch.nn-pieces",
+    "torch.compile",
+    "onnxruntime",
+    "jax",
+)
+# The sweeps draw lines of these; the others add hours and no insight.
+_SCALING = ("fused_rnn", "torch.nn", "onnxruntime")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench.run", description=__doc__)
+    parser.add_argument("--filter", default="", metavar="RE", help="cases whose name matches")
+    parser.add_argument("--modes", default="step,infer,train", help="which of step,infer,train")
+    parser.add_argument("--providers", default=",".join(PROVIDERS), help="which of %(default)s")
+    parser.add_argument("--threads", type=int, help="instead of each case's own number")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: tries the harness only")
+    parser.add_argument("--base", metavar="REF", help="compare with this commit; no peers")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON lines")
+    parser.add_argument("--list", action="store_true", help="name the cases and their reasons")
+    return parser
+
+
+@contextmanager
+def _built_tree(reference: str) -> Iterator[Path]:
+    """A worktree of another commit with its extension built."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "base"
+        command = ["git", "worktree", "add", "--detach", str(tree), reference]
+        subprocess.run(command, cwd=machine.ROOT, check=True, stdout=sys.stderr)
+        try:
+            build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+            subprocess.run(build, cwd=tree, check=True, stdout=sys.stderr)
+            yield tree
+        finally:
+            remove = ["git", "worktree", "remove", "--force", str(tree)]
+            subprocess.run(remove, cwd=machine.ROOT, check=True)
+
+
+@contextmanager
+def _contestants(base: str | None, providers: list[str]) -> Iterator[list[Contestant]]:
+    if base is None:
+        yield [harness.this_tree(providers)]
+        return
+    with _built_tree(base) as tree:
+        label = f"fused_rnn@{machine.git('rev-parse', '--short=7', base)}"
+        yield [harness.this_tree(["fused_rnn"]), Contestant(tree, ("fused_rnn",), label)]
+
+
+def _line(row: Row) -> str:
+    if row["p50"] is None:
+        return f"  {row['provider']:<18} -  {row['reason']}"
+    times = " ".join(f"{row[name] * 1e3:10.4f}" for name in ("p20", "p50", "p80"))
+    peak = "" if row["peak_bytes"] is None else f"  {row['peak_bytes'] / 2**20:8.1f} MiB"
+    reached = row["bound"] / row["p50"]
+    failure = "" if row["failure"] is None else f"  FAILED: {row['failure']}"
+    served = "" if row["served_by"] is None else f"  [{row['served_by']}]"
+    return (
+        f"  {row['provider']:<18} {times} ms  {reached:5.1%} of {row['bound_kind']}"
+        f"{peak}{served}{failure}"
+    )
+
+
+def _died(case: cases.Case, mode: str, reason: str) -> Row:
+    row = harness.empty_row(case, mode, "fused_rnn")
+    return row | {"reason": reason, "failure": reason}
+
+
+def _measure_all(arguments: argparse.Namespace) -> Iterator[Row]:
+    record = machine.record()
+    effort = harness.QUICK if arguments.quick else harness.Effort()
+    modes = arguments.modes.split(",")
+    wanted = arguments.providers.split(",")
+    with _contestants(arguments.base, wanted) as contestants:
+        for case in cases.select(arguments.filter, arguments.threads, arguments.quick):
+            chosen = contestants
+            if case.group.startswith("scale") and arguments.base is None:
+                chosen = [harness.this_tree([name for name in wanted if name in _SCALING])]
+            for mode in (mode for mode in case.modes if mode in modes):
+                print(f"{case.name} {mode}: {case.reason}")
+                try:
+                    rows = harness.measure(case, mode, chosen, effort)
+                except ChildProcessError as error:
+                    rows = [_died(case, mode, str(error))]
+                for row in rows:
+                    print(_line(row), flush=True)
+                    yield row | record | {"quick": arguments.quick}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints every row and writes it; 1 if any of this package's own rows failed."""
+    arguments = _parser().parse_args(argv)
+    if arguments.list:
+        for case in cases.select(arguments.filter, arguments.threads):
+            print(f"{case.name:60} {','.join(case.modes):12} {case.reason}")
+        return 0
+    failures = 0
+    out = open(arguments.out or os.devnull, "w", encoding="utf-8")
+    with out:
+        for row in _measure_all(arguments):
+            failures += row["failure"] is not None
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+    print(f"{failures} failed" if failures else "all of this package's rows ran on its kernels")
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

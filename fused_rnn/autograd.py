@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MIT
+"""One layer on any backend, differentiable: two faces over the same pair of compiled ops.
+
+Eager code and torch.func go through autograd Functions that know vmap, forward mode and their own
+derivative. torch.compile refuses a Function with a `jvp`: there the op itself stands in the graph,
+with the gradient registered here. Derivatives past the first come from the reference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import reference, torch_backend
+from .ops import PAIRS, LayerOutput, OpPair, layout
+from .transforms import (
+    Many,
+    Map,
+    Mapped,
+    Maybe,
+    absent,
+    jvp,
+    older_vmap,
+    one_by_one,
+    side_by_side,
+    vjp,
+)
+
+# Batch axes of what the Functions take, after the plan: x h0 c0 lengths resets, and
+# dy dhn dcn x h0 c0 lengths resets y tape.
+_FORWARD_AXES = (1, 1, 1, 0, 1)
+_BACKWARD_AXES = (1, 1, 1, 1, 1, 1, 0, 1, 1, 1)
+
+
+class Needs(NamedTuple):
+    """Which groups of gradients a backward pass computes."""
+
+    dx: bool
+    dstate: bool
+    dweights: bool
+
+
+# Not a NamedTuple: torch.func would take it apart as a tree of arguments.
+@dataclass(frozen=True)
+class Plan:
+    """What a pass over a layer depends on besides its tensors."""
+
+    pair: OpPair
+    cell: str
+    reverse: tuple[int, ...]
+    needs: Needs = Needs(True, True, True)
+
+
+def layer(
+    x: Tensor,
+    h0: Maybe,
+    c0: Maybe,
+    weights: Sequence[Tensor],
+    lengths: Maybe,
+    resets: Maybe,
+    *,
+    cell: str,
+    reverse: tuple[int, ...],
+    backend: str,
+) -> LayerOutput:
+    """The outputs and final states of N recurrences over one input, on the backend named.
+
+    Args:
+        x: input sequence, (T, B, I).
+        h0: initial states, (N, B, P); None is zeros.
+        c0: initial cell states of the LSTM, (N, B, H); None is zeros.
+        weights: torch.nn's order, recurrence by recurrence.
+        lengths: steps of each row, (B,) int64; None is T for all.
+        resets: marks before which a row's sequence is cut, (T, B) bool; None is no mark.
+        cell: a key of `ops.GATES`.
+        reverse: N flags, 1 where the recurrence walks backward in time.
+        backend: a name that `backends.choose` returned for this call.
+
+    Returns:
+        y (T, B, N, P), hn (N, B, P), cn (N, B, H) or None.
+    """
+    if backend == "reference":
+        return reference.layer(x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse)
+    if backend == "torch":
+        return torch_backend.layer(x, h0, c0, weights, lengths, cell=cell, reverse=reverse)
+    pair = PAIRS[backend]
+    x, h0, c0, lengths, resets, *weights = _contiguous(x, h0, c0, lengths, resets, *weights)
+    learning = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, h0, c0, *weights)
+    )
+    if torch.compiler.is_compiling():
+        y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, learning)
+    elif learning or _transformed():
+        plan = Plan(pair, cell, reverse)
+        y, hn, cn, _ = LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
+    else:
+        # The registered gradient is a Python function too: pass it by.
+        with torch._C._AutoDispatchBelowAutograd():
+            y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, False)
+    return LayerOutput(y, hn, cn if cell == "lstm" else None)
+
+
+def _contiguous(*tensors: Maybe) -> list[Any]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _transformed() -> bool:
+    """Whether a tangent or a torch.func transform could be attached to any tensor now."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+class LayerFunction(torch.autograd.Function):
+    """(plan, x, h0, c0, lengths, resets, *weights) -> (y, hn, cn, tape)."""
+
+    @staticmethod
+    def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
+        x, h0, c0, lengths, resets, *weights = _contiguous(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return plan.pair.forward(
+                x, h0, c0, weights, lengths, resets, plan.cell, plan.reverse, True
+            )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.plan, *args = inputs
+        y, _, _, tape = output
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(tape, *filter(absent, output[:3]))
+        ctx.save_for_backward(*args[:5], y, tape, *args[5:])
+        ctx.save_for_forward(*args)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: Maybe) -> Many:
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
+        if dy is None and dhn is None and dcn is None:
+            return (None,) * len(wanted)
+        plan = replace(ctx.plan, needs=Needs(wanted[1], wanted[2] or wanted[3], any(wanted[6:])))
+        grads = LayerBackward.apply(plan, dy, dhn, dcn, *saved)
+        dx, dh0, dc0, *dweights = (None if absent(grad) else grad for grad in grads)
+        return None, dx, dh0, dc0, None, None, *(dweights or (None,) * len(wanted[6:]))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Maybe) -> Many:
+        x, h0, c0, lengths, resets, *weights = ctx.saved_tensors
+        function = _forward_map(ctx.plan, lengths, resets)
+        moved = jvp(function, (x, h0, c0, *weights), (*tangents[:3], *tangents[5:]))
+        return *moved, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], plan: Plan, *args: Maybe) -> tuple[Any, Any]:
+        def apply(*args: Maybe) -> tuple[Tensor, ...]:
+            return LayerFunction.apply(plan, *args)
+
+        dims = in_dims[1:]
+        if any(dim is not None for dim in dims[len(_FORWARD_AXES) :]):
+            return one_by_one(apply, info.batch_size, dims, args)
+        return side_by_side(apply, info.batch_size, dims, args, _FORWARD_AXES)
+
+
+class LayerBackward(torch.autograd.Function):
+    """(plan, dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights) -> gradients.
+
+    They are dx, dh0, dc0 and, if needed, one for each weight. Its own derivatives take y and tape
+    for what they are, functions of the other arguments.
+    """
+
+    @staticmethod
+    def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
+        mapped = older_vmap(partial(_mapped_backward, plan), args)
+        if mapped is not None:
+            return mapped
+        dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights = _contiguous(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            dx, dh0, dc0, dweights = plan.pair.backward(
+                *(dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),
+                *(plan.cell, plan.reverse, *plan.needs),
+            )
+        return dx, dh0, dc0, *dweights
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.plan, *args = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*filter(absent, output))
+        ctx.save_for_backward(*args)
+        ctx.save_for_forward(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Maybe) -> Many:
+        dy, dhn, dcn, x, h0, c0, lengths, resets, _, _, *weights = ctx.saved_tensors
+        function = _backward_map(ctx.plan, lengths, resets)
+        grads = vjp(function, (dy, dhn, dcn, x, h0, c0, *weights), cotangents)
+        return None, *grads[:6], None, None, None, None, *grads[6:]
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Maybe) -> Many:
+        dy, dhn, dcn, x, h0, c0, lengths, resets, _, _, *weights = ctx.saved_tensors
+        function = _backward_map(ctx.plan, lengths, resets)
+        primals = (dy, dhn, dcn, x, h0, c0, *weights)
+        return jvp(function, primals, (*tangents[:6], *tangents[10:]))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], plan: Plan, *args: Maybe) -> tuple[Any, Any]:
+        return _mapped_backward(plan, info.batch_size, in_dims[1:], *args)
+
+
+def _mapped_backward(plan: Plan, size: int, dims: Sequence[Any], *args: Maybe) -> Mapped:
+    def apply(*args: Maybe) -> tuple[Tensor, ...]:
+        return LayerBackward.apply(plan, *args)
+
+    shared = all(dim is None for dim in dims[len(_BACKWARD_AXES) :])
+    if shared and not plan.needs.dweights:
+        return side_by_side(apply, size, dims, args, _BACKWARD_AXES)
+    return one_by_one(apply, size, dims, args)
+
+
+def _forward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
+    """The reference as a map (x, h0, c0, *weights) -> (y, hn, cn)."""
+
+    def forward(x: Tensor, h0: Maybe, c0: Maybe, *weights: Tensor) -> Many:
+        return tuple(
+            reference.layer(
+                x, h0, c0, weights, lengths, resets, cell=plan.cell, reverse=plan.reverse
+            )
+        )
+
+    return forward
+
+
+def _backward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
+    """Its gradient: (dy, dhn, dcn, x, h0, c0, *weights) -> (dx, dh0, dc0, *dweights)."""
+    forward = _forward_map(plan, lengths, resets)
+    needs = plan.needs
+
+    def backward(
+        dy: Maybe, dhn: Maybe, dcn: Maybe, x: Tensor, h0: Maybe, c0: Maybe, *weights: Tensor
+    ) -> Many:
+        if needs.dstate:
+            sizes, leading = layout(weights, plan.cell), (len(plan.reverse), x.shape[1])
+            h0 = x.new_zeros(*leading, sizes.output) if h0 is None else h0
+            if plan.cell == "lstm" and c0 is None:
+                c0 = x.new_zeros(*leading, sizes.hidden)
+        dx, dh0, dc0, *dweights = vjp(forward, (x, h0, c0, *weights), (dy, dhn, dcn))
+        dstate = (dh0, dc0) if needs.dstate else (None, None)
+        return dx if needs.dx else None, *dstate, *(dweights if needs.dweights else ())
+
+    return backward
+
+
+def _register(pair: OpPair) -> None:
+    """Gives both ops of a backend their gradients, for graphs that hold the ops themselves."""
+
+    def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, h0, c0, weights, lengths, resets, cell, reverse, _ = inputs
+        y, _, _, tape = output
+        ctx.plan = Plan(pair, cell, tuple(reverse))
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(tape, *filter(absent, output[:3]))
+        ctx.save_for_backward(x, h0, c0, lengths, resets, y, tape, *weights)
+
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: Maybe) -> tuple[Any, ...]:
+        x, h0, c0, lengths, resets, y, tape, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        needs = Needs(wanted[0], wanted[1] or wanted[2], any(wanted[3]))
+        dy, dhn, dcn = _contiguous(dy, dhn, dcn)
+        dx, dh0, dc0, dweights = pair.backward(
+            *(dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),
+            *(ctx.plan.cell, ctx.plan.reverse, *needs),
+        )
+        dstate = (None if state is None else d for state, d in ((h0, dh0), (c0, dc0)))
+        return dx, *dstate, dweights or [None] * len(weights), *(None,) * 5
+
+    def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        dy, dhn, dcn, x, h0, c0, weights, lengths, resets, _, _, cell, reverse, *needs = inputs
+        ctx.plan = Plan(pair, cell, tuple(reverse), Needs(*needs))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(dy, dhn, dcn, x, h0, c0, lengths, resets, *weights)
+
+    def twice(ctx: Any, ddx: Maybe, ddh0: Maybe, ddc0: Maybe, ddw: Sequence[Maybe]) -> Any:
+        dy, dhn, dcn, x, h0, c0, lengths, resets, *weights = ctx.saved_tensors
+        function = _backward_map(ctx.plan, lengths, resets)
+        grads = vjp(function, (dy, dhn, dcn, x, h0, c0, *weights), (ddx, ddh0, ddc0, *(ddw or ())))
+        return *grads[:6], list(grads[6:]), *(None,) * 9
+
+    register = torch.library.register_autograd
+    register(pair.forward.name(), backward, setup_context=setup_forward)
+    register(pair.backward.name(), twice, setup_context=setup_backward)
+
+
+for _pair in PAIRS.values():
+    _register(_pair)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Which backend runs a layer, and why the faster ones do not."""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+
+from . import native
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class Query(NamedTuple):
+    """What the choice of a backend may depend on, besides the build."""
+
+    cell: str
+    dtype: torch.dtype
+    device: str
+    reverse: tuple[int, ...] = (0,)
+    resets: bool = False
+
+
+def _why_not_native(query: Query) -> str | None:
+    if query.device not in ("cpu", "meta"):
+        return f"its kernels run on the CPU, not on {query.device}"
+    if query.dtype not in _FLOATS:
+        return f"its kernels compute in float64, float32, bfloat16 and float16, not {query.dtype}"
+    return native.why_unavailable()
+
+
+def _why_not_triton(query: Query) -> str | None:
+    return "this build has no Triton kernels"
+
+
+def _why_not_torch(query: Query) -> str | None:
+    if query.cell == "gru_reset_before":
+        return "PyTorch has no GRU with the reset gate before the product"
+    if query.resets:
+        return "PyTorch has no resets inside a sequence"
+    if query.reverse not in ((0,), (0, 1)):
+        return f"PyTorch runs one forward recurrence or both directions, not {query.reverse}"
+    return None
+
+
+def _why_not_reference(query: Query) -> str | None:
+    return None
+
+
+# In the order `auto` asks.
+PREDICATES: dict[str, Callable[[Query], str | None]] = {
+    "native": _why_not_native,
+    "triton": _why_not_triton,
+    "torch": _why_not_torch,
+    "reference": _why_not_reference,
+}
+# The backends with this package's kernels; falling past them is worth a warning.
+KERNELS = ("native", "triton")
+
+_requested: ContextVar[str] = ContextVar("fused_rnn_backend", default="auto")
+
+
+class _Traced:
+    """What `use_backend` asks for, where torch.compile can see it: it looks into no ContextVar.
+
+    Unlike that one it is shared by all threads: a graph compiled in one may serve another.
+    """
+
+    name = "auto"
+
+
+_traced = _Traced()
+
+
+def check_name(name: str) -> str:
+    """`name` itself, if it names a backend or "auto".
+
+    Raises:
+        ValueError: it does not.
+    """
+    if name != "auto" and name not in PREDICATES:
+        known = ", ".join(repr(known) for known in ("auto", *PREDICATES))
+        raise ValueError(f"backend: expected one of {known}, got {name!r}")
+    return name
+
+
+def choose(query: Query, requested: str = "auto") -> str:
+    """The backend that runs `query`.
+
+    A request by name goes before `use_backend`, which goes before the automatic choice; only
+    that last one looks further when a backend cannot run.
+
+    Raises:
+        RuntimeError: the backend asked for by name cannot run `query`.
+        ValueError: `requested` is no backend.
+    """
+    if requested != "auto":
+        name = check_name(requested)
+    else:
+        name = _traced.name if torch.compiler.is_compiling() else _requested.get()
+    if name == "auto":
+        return _first_able(query)
+    reason = PREDICATES[name](query)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} was asked for and cannot run this: {reason}")
+    return name
+
+
+def _first_able(query: Query) -> str:
+    reasons = []
+    for name, why_not in PREDICATES.items():
+        reason = why_not(query)
+        if reason is None:
+            break
+        reasons.append(f"{name}: {reason}")
+    if name not in KERNELS and not torch.compiler.is_compiling():
+        _warn_once(f"fused_rnn: no fused kernel serves this input, {name!r} runs instead", *reasons)
+    return name
+
+
+@functools.cache
+def _warn_once(headline: str, *reasons: str) -> None:
+    warnings.warn("; ".join((headline, *reasons)), RuntimeWarning, stacklevel=2)
+
+
+def explain(query: Query, requested: str = "auto") -> str:
+    """Lines that name the backend `query` runs on, and what keeps each faster one from it.
+
+    Raises:
+        RuntimeError: the backend asked for by name cannot run `query`.
+        ValueError: `requested` is no backend.
+    """
+    chosen = choose(query, requested)
+    lines = [f"{chosen} runs this"]
+    for name, why_not in PREDICATES.items():
+        if name == chosen:
+            break
+        lines.append(f"  not {name}: {why_not(query) or f'{chosen} was asked for'}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Layers called inside run on `name`, unless made with a backend of their own.
+
+    Raises:
+        ValueError: `name` is no backend.
+    """
+    check_name(name)
+    before = _traced.name
+    token = None if torch.compiler.is_compiling() else _requested.set(name)
+    _traced.name = name
+    try:
+        yield
+    finally:
+        _traced.name = before
+        if token is not None:
+            _requested.reset(token)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""FusedRNNCell, FusedGRUCell and FusedLSTMCell: single steps, on the layers' own kernels."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from . import backends, precision, validation
+from .autograd import layer
+from .conversion import Convertible
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class FusedCell(Convertible, nn.RNNCellBase):
+    """What the three cells share; parameters and their start come from nn.RNNCellBase."""
+
+    _kind: ClassVar[str]
+    _gates: ClassVar[int]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: Any,
+        dtype: torch.dtype | None,
+        backend: str,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, self._gates, device=device, dtype=dtype)
+        self.backend = backends.check_name(backend)
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        return self._kind.removesuffix("Cell").lower()
+
+    def _step(self, input: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The new states, (h,) or (h, c), of rows, (B, I), or of a single one, (I,)."""
+        validation.check_cell_dims(self._kind, input, states)
+        if input.dim() == 2:
+            return self._run(input, states, self._weights())
+        states = [state.unsqueeze(0) for state in states]
+        states = self._run(input.unsqueeze(0), states, self._weights())
+        return tuple(state.squeeze(0) for state in states)
+
+    def _run(
+        self, x: Tensor, states: Sequence[Tensor], weights: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        if torch._C._is_any_autocast_enabled():
+            dtype = precision.autocast_dtype(x.device)
+            if dtype is not None:
+                x, *weights = precision.lower((x, *weights), dtype)
+                states = precision.lower(states, dtype)
+                with torch.autocast(x.device.type, enabled=False):
+                    return self._run(x, states, weights)
+        validation.check_cell(x, states, weights)
+        cell = self._cell()
+        query = backends.Query(cell, x.dtype, x.device.type)
+        backend = backends.choose(query, self.backend)
+        # A layer of one direction and one step.
+        _, hn, cn = layer(
+            x.unsqueeze(0),
+            states[0].unsqueeze(0) if states else None,
+            states[1].unsqueeze(0) if len(states) == 2 else None,
+            weights,
+            None,
+            None,
+            cell=cell,
+            reverse=(0,),
+            backend=backend,
+        )
+        return (hn.squeeze(0),) if cn is None else (hn.squeeze(0), cn.squeeze(0))
+
+    def _weights(self) -> list[Tensor]:
+        weights: list[Any]
+        parameters = self._parameters
+        try:
+            weights = [parameters[name] for name in _NAMES]
+        except KeyError:
+            # Some are parametrized, or plain tensors: replicas, weight drop, weight_norm.
+            weights = [getattr(self, name) for name in _NAMES]
+        b_ih, b_hh = weights[2:]
+        if b_ih is None and b_hh is None:
+            return weights[:2]
+        if b_ih is None:
+            weights[2] = torch.zeros_like(b_hh)
+        elif b_hh is None:
+            weights[3] = torch.zeros_like(b_ih)
+        return weights
+
+
+class FusedRNNCell(FusedCell):
+    """torch.nn.RNNCell on fused kernels; arguments, parameters, results and errors are its own.
+
+    Args:
+        backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
+            what `fused_rnn.use_backend` names, else the fastest that can.
+    """
+
+    _kind = "RNNCell"
+    _gates = 1
+    _torch_class = nn.RNNCell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype, backend)
+        self.nonlinearity = nonlinearity
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        return f"rnn_{self.nonlinearity}"
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """The next state, (B, H) or (H,).
+
+        Args:
+            input: (B, I), or (I,) unbatched.
+            hx: state, (B, H), or (H,) unbatched. None is zeros.
+        """
+        return self._step(input, () if hx is None else (hx,))[0]
+
+
+class FusedGRUCell(FusedCell):
+    """torch.nn.GRUCell on fused kernels; arguments, parameters, results and errors are its own.
+
+    Args:
+        reset_after: False resets the state before the product, as Cho et al. (2014) have it:
+            another model under the same parameter names, which torch.nn cannot run.
+        backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
+            what `fused_rnn.use_backend` names, else the fastest that can.
+    """
+
+    _kind = "GRUCell"
+    _gates = 3
+    _torch_class = nn.GRUCell
+    _own_attributes: ClassVar[dict[str, object]] = {"backend": "auto", "reset_after": True}
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype, backend)
+        self.reset_after = reset_after
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        return "gru" if self.reset_after else "gru_reset_before"
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """The next state, (B, H) or (H,).
+
+        Args:
+            input: (B, I), or (I,) unbatched.
+            hx: state, (B, H), or (H,) unbatched. None is zeros.
+        """
+        return self._step(input, () if hx is None else (hx,))[0]
+
+
+class FusedLSTMCell(FusedCell):
+    """torch.nn.LSTMCell on fused kernels; arguments, parameters, results and errors are its own.
+
+    Args:
+        backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
+            what `fused_rnn.use_backend` names, else the fastest that can.
+    """
+
+    _kind = "LSTMCell"
+    _gates = 4
+    _torch_class = nn.LSTMCell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype, backend)
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The next state and cell, each (B, H) or (H,).
+
+        Args:
+            input: (B, I), or (I,) unbatched.
+            hx: pair of state and cell, each (B, H), or (H,) unbatched. None is zeros.
+        """
+        if isinstance(hx, Tensor):
+            raise TypeError("hx: expected a pair of tensors, got Tensor")
+        if hx is not None and len(hx) != 2:
+            raise RuntimeError("lstm_cell expects two hidden states")
+        h, c = self._step(input, () if hx is None else hx)
+        return h, c

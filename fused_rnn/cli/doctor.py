@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""`fused-rnn doctor`: what this machine and this build can do."""
+
+import argparse
+import platform
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import FusedGRU, FusedLSTM, FusedRNN, backends, explain, native, use_backend
+from ..layer import FusedLayer
+from ..testing import assert_within_budget
+from .timing import alternate
+
+Task = Callable[[nn.Module, Tensor, Tensor], list[Tensor]]
+
+_LAYERS = (FusedRNN, FusedGRU, FusedLSTM)
+_SECONDS = 10.0
+
+
+class _Shape(NamedTuple):
+    B: int
+    T: int
+    I: int  # noqa: E741
+    H: int
+
+
+def add_command(commands: Any) -> None:
+    """Adds doctor to the commands of `fused-rnn`."""
+    parser = commands.add_parser("doctor", help="versions, build, devices, backends, speed")
+    parser.set_defaults(run=_doctor)
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        metavar="B,T,I,H",
+        help="compare with torch.nn for ten seconds: batch, steps, input size, hidden size",
+    )
+
+
+def _shape(text: str) -> _Shape:
+    try:
+        shape = _Shape(*(int(number) for number in text.split(",")))
+    except (TypeError, ValueError):
+        shape = _Shape(0, 0, 0, 0)
+    if min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"expected B,T,I,H as in 32,64,256,256, got {text!r}")
+    return shape
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    for name, value in _facts():
+        print(f"{name:<18} {value}")
+    print("\nBackends, as `auto` asks them, for a float32 layer:")
+    for device in _devices():
+        for name, why_not in backends.PREDICATES.items():
+            reason = why_not(backends.Query("gru", torch.float32, device))
+            print(f"  {device:<5} {name:<10} {'runs' if reason is None else f'no: {reason}'}")
+    if arguments.shape:
+        return _compare(arguments.shape)
+    return 0
+
+
+def _facts() -> Iterator[tuple[str, str]]:
+    try:
+        yield "fused_rnn", metadata.version("fused_rnn")
+    except metadata.PackageNotFoundError:
+        yield "fused_rnn", "run from its source tree, not installed"
+    yield "torch", torch.__version__
+    yield "Python", f"{platform.python_version()}, {platform.platform()}"
+    reason = native.why_unavailable()
+    if reason is not None:
+        yield "native kernels", f"none: {reason}"
+    else:
+        yield from native.build_info().items()
+        yield (
+            "instruction sets",
+            f"{', '.join(native.instruction_sets())}; in use: " + (native.instruction_set()),
+        )
+    yield "threads", str(torch.get_num_threads())
+    if not torch.cuda.is_available():
+        yield "devices", f"cpu ({platform.machine()}); no CUDA device"
+    else:
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield "devices", f"cpu ({platform.machine()}); cuda: {', '.join(names)}"
+
+
+def _devices() -> tuple[str, ...]:
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def _compare(shape: _Shape) -> int:
+    B, T, I, H = shape  # noqa: E741
+    print(f"\nCPU, float32, B={B} T={T} I={I} H={H}; milliseconds of one call, median:")
+    print(f"  {'layer':<10} {'mode':<6} {'fused':>9} {'torch.nn':>9} {'ratio':>7}  backend")
+    torch.manual_seed(0)
+    x, dy = torch.randn(T, B, I), torch.randn(T, B, H)
+    wrong = 0
+    for cls in _LAYERS:
+        fused = cls(I, H)
+        plain = fused.to_torch()
+        backend = explain(fused, x).split()[0]
+        for mode, task in (("infer", _infer), ("train", _train)):
+            row = f"  {cls.__name__:<10} {mode:<6}"
+            problem = _difference(task, fused, x, dy)
+            if problem:
+                # What computes something else is not timed.
+                print(f"{row} wrong: {problem}", flush=True)
+                wrong += 1
+                continue
+            ours, theirs = alternate(
+                [partial(task, module, x, dy) for module in (fused, plain)],
+                seconds=_SECONDS / (2 * len(_LAYERS)),
+            )
+            print(
+                f"{row} {1e3 * ours.median:9.3f} {1e3 * theirs.median:9.3f} "
+                f"{theirs.median / ours.median:6.2f}x  {backend}",
+                flush=True,
+            )
+    print("  infer: forward, no gradients; train: forward, then backward to input and weights")
+    return 1 if wrong else 0
+
+
+def _infer(module: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [module(x)[0]]
+
+
+def _train(module: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    y = module(x)[0]
+    return [y, *torch.autograd.grad(y, (x, *module.parameters()), dy)]
+
+
+def _difference(task: Task, fused: FusedLayer, x: Tensor, dy: Tensor) -> str:
+    """What is wrong with a layer's results, measured as the tests do; "" for nothing."""
+    truths = task(deepcopy(fused).to_torch().double(), x.double(), dy.double())
+    with use_backend("reference"):
+        references = task(fused, x, dy)
+    results = zip(task(fused, x, dy), truths, references, strict=True)
+    try:
+        for actual, truth, reference in results:
+            assert_within_budget(actual, truth, reference)
+    except AssertionError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""One module's state under another class: torch.nn's modules and their fused twins."""
+
+import copy
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+T = TypeVar("T", bound=nn.Module)
+C = TypeVar("C", bound="Convertible")
+
+
+class Convertible(nn.Module):
+    """A module that takes over from its twin in torch.nn and hands back to it."""
+
+    # The twin, and the attributes that it lacks, with the values under which both compute the same.
+    _torch_class: ClassVar[type[nn.Module]]
+    _own_attributes: ClassVar[dict[str, object]] = {"backend": "auto"}
+
+    @classmethod
+    def from_torch(cls: type[C], module: nn.Module) -> C:
+        """A fused module with the very parameters, hooks, parametrizations and mode of `module`.
+
+        The two then share all of these: use one of them.
+
+        Raises:
+            TypeError: `module` is not this class' twin in torch.nn.
+        """
+        if not isinstance(module, cls._torch_class):
+            expected = f"torch.nn.{cls._torch_class.__name__}"
+            raise TypeError(f"module: expected {expected}, got {type(module).__name__}")
+        caches = ("_flat_weights", "_flat_weight_refs")
+        return recast(module, cls, without=caches, **cls._own_attributes)
+
+    def to_torch(self) -> Any:
+        """The twin in torch.nn, with the very parameters, hooks, parametrizations and mode.
+
+        Raises:
+            ValueError: reset_after is False, which torch.nn has no module for.
+        """
+        if not getattr(self, "reset_after", True):
+            raise ValueError("reset_after: expected True, as torch.nn computes, got False")
+        twin = recast(self, self._torch_class, without=tuple(self._own_attributes))
+        if isinstance(twin, nn.RNNBase):
+            twin._init_flat_weights()
+        return twin
+
+    def extra_repr(self) -> str:
+        """torch.nn's text, and what it has no word for where that is not the default."""
+        own = ((name, getattr(self, name), usual) for name, usual in self._own_attributes.items())
+        extra = [f", {name}={value}" for name, value, usual in own if value != usual]
+        return "".join([super().extra_repr(), *extra])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The module's state with computed weights (weight_norm, weight drop) as plain values.
+
+        They are computed anew before they are used; a copy of the graph they hang on is impossible.
+        """
+        state = self.__dict__.copy()
+        for name, value in state.items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                state[name] = value.detach()
+        return state
+
+
+def recast(module: nn.Module, cls: type[T], *, without: tuple[str, ...], **extra: object) -> T:
+    """A `cls` that owns the state of `module`, `without` some attributes and with `extra` ones."""
+    new = cls.__new__(cls)
+    state = {name: value for name, value in module.__dict__.items() if name not in without}
+    # The registries become two, what they hold stays one. The hooks' registries stay one, too:
+    # the handles that remove hooks hold them by reference.
+    for registry in ("_parameters", "_buffers", "_modules"):
+        state[registry] = copy.copy(state[registry])
+    new.__dict__.update(state, **extra)
+    hooks: dict[int, Any] = state["_load_state_dict_pre_hooks"]
+    for key, hook in hooks.items():
+        if hook.with_module:
+            # It holds the module it will be called with, and weakly.
+            hooks[key] = type(hook)(hook.hook, new)
+    if parametrize.is_parametrized(new):
+        parametrize._inject_new_class(new)
+        for name in state["_modules"]["parametrizations"]:
+            parametrize._inject_property(new, name)
+    return new

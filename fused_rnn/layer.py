@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""What the three fused layers share: every form of input, brought to (T, B, I) and back."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torch.nn.utils.rnn import PackedSequence
+
+from . import backends, functional, precision, validation
+from .conversion import Convertible
+from .ops import LayerOutput
+from .packing import packing
+
+States = Sequence[Tensor]
+Lengths = Tensor | Sequence[int] | None
+
+
+class FusedLayer(Convertible, nn.RNNBase):
+    """What the three layers share; parameters, their names and their start come from nn.RNNBase.
+
+    It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
+    The caches of nn.RNNBase stay empty: each call looks its weights up, whoever put them there.
+    """
+
+    _kind: ClassVar[str]
+
+    def __init__(self, mode: str, *options: Any, backend: str) -> None:
+        super().__init__(mode, *options)
+        del self._flat_weight_refs
+        self.backend = backends.check_name(backend)
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        return self._kind.lower()
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Lengths = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        """The outputs of all steps and the final states, in the form torch.nn returns them.
+
+        Args:
+            input: (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched, or packed.
+            hx: initial states (L*D, B, P), for the LSTM a pair with (L*D, B, H); without the axis
+                B for unbatched input. None is zeros.
+            lengths: steps of each row, (B,) integers in 0..T in any order; past them the outputs
+                are zero and the states stay. None is T for all, or what packed input says.
+            resets: bool marks in the layout of the input's steps. Each row's sequence is cut
+                before every marked step and the pieces run separately. None is no mark.
+
+        Raises:
+            ValueError: as torch.nn raises it, and for lengths or resets that do not fit.
+            RuntimeError: as torch.nn raises it, or a backend asked for by name cannot run this.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, lengths, resets)
+        if input.dim() != 3:
+            return self._forward_unbatched(input, hx, lengths, resets)
+        states = () if hx is None else self._states(hx)
+        if states:
+            validation.check_state_dims(states, batched=True)
+        x = input.transpose(0, 1) if self.batch_first else input
+        if lengths is not None:
+            lengths = validation.check_lengths(lengths, steps=x.size(0), batch=x.size(1), x=x)
+        if resets is not None:
+            validation.check_resets(resets, input.shape[:2], x)
+            resets = resets.transpose(0, 1) if self.batch_first else resets
+        y, hn, cn = self._run(x, states, self._weights(), lengths, resets)
+        if self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (hn if cn is None else (hn, cn))
+
+    def _forward_unbatched(
+        self, input: Tensor, hx: Any, lengths: Lengths, resets: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        validation.check_input_dim(self._kind, input)
+        states = () if hx is None else self._states(hx)
+        validation.check_state_dims(states, batched=False)
+        x = input.unsqueeze(1)
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths).reshape(-1)
+            lengths = validation.check_lengths(lengths, steps=x.size(0), batch=1, x=x)
+        if resets is not None:
+            validation.check_resets(resets, input.shape[:1], x)
+            resets = resets.unsqueeze(1)
+        states = [state.unsqueeze(1) for state in states]
+        y, hn, cn = self._run(x, states, self._weights(), lengths, resets)
+        y, hn = y.squeeze(1), hn.squeeze(1)
+        return y, (hn if cn is None else (hn, cn.squeeze(1)))
+
+    def _forward_packed(
+        self, input: PackedSequence, hx: Any, lengths: Lengths, resets: Tensor | None
+    ) -> tuple[PackedSequence, Any]:
+        if lengths is not None:
+            raise ValueError("lengths: expected None with a PackedSequence, got both")
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        validation.check_packed(input)
+        layout = packing(batch_sizes, data.device)
+        if resets is not None:
+            validation.check_resets(resets, data.shape[:1], data)
+            resets = layout.pad(resets)
+        states = () if hx is None else self._states(hx)
+        if states:
+            # Before they are sorted: an index would fit a batch too large.
+            validation.check_state_sizes(states, self._state_shapes(layout.batch))
+            states = [_permuted(state, sorted_indices) for state in states]
+
+        def between(y: Tensor) -> Tensor:
+            # Dropped out as packed rows: those are the random numbers torch.nn draws.
+            if not (self.training and self.dropout):
+                return y
+            return layout.pad(drop(layout.pack(y), self.dropout))
+
+        y, hn, cn = self._run(
+            layout.pad(data), states, self._weights(), layout.lengths, resets, between
+        )
+        packed = PackedSequence(layout.pack(y), batch_sizes, sorted_indices, unsorted_indices)
+        hn = _permuted(hn, unsorted_indices)
+        return packed, (hn if cn is None else (hn, _permuted(cn, unsorted_indices)))
+
+    def _run(
+        self,
+        x: Tensor,
+        states: States,
+        weights: list[Tensor],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        between: Callable[[Tensor], Tensor] | None = None,
+    ) -> LayerOutput:
+        """All layers over x, (T, B, I), whatever the form of the input was."""
+        if torch._C._is_any_autocast_enabled():
+            dtype = precision.autocast_dtype(x.device)
+            if dtype is not None:
+                x, *weights = precision.lower((x, *weights), dtype)
+                states = precision.lower(states, dtype)
+                validation.check_sequence(x, weights[0], self.input_size)
+                with torch.autocast(x.device.type, enabled=False):
+                    return self._run(x, states, weights, lengths, resets, between)
+        validation.check_sequence(x, weights[0], self.input_size)
+        validation.check_devices(weights, x)
+        h0 = c0 = None
+        if states:
+            validation.check_state_sizes(states, self._state_shapes(x.size(1)))
+            for state in states:
+                validation.check_state_like(state, x)
+            h0, c0 = states[0], (states[1] if len(states) == 2 else None)
+        return functional.stack(
+            x,
+            h0,
+            c0,
+            weights,
+            lengths,
+            resets,
+            cell=self._cell(),
+            directions=2 if self.bidirectional else 1,
+            dropout=self.dropout,
+            training=self.training,
+            backend=self.backend,
+            between=between,
+        )
+
+    def _weights(self) -> list[Tensor]:
+        parameters: dict[str, Any] = self._parameters
+        try:
+            return [parameters[name] for name in self._flat_weights_names]
+        except KeyError:
+            # Some are parametrized, or plain tensors: replicas, weight drop, weight_norm.
+            return [getattr(self, name) for name in self._flat_weights_names]
+
+    def _states(self, hx: Any) -> States:
+        return (hx,)
+
+    def _state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        return (
+            (rows, batch, self.proj_size or self.hidden_size),
+            (rows, batch, self.hidden_size),
+        )
+
+    def flatten_parameters(self) -> None:
+        """Nothing: the kernels take weights wherever they lie."""
+
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: Sequence[Tensor | None]) -> None:
+        # The well-known way of putting replaced weights to use; most often nothing changes here.
+        for name, old, new in zip(
+            self._flat_weights_names, self._flat_weights, weights, strict=True
+        ):
+            if old is not new:
+                setattr(self, name, new)
+
+    def _init_flat_weights(self) -> None:
+        """Nothing: there is no list to keep. The rest passes by what nn.RNNBase does for one."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        nn.Module.__setattr__(self, name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nn.Module.__setstate__(self, state)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        return nn.Module._apply(self, fn, recurse)
+
+    def _replicate_for_data_parallel(self) -> nn.Module:
+        return nn.Module._replicate_for_data_parallel(self)
+
+
+def _permuted(state: Tensor, indices: Tensor | None) -> Tensor:
+    return state if indices is None else state.index_select(1, indices)

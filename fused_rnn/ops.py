@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""Schemas and fake kernels of the compiled backends, and the layouts every backend shares."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# G, in torch.nn's order: gru r z n, lstm i f g o.
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_reset_before": 3, "lstm": 4}
+
+# S: lstm i f g o c; gru r z n q with q = h W_hn^T + b_hn; the textbook gru r z n; a plain RNN
+# reads all it needs from y.
+TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "lstm": 5}
+
+COMPILED = ("native",)
+
+_FORWARD = (
+    "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, Tensor? resets, "
+    "str cell, int[] reverse, bool keep_tape) -> (Tensor y, Tensor hn, Tensor cn, Tensor tape)"
+)
+_BACKWARD = (
+    "(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, "
+    "Tensor? lengths, Tensor? resets, Tensor y, Tensor tape, str cell, int[] reverse, "
+    "bool need_dx, bool need_dstate, bool need_dweights) "
+    "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)"
+)
+
+
+class LayerOutput(NamedTuple):
+    """What one layer returns; `cn` is None for cells without a cell state."""
+
+    y: Tensor  # (T, B, N, P)
+    hn: Tensor  # (N, B, P)
+    cn: Tensor | None  # (N, B, H)
+
+
+class Weights(NamedTuple):
+    """The weights of one recurrence, absent ones None."""
+
+    w_ih: Tensor  # (G*H, I)
+    w_hh: Tensor  # (G*H, P)
+    b_ih: Tensor | None  # (G*H,)
+    b_hh: Tensor | None  # (G*H,)
+    w_hr: Tensor | None  # (P, H)
+
+
+class Layout(NamedTuple):
+    """What a flat list of weights says about its recurrences."""
+
+    hidden: int
+    output: int
+    bias: bool
+    projection: bool
+
+    @property
+    def per_recurrence(self) -> int:
+        """How many tensors of the list one recurrence owns."""
+        return 2 + 2 * self.bias + self.projection
+
+
+class OpPair(NamedTuple):
+    """The two ops of a compiled backend."""
+
+    forward: torch._ops.OpOverload
+    backward: torch._ops.OpOverload
+
+
+def layout(weights: Sequence[Tensor], cell: str) -> Layout:
+    """Sizes and options of the recurrences whose weights begin the flat list `weights`."""
+    w_hh = weights[1]
+    hidden, output = w_hh.shape[0] // GATES[cell], w_hh.shape[1]
+    bias = len(weights) > 2 and weights[2].dim() == 1
+    # A projection is smaller than the hidden size it projects, in torch.nn as here.
+    return Layout(hidden, output, bias, cell == "lstm" and output != hidden)
+
+
+def split(weights: Sequence[Tensor], recurrences: int) -> list[Weights]:
+    """The flat list of one layer's weights, parted by recurrence."""
+    per = len(weights) // recurrences
+    return [_named(weights[n * per : (n + 1) * per]) for n in range(recurrences)]
+
+
+def _named(weights: Sequence[Tensor]) -> Weights:
+    w_ih, w_hh, *rest = weights
+    b_ih, b_hh = rest[:2] if len(rest) >= 2 else (None, None)
+    return Weights(w_ih, w_hh, b_ih, b_hh, rest[-1] if len(rest) % 2 else None)
+
+
+def tape_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type states, sums and saved values are kept in: float32 for the half types."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _fake_forward(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    cell: str,
+    reverse: list[int],
+    keep_tape: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    steps, batch, _ = x.shape
+    count = len(reverse)
+    hidden, output, _, _ = layout(weights, cell)
+    slots = TAPE_SLOTS[cell] if keep_tape else 0
+    tape = (steps, batch, count, slots, hidden) if slots else (0,)
+    return (
+        x.new_empty((steps, batch, count, output)),
+        x.new_empty((count, batch, output)),
+        x.new_empty((count, batch, hidden) if cell == "lstm" else (0,)),
+        x.new_empty(tape, dtype=tape_dtype(x.dtype)),
+    )
+
+
+def _fake_backward(
+    dy: Tensor | None,
+    dhn: Tensor | None,
+    dcn: Tensor | None,
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    y: Tensor,
+    tape: Tensor,
+    cell: str,
+    reverse: list[int],
+    need_dx: bool,
+    need_dstate: bool,
+    need_dweights: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    batch, count = x.shape[1], len(reverse)
+    hidden, output, _, _ = layout(weights, cell)
+    return (
+        x.new_empty(x.shape if need_dx else (0,)),
+        x.new_empty((count, batch, output) if need_dstate else (0,)),
+        x.new_empty((count, batch, hidden) if need_dstate and cell == "lstm" else (0,)),
+        [w.new_empty(w.shape) for w in weights] if need_dweights else [],
+    )
+
+
+def _define(backend: str) -> OpPair:
+    """Both ops of `backend`, defined with their fakes; its library adds the kernels."""
+    for kind, schema, fake in (
+        ("forward", _FORWARD, _fake_forward),
+        ("backward", _BACKWARD, _fake_backward),
+    ):
+        name = f"fused_rnn::{backend}_{kind}"
+        torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.register_fake(name, fake)
+    space = torch.ops.fused_rnn
+    return OpPair(
+        getattr(space, f"{backend}_forward").default, getattr(space, f"{backend}_backward").default
+    )
+
+
+PAIRS = {backend: _define(backend) for backend in COMPILED}

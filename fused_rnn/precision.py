@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Autocast at a module's door: one dtype in, one dtype out, for every layer and cell."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype autocast asks for on this device now; None where it is off."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def lower(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors in `dtype`, but for float64 and integers, which autocast leaves alone."""
+    return [
+        t.to(dtype) if t.dtype.is_floating_point and t.dtype != torch.float64 else t
+        for t in tensors
+    ]

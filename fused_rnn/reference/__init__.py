@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: MIT
+"""The reference backend: every cell in plain PyTorch, on any device, in any floating type."""
+
+from .cells import STEPS, State
+from .layer import layer
+
+__all__ = ["STEPS", "State", "layer"]

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""Recurrent language models: what comes next in a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layer import FusedLayer
+from ..modules import FusedGRU, FusedLSTM, FusedRNN
+from ..text.metrics import perplexity
+
+State = Tensor | tuple[Tensor, Tensor]
+
+_LAYERS: dict[str, Callable[..., FusedLayer]] = {
+    "rnn_tanh": partial(FusedRNN, nonlinearity="tanh"),
+    "rnn_relu": partial(FusedRNN, nonlinearity="relu"),
+    "gru": FusedGRU,
+    "gru_reset_before": partial(FusedGRU, reset_after=False),
+    "lstm": FusedLSTM,
+}
+CELLS = tuple(_LAYERS)
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """What a language model is made of.
+
+    Args:
+        vocab_size: number of tokens, V.
+        cell: one of CELLS. Default "gru".
+        hidden_size: size of the state of each layer, H. Default 256.
+        num_layers: layers, L. Default 1.
+        embedding_size: size of the learned vector of a token; 0 = one-hot vectors. Default 64.
+        dropout: on embeddings, between layers and on the last layer's output. Default 0.1.
+    """
+
+    vocab_size: int
+    cell: str = "gru"
+    hidden_size: int = 256
+    num_layers: int = 1
+    embedding_size: int = 64
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS:
+            raise ValueError(f"cell: expected one of {CELLS}, got {self.cell!r}")
+        for name in ("vocab_size", "hidden_size", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.embedding_size < 0:
+            raise ValueError(f"embedding_size: expected 0 or more, got {self.embedding_size}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected at least 0, below 1, got {self.dropout}")
+
+
+class Prediction(NamedTuple):
+    """Unnormalised log-probabilities of the next token, and the state to go on from."""
+
+    logits: Tensor
+    state: State
+
+
+class LanguageModel(nn.Module):
+    """Embedding or one-hot vectors, recurrent layers, a linear layer over the vocabulary."""
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, hidden = config.embedding_size, config.hidden_size
+        self.embedding = nn.Embedding(config.vocab_size, size) if size else None
+        self.rnn = _LAYERS[config.cell](
+            size or config.vocab_size,
+            hidden,
+            config.num_layers,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(hidden, config.vocab_size)
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> Prediction:
+        """Returns what each token makes the model expect next.
+
+        Args:
+            tokens: token numbers, (T, B).
+            state: the state to start from, as a prediction holds it. Default None: zeros.
+
+        Returns:
+            logits (T, B, V) and the state after the last step.
+        """
+        if self.embedding is None:
+            x = F.one_hot(tokens, self.config.vocab_size).to(self.output.weight.dtype)
+        else:
+            x = self.dropout(self.embedding(tokens))
+        y, state = self.rnn(x, state)
+        return Prediction(self.output(self.dropout(y)), state)
+
+    def step(self, tokens: Tensor, state: State | None = None) -> Prediction:
+        """Returns what one more token of each row makes the model expect next.
+
+        Args:
+            tokens: token numbers, (B,).
+            state: the state to start from. Default None: zeros.
+
+        Returns:
+            logits (B, V) and the state after the step.
+        """
+        logits, state = self(tokens.unsqueeze(0), state)
+        return Prediction(logits.squeeze(0), state)
+
+
+class Evaluation(NamedTuple):
+    """Negative log-likelihood of a text, summed over its predicted tokens."""
+
+    loss_sum: float
+    predicted: int
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.loss_sum, self.predicted)
+
+
+def detach(state: State) -> State:
+    """Returns a state through which no gradient flows back."""
+    return state.detach() if isinstance(state, Tensor) else (state[0].detach(), state[1].detach())
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel, tokens: Tensor, *, batch_size: int = 1, num_steps: int = 256
+) -> Evaluation:
+    """Returns how well a model predicts a text's tokens after the first.
+
+    Args:
+        tokens: the text, (n,).
+        batch_size: parts the text is cut into to be read side by side, each from a zero state,
+            faster but without what came before. Default 1: the text is read as a whole.
+        num_steps: tokens of each part read at a time; no influence on the result.
+
+    Raises:
+        ValueError: the text has fewer than two tokens.
+    """
+    count = len(tokens) - 1
+    if count < 1:
+        raise ValueError(f"tokens: expected at least 2, got {len(tokens)}")
+    length = -(-count // batch_size)
+    gap = length * batch_size - count
+    x = F.pad(tokens[:-1], (0, gap)).view(batch_size, length).t()  # (n, B)
+    y = F.pad(tokens[1:], (0, gap), value=-100).view(batch_size, length).t()
+    training = model.training
+    model.eval()
+    total, state = 0.0, None
+    for first in range(0, length, num_steps):
+        logits, state = model(x[first : first + num_steps], state)
+        labels = y[first : first + num_steps].flatten()
+        total += F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").item()
+    model.train(training)
+    return Evaluation(total, count)
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prefix: Tensor,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    ban: Iterable[int] = (),
+) -> list[int]:
+    """Returns tokens that go on from a prefix.
+
+    Args:
+        prefix: token numbers, (n,), at least one.
+        length: number of tokens to return.
+        temperature: logits are divided by it before drawing; 0 = the likeliest token. Default 1.
+        generator: draws the tokens. Default: PyTorch's global generator.
+        ban: token numbers never returned. Default none.
+
+    Raises:
+        ValueError: the prefix is empty or the temperature negative.
+    """
+    if prefix.dim() != 1 or len(prefix) == 0:
+        raise ValueError(f"prefix: expected tokens in one dimension, got {tuple(prefix.shape)}")
+    if temperature < 0:
+        raise ValueError(f"temperature: expected 0 or more, got {temperature}")
+    training = model.training
+    model.eval()
+    banned = list(ban)
+    logits, state = model(prefix.unsqueeze(1))
+    logits = logits[-1]
+    tokens: list[int] = []
+    while len(tokens) < length:
+        logits[:, banned] = -torch.inf
+        if temperature > 0:
+            # The largest logit is made 0, so that a tiny temperature cannot overflow to inf.
+            weights = ((logits - logits.max()) / temperature).softmax(-1)
+            token = torch.multinomial(weights, 1, generator=generator)[:, 0]
+        else:
+            token = logits.argmax(-1)
+        tokens.append(int(token))
+        logits, state = model.step(token, state)
+    model.train(training)
+    return tokens

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""PyTorch's own recurrent layers (cuDNN, oneDNN or its C++ loops) as a backend."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import _VF, Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from .ops import LayerOutput, layout
+
+_FUNCTIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "rnn_tanh": _VF.rnn_tanh,
+    "rnn_relu": _VF.rnn_relu,
+    "gru": _VF.gru,
+    "lstm": _VF.lstm,
+}
+
+
+class _Call(NamedTuple):
+    """The arguments of PyTorch's function that padded and packed input share."""
+
+    cell: str
+    weights: list[Tensor]
+    bias: bool
+    bidirectional: bool
+
+    def run(self, leading: list[Tensor], states: list[Tensor], *batch_first: bool) -> list[Tensor]:
+        """Outputs and final states; `leading` is the input, or packed data and its batch sizes."""
+        hx = states[0] if len(states) == 1 else tuple(states)
+        # One layer, no dropout; in training mode, so that cuDNN keeps what its gradient needs.
+        options = (self.bias, 1, 0.0, torch.is_grad_enabled(), self.bidirectional, *batch_first)
+        return list(_FUNCTIONS[self.cell](*leading, hx, self.weights, *options))
+
+
+def layer(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    *,
+    cell: str,
+    reverse: Sequence[int],
+) -> LayerOutput:
+    """The outputs and final states of one or both directions; arguments as in the reference."""
+    out, inner = x.dtype, x.dtype
+    if x.device.type == "cpu" and out in (torch.bfloat16, torch.float16):
+        # PyTorch would keep the state itself in the half type, and oneDNN may refuse it.
+        inner = torch.float32
+    sizes, count, batch = layout(weights, cell), len(reverse), x.shape[1]
+    x = x.to(inner)
+    states = [x.new_zeros(count, batch, sizes.output) if h0 is None else h0.to(inner)]
+    if cell == "lstm":
+        states.append(x.new_zeros(count, batch, sizes.hidden) if c0 is None else c0.to(inner))
+    call = _Call(cell, [w.to(inner) for w in weights], sizes.bias, count == 2)
+    y, *last = (
+        call.run([x], states, False) if lengths is None else _ragged(call, x, states, lengths)
+    )
+    y = y.unflatten(2, (count, sizes.output)).to(out)
+    return LayerOutput(y, last[0].to(out), last[1].to(out) if len(last) == 2 else None)
+
+
+def _ragged(call: _Call, x: Tensor, states: list[Tensor], lengths: Tensor) -> list[Tensor]:
+    """The same for rows of unlike length, packed; PyTorch asks for their lengths on the host."""
+    # Packing refuses empty rows: they take one step of zeros, which is thrown away.
+    some = (lengths > 0).unsqueeze(1)
+    x = torch.where(some, x, 0)
+    shown = lengths.clamp(1, x.shape[0])
+    order = shown.argsort(descending=True, stable=True)
+    back = order.argsort()
+    packed = pack_padded_sequence(x.index_select(1, order), shown[order].cpu())
+    data, *last = call.run(
+        [packed.data, packed.batch_sizes], [state.index_select(1, order) for state in states]
+    )
+    y, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=x.shape[0])
+    y, *final = (t.index_select(1, back) for t in (y, *last))
+    kept = [torch.where(some, new, old) for new, old in zip(final, states, strict=True)]
+    return [torch.where(some, y, 0), *kept]

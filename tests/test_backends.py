@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Which backend runs, and what is said about it."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import fused_rnn
+from fused_rnn import backends
+from fused_rnn.backends import PREDICATES, Query, choose, explain, use_backend
+
+PLAIN = Query("gru", torch.float32, "cpu")
+
+
+def only(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:
+    """Gives backends a reason not to run."""
+    for name, reason in reasons.items():
+        monkeypatch.setitem(PREDICATES, name, lambda query, reason=reason: reason)
+    backends._warn_once.cache_clear()
+
+
+def test_a_request_by_name_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PREDICATES, "native", lambda query: None)
+    assert choose(PLAIN) == "native"
+    with use_backend("torch"):
+        assert choose(PLAIN) == "torch"
+        assert choose(PLAIN, "reference") == "reference"
+        with use_backend("auto"):
+            assert choose(PLAIN) == "native"
+        assert choose(PLAIN) == "torch"
+    assert choose(PLAIN) == "native"
+
+
+def test_a_context_ends_with_an_error_too() -> None:
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
+    with use_backend("torch"):
+        assert choose(PLAIN) == "torch"
+
+
+@pytest.mark.parametrize("name", ["cuda", "", "Native"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(ValueError, match="expected one of 'auto', 'native'"):
+        choose(PLAIN, name)
+    with pytest.raises(ValueError, match="backend"), use_backend(name):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "reason"),
+    [
+        ("triton", PLAIN, "this build has no Triton kernels"),
+        ("native", PLAIN._replace(device="cuda"), "cuda"),
+        ("native", PLAIN._replace(dtype=torch.complex64), "complex64"),
+        ("torch", PLAIN._replace(cell="gru_reset_before"), "reset gate before"),
+        ("torch", PLAIN._replace(resets=True), "no resets"),
+        ("torch", PLAIN._replace(reverse=(1,)), "one forward"),
+    ],
+)
+def test_a_backend_asked_for_runs_or_raises(name: str, query: Query, reason: str) -> None:
+    with pytest.raises(RuntimeError, match=f"'{name}'.*{reason}"):
+        choose(query, name)
+    with use_backend(name), pytest.raises(RuntimeError, match=reason):
+        choose(query)
+
+
+def test_past_our_kernels_it_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, native="the build failed")
+    with pytest.warns(RuntimeWarning, match="'torch' runs instead; native: the build failed"):
+        assert choose(PLAIN) == "torch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose(PLAIN) == "torch"
+    with pytest.warns(RuntimeWarning, match="'reference' runs instead"):
+        assert choose(PLAIN._replace(resets=True)) == "reference"
+
+
+def test_modules_run_without_any_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, native="the build failed")
+    module = fused_rnn.FusedLSTM(3, 4, 2, bidirectional=True)
+    x = torch.randn(5, 2, 3)
+    with pytest.warns(RuntimeWarning):
+        y, _ = module(x)
+    module.to_torch()
+    torch.testing.assert_close(y, torch.nn.LSTM.forward(module.to_torch(), x)[0])
+
+
+def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, native="the build failed")
+    lines = explain(PLAIN._replace(resets=True)).splitlines()
+    assert lines[0] == "reference runs this"
+    assert lines[1] == "  not native: the build failed"
+    assert lines[2] == "  not triton: this build has no Triton kernels"
+    assert "no resets" in lines[3]
+    assert len(lines) == 4
+    asked = explain(PLAIN, "reference").splitlines()
+    assert asked[-1] == "  not torch: reference was asked for"
+    with pytest.raises(RuntimeError, match="Triton"):
+        explain(PLAIN, "triton")
+
+
+def test_it_imports_without_the_extension() -> None:
+    """As in an installation without a compiler: modules work, doctor's question is answered."""
+    script = """
+import sys, warnings
+sys.modules["fused_rnn._C"] = None
+import torch, fused_rnn
+from fused_rnn import native
+assert "fused_rnn._C" in native.why_unavailable()
+warnings.simplefilter("ignore")
+for make in (fused_rnn.FusedRNN, fused_rnn.FusedGRU, fused_rnn.FusedLSTM):
+    make(2, 3)(torch.randn(4, 1, 2))[0].sum().backward()
+fused_rnn.FusedGRU(2, 3, reset_after=False)(torch.randn(4, 1, 2))[0].sum().backward()
+print(fused_rnn.explain(fused_rnn.FusedGRU(2, 3), torch.randn(4, 1, 2)).splitlines()[0])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "torch runs this"

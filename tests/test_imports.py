@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""The architecture's list of what may import what."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Ground floor upwards; a module imports from its own floor or a lower one.
+FLOORS = (
+    {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton", "_C"},
+    {"transforms", "packing", "precision"},
+    {"autograd", "backends"},
+    {"functional"},
+    {"layer", "cells", "modules", "fuse", "conversion"},
+    {"__init__"},
+    {"text", "seq2seq", "cli", "__main__"},
+)
+BACKENDS = {"reference", "native", "torch_backend", "triton"}
+# Applications know layers; `doctor` reports on the backends, and judges what it times.
+LAYERS = {"layer", "cells", "modules", "fuse", "__init__"}
+DOCTOR = {"backends", "native", "testing"}
+PEERS = {"onnx", "onnxruntime", "jax"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all modules that a file imports, `from` names included."""
+    package = path.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: -node.level] if node.level else ()
+            name = ".".join((*base, *([node.module] if node.module else [])))
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def part(name: str) -> str:
+    """The part of the package that holds a full name; its own names are __init__'s."""
+    first = name.split(".")[1] if "." in name else "__init__"
+    return first if any(first in floor for floor in FLOORS) else "__init__"
+
+
+def floor(name: str) -> int:
+    return next(number for number, names in enumerate(FLOORS) if name in names)
+
+
+FILES = sorted((ROOT / "fused_rnn").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_down(path: Path) -> None:
+    own = path.relative_to(ROOT / "fused_rnn").with_suffix("").parts[0]
+    outside = {name for name in imports(path) if name.partition(".")[0] in ("tests", "bench")}
+    assert not outside
+    assert not {name.partition(".")[0] for name in imports(path)} & PEERS
+    for other in {part(name) for name in imports(path) if name.startswith("fused_rnn")} - {own}:
+        assert floor(other) <= floor(own), f"{own} imports {other}"
+        if own in BACKENDS:
+            assert other in ("ops", "_C"), f"backend {own} imports {other}"
+        if floor(own) == len(FLOORS) - 1:
+            allowed = LAYERS | FLOORS[-1] | (DOCTOR if path.stem == "doctor" else set())
+            assert other in allowed, f"application {path.name} imports {other}"
+
+
+def test_every_module_has_its_floor() -> None:
+    known = set().union(*FLOORS)
+    assert {
+        path.relative_to(ROOT / "fused_rnn").with_suffix("").parts[0] for path in FILES
+    } <= known
+
+
+def test_peers_are_imported_in_one_file() -> None:
+    files = [*ROOT.glob("bench/*.py"), *ROOT.glob("tests/*.py")]
+    users = {path.name for path in files if {n.partition(".")[0] for n in imports(path)} & PEERS}
+    assert users <= {"peers.py"}

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: MIT
+"""The language model, its training, evaluation and generation."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fused_rnn import use_backend
+from fused_rnn.seq2seq import (
+    CELLS,
+    CheckpointError,
+    LanguageModel,
+    LanguageModelConfig,
+    Prediction,
+    Trainer,
+    TrainingOptions,
+    detach,
+    evaluate,
+    generate,
+    load_language_model,
+    save_language_model,
+    train,
+)
+from fused_rnn.text import Codec, sequential_batches
+
+V = 11
+OPTIONS = TrainingOptions(steps=9, batch_size=3, num_steps=5, seed=3)
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def build(cell: str = "gru", seed: int = 0, **options: Any) -> LanguageModel:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 12, "embedding_size": 7, "dropout": 0.2, **options}
+    return LanguageModel(LanguageModelConfig(V, cell, **sizes))
+
+
+def text(length: int = 90) -> Tensor:
+    rng = random.Random(0)
+    return torch.tensor([rng.choice((1, 2, 3, rng.randrange(V))) for _ in range(length)])
+
+
+def weights(model: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(model.parameters())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("embedding_size", [0, 7], ids=["onehot", "embedding"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_pieces_and_steps_equal_the_whole(
+    in_float64: None, cell: str, embedding_size: int, num_layers: int
+) -> None:
+    model = build(cell, embedding_size=embedding_size, num_layers=num_layers).eval()
+    tokens = text(24).view(8, 3)
+    whole = model(tokens)
+    assert whole.logits.shape == (8, 3, V)
+    head = model(tokens[:5])
+    tail = model(tokens[5:], detach(head.state))
+    pieces = torch.cat((head.logits, tail.logits))
+    torch.testing.assert_close(pieces, whole.logits, rtol=1e-12, atol=1e-12)
+    state = None
+    for now, expected in zip(tokens, whole.logits, strict=True):
+        logits, state = model.step(now, state)
+        torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_backends_agree(in_float64: None, backend: str) -> None:
+    model = build("lstm", num_layers=2).eval()
+    with use_backend("reference"):
+        expected = model(text(24).view(8, 3)).logits
+    with use_backend(backend):
+        logits = model(text(24).view(8, 3)).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"cell": "sru"}, "cell: expected one of"),
+        ({"hidden_size": 0}, "hidden_size: expected at least 1, got 0"),
+        ({"num_layers": 0}, "num_layers: expected at least 1, got 0"),
+        ({"embedding_size": -1}, "embedding_size: expected 0 or more, got -1"),
+        ({"dropout": 1.0}, "dropout: expected at least 0, below 1, got 1.0"),
+    ],
+)
+def test_config_refuses(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LanguageModelConfig(**{"vocab_size": V, **wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"sampling": "all"}, "sampling: expected one of"),
+        ({"optimizer": "lion"}, "optimizer: expected one of"),
+        ({"schedule": "step"}, "schedule: expected one of"),
+        ({"clip": 0.0}, "clip: expected more than 0"),
+        ({"learning_rate": math.nan}, "learning_rate: expected more than 0"),
+        ({"held_out": 1.0}, "held_out: expected between 0 and 1"),
+    ],
+)
+def test_options_refuse(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions(**wrong)
+
+
+def test_evaluation_is_the_mean_over_every_token(in_float64: None) -> None:
+    model, tokens = build(), text(50)
+    result = evaluate(model, tokens)
+    assert model.training
+    logits = model.eval()(tokens[:-1, None]).logits[:, 0]
+    expected = F.cross_entropy(logits, tokens[1:])
+    assert result.predicted == 49
+    assert result.perplexity == pytest.approx(expected.exp().item(), rel=1e-12)
+    for num_steps in (1, 7, 49):
+        assert evaluate(model, tokens, num_steps=num_steps).loss_sum == pytest.approx(
+            result.loss_sum, rel=1e-12
+        )
+    parts = [evaluate(model, tokens[first : first + 11]).loss_sum for first in range(0, 49, 10)]
+    side_by_side = evaluate(model, tokens, batch_size=5, num_steps=3)
+    assert side_by_side == (pytest.approx(sum(parts), rel=1e-12), 49)
+    assert evaluate(model, tokens[:3], batch_size=16).predicted == 2
+    with pytest.raises(ValueError, match="expected at least 2, got 1"):
+        evaluate(model, tokens[:1])
+
+
+def test_state_is_carried_between_sequential_minibatches_only() -> None:
+    seen: list[tuple[bool, Tensor | None]] = []
+
+    class Spy(LanguageModel):
+        def forward(self, tokens: Tensor, state: Tensor | None = None) -> Prediction:
+            result = super().forward(tokens, state)
+            seen.append((state is not None and state.requires_grad, state))
+            self.last = result.state
+            return result
+
+    for sampling in ("sequential", "random"):
+        seen.clear()
+        model = Spy(LanguageModelConfig(V, hidden_size=4))
+        options = replace(OPTIONS, sampling=sampling, steps=20)
+        trainer = Trainer(model, text(60), options)
+        passes = [
+            len(list(sequential_batches(text(60), 3, 5, rng=random.Random(f"3 {e}"))))
+            for e in range(20)
+        ]
+        fresh = {sum(passes[:e]) for e in range(20)} if sampling == "sequential" else set(range(20))
+        for _ in range(20):
+            trainer.train_step()
+        assert not any(tracked for tracked, _ in seen)
+        assert [i for i, (_, state) in enumerate(seen) if state is None] == sorted(
+            fresh & set(range(20))
+        )
+
+
+def test_one_step_is_the_books_step(in_float64: None) -> None:
+    model = build(dropout=0.0)
+    options = replace(OPTIONS, optimizer="sgd", schedule="constant", learning_rate=0.7, clip=0.01)
+    trainer = Trainer(model, text(), options)
+    x, y = next(sequential_batches(text(), 3, 5, rng=random.Random("3 0")))
+    before = weights(model).detach().clone()
+    loss = F.cross_entropy(model(x.t()).logits.reshape(-1, V), y.t().reshape(-1))
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, model.parameters())])
+    assert gradient.norm() > options.clip
+    assert trainer.train_step() == pytest.approx(loss.item(), rel=1e-12)
+    # PyTorch's clipping divides by the norm plus 1e-6.
+    step = 0.7 * gradient * (options.clip / (gradient.norm() + 1e-6))
+    torch.testing.assert_close(weights(model), before - step, rtol=1e-9, atol=1e-12)
+
+
+def test_learning_rate() -> None:
+    options = TrainingOptions(steps=1000, learning_rate=1.0)
+    rates = [options.rate(step) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 50) and max(rates) == max(rates[49:51]) > 0.99
+    assert rates[50:] == sorted(rates[50:], reverse=True) and 0.02 <= rates[-1] < 0.021
+    assert replace(options, schedule="constant").rate(999) == 1.0
+
+
+def test_short_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least 21 .* got 20"):
+        Trainer(build(), text(20), OPTIONS)
+    Trainer(build(), text(21), OPTIONS).train_step()
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_learns_a_simple_text(cell: str) -> None:
+    tokens = torch.tensor([1, 2, 3, 1, 2, 4] * 60)
+    options = replace(OPTIONS, steps=300, learning_rate=0.02)
+    trainer = Trainer(build(cell, hidden_size=24, dropout=0.0), tokens, options)
+    train(trainer, tokens[:50], save=lambda: None)
+    assert trainer.finished and trainer.validations[-1][0] == 300
+    assert evaluate(trainer.model, tokens).perplexity < 1.1
+    assert generate(trainer.model, tokens[:6], 6, temperature=0) == [1, 2, 3, 1, 2, 4]
+
+
+def test_training_saves_now_and_then_and_stops_when_told() -> None:
+    saved: list[int] = []
+    trainer = Trainer(build(), text(), OPTIONS)
+    stop = iter([False] * 7 + [True])
+    train(
+        trainer,
+        text(30),
+        save=lambda: saved.append(trainer.step),
+        save_every=3,
+        stop=lambda: next(stop),
+    )
+    assert saved == [3, 6, 7] and not trainer.finished
+    train(trainer, text(30), save=lambda: saved.append(trainer.step), save_every=3)
+    assert saved == [3, 6, 7, 9] and trainer.finished
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("sampling", ["sequential", "random"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_resumed_training_is_the_same_bit_for_bit(
+    tmp_path: Path, cell: str, sampling: str, optimizer: str
+) -> None:
+    options = replace(OPTIONS, sampling=sampling, optimizer=optimizer, steps=14)
+    codec = Codec.of("abcdefghij")
+    whole = Trainer(build(cell, num_layers=2), text(), options)
+    for step in range(14):
+        # A position in the middle of a pass, and one in another pass.
+        if step in (2, 9):
+            save_language_model(tmp_path / str(step), codec, whole)
+        whole.train_step()
+    for step in (2, 9):
+        torch.manual_seed(99)
+        saved = load_language_model(tmp_path / str(step))
+        assert saved.codec.vocab.tokens == codec.vocab.tokens and saved.options == options
+        resumed = saved.resume(text())
+        assert resumed.step == step
+        while not resumed.finished:
+            resumed.train_step()
+        assert torch.equal(weights(resumed.model), weights(whole.model))
+        assert resumed.losses == whole.losses
+
+
+def test_resuming_needs_the_same_text(tmp_path: Path) -> None:
+    save_language_model(tmp_path, Codec.of("abcdefghij"), Trainer(build(), text(), OPTIONS))
+    with pytest.raises(CheckpointError, match="expected the text"):
+        load_language_model(tmp_path).resume(text().flip(0))
+
+
+def test_generation(in_float64: None) -> None:
+    model, prefix = build(), text(5)
+
+    def draw(seed: int, **options: Any) -> list[int]:
+        return generate(model, prefix, 30, generator=torch.Generator().manual_seed(seed), **options)
+
+    assert draw(1) == draw(1) != draw(2) and model.training
+    assert draw(1, temperature=0) == draw(2, temperature=0) == draw(1, temperature=1e-300)
+    assert not {0, 3} & set(draw(1, temperature=50.0, ban=(0, 3)))
+    assert set(draw(1, temperature=50.0)) >= {0, 3}
+    likeliest = model.eval()(prefix[:, None]).logits[-1, 0].argmax()
+    assert generate(model, prefix, 1, temperature=0) == [int(likeliest)]
+    assert generate(model, prefix, 0) == []
+    with pytest.raises(ValueError, match="prefix"):
+        generate(model, prefix[:0], 1)
+    with pytest.raises(ValueError, match="temperature"):
+        generate(model, prefix, 1, temperature=-1.0)

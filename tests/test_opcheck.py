@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""The registrations of both ops: schema, fakes, autograd, and tracing with dynamic shapes."""
+
+import pytest
+import torch
+from cases import CELLS, Case, Inputs, make, need
+from torch import Tensor
+
+from fused_rnn.ops import PAIRS
+
+UTILITIES = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_dynamic",
+)
+CASES = [
+    case
+    for cell in CELLS
+    for case in (
+        Case(cell, 4, 3, 2, 5, reverse=(0, 1), resets=True),
+        Case(cell, 4, 3, 2, 5, dtype="bf16", bias=False, states=False),
+    )
+] + [Case("lstm", 4, 3, 2, 5, dtype="fp32", projection=3)]
+
+
+def forward_arguments(case: Case, inputs: Inputs, learning: bool) -> tuple[object, ...]:
+    def ready(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.detach().clone().requires_grad_(learning)
+
+    weights = [ready(w) for w in inputs.weights]
+    # Full lengths: what a tape holds past a row's end is nobody's business, and is compared here.
+    lengths = torch.full((case.batch,), case.steps)
+    return (
+        *(ready(inputs.x), ready(inputs.h0), ready(inputs.c0), weights, lengths, inputs.resets),
+        *(case.cell, list(case.reverse)),
+    )
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["train", "infer"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("backend", PAIRS)
+def test_forward(backend: str, case: Case, learning: bool) -> None:
+    need(backend, case)
+    arguments = forward_arguments(case, make(case), learning)
+    torch.library.opcheck(PAIRS[backend].forward, (*arguments, learning), test_utils=UTILITIES)
+
+
+@pytest.mark.parametrize("needs", [(True, True, True), (True, False, False)], ids=["all", "dx"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("backend", PAIRS)
+def test_backward(backend: str, case: Case, needs: tuple[bool, ...]) -> None:
+    need(backend, case)
+    inputs = make(case)
+    arguments = forward_arguments(case, inputs, False)
+    y, _, _, tape = PAIRS[backend].forward(*arguments, True)
+    cotangents = (*inputs.cotangents, None)[:3]
+    torch.library.opcheck(
+        PAIRS[backend].backward,
+        (*cotangents, *arguments[:6], y, tape, *arguments[6:], *needs),
+        test_utils=UTILITIES,
+    )

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""README holds: its examples run, and what is generated in it is up to date."""
+
+import re
+
+import pytest
+
+from bench import publish
+
+README = publish.README.read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 4
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=lambda code: code.strip().splitlines()[-1][:40])
+def test_example_runs(code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+
+
+def test_generated_sections_are_up_to_date() -> None:
+    assert publish.readme(README) == README, "run `python -m bench.publish`"
+
+
+def test_reports_beside_the_results_are_up_to_date() -> None:
+    for path in publish.RESULTS.glob("*.jsonl"):
+        report = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert report == publish.report_of(path), "run `python -m bench.publish`"
+
+
+def test_support_table_follows_the_predicates() -> None:
+    lines = publish.support_table().splitlines()[2:]
+    rows = {line.split("|")[1].strip(): line for line in lines}
+    assert "| CPU | all | all | yes |" in rows["`native`"]
+    assert "no Triton kernels" in rows["`triton`"]
+    assert "reset-before" not in rows["`torch`"] and rows["`torch`"].endswith("| no |")
+    assert "| all | all | all | yes |" in rows["`reference`"]
+
+
+def test_first_page_has_example_table_and_install() -> None:
+    top = "\n".join(README.splitlines()[:40])
+    assert "FusedGRU(" in top
+    assert "<!-- end: speed -->" in top
+    assert "pip install --no-build-isolation ." in top
+
+
+@pytest.mark.parametrize("text", ["", "<!-- generated: speed -->\n"])
+def test_a_missing_section_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="speed"):
+        publish.section("speed", "content", text)
