@@ -3,11 +3,12 @@
 
 Eager code and torch.func go through autograd Functions that know vmap, forward mode and their own
 derivative. torch.compile refuses a Function with a `jvp`: there the op itself stands in the graph,
-with the gradient registered here. Derivatives past the first come from the reference.
+and its kernel for autograd calls the same Function. Derivatives past the first come from the
+reference.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch.autograd import forward_ad
 from . import reference, torch_backend
 from .ops import PAIRS, LayerOutput, OpPair, layout
 from .transforms import (
+    Function,
     Many,
     Map,
     Mapped,
@@ -45,7 +47,7 @@ class Needs(NamedTuple):
 
 
 # Not a NamedTuple: torch.func would take it apart as a tree of arguments.
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Plan:
     """What a pass over a layer depends on besides its tensors."""
 
@@ -53,6 +55,7 @@ class Plan:
     cell: str
     reverse: tuple[int, ...]
     needs: Needs = Needs(True, True, True)
+    keep_tape: bool = True
 
 
 def layer(
@@ -83,22 +86,22 @@ def layer(
     Returns:
         y (T, B, N, P), hn (N, B, P), cn (N, B, H) or None.
     """
-    if backend == "reference":
+    tracing = torch.compiler.is_compiling()
+    # Inside a traced graph, transforms see the op alone and know no rule for it.
+    if backend == "reference" or (tracing and _transformed()):
         return reference.layer(x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse)
     if backend == "torch":
         return torch_backend.layer(x, h0, c0, weights, lengths, cell=cell, reverse=reverse)
     pair = PAIRS[backend]
     x, h0, c0, lengths, resets, *weights = _contiguous(x, h0, c0, lengths, resets, *weights)
-    learning = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, h0, c0, *weights)
-    )
-    if torch.compiler.is_compiling():
+    learning = _learning(x, h0, c0, *weights)
+    if tracing:
         y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, learning)
     elif learning or _transformed():
         plan = Plan(pair, cell, reverse)
         y, hn, cn, _ = LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
     else:
-        # The registered gradient is a Python function too: pass it by.
+        # The kernel for autograd costs a Python call too: pass it by.
         with torch._C._AutoDispatchBelowAutograd():
             y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, False)
     return LayerOutput(y, hn, cn if cell == "lstm" else None)
@@ -108,20 +111,24 @@ def _contiguous(*tensors: Maybe) -> list[Any]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
+def _learning(*tensors: Maybe) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _transformed() -> bool:
     """Whether a tangent or a torch.func transform could be attached to any tensor now."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
-class LayerFunction(torch.autograd.Function):
+class LayerFunction(Function):
     """(plan, x, h0, c0, lengths, resets, *weights) -> (y, hn, cn, tape)."""
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
-        x, h0, c0, lengths, resets, *weights = _contiguous(*args)
+        x, h0, c0, lengths, resets, *weights = args
         with torch._C._AutoDispatchBelowAutograd():
             return plan.pair.forward(
-                x, h0, c0, weights, lengths, resets, plan.cell, plan.reverse, True
+                x, h0, c0, weights, lengths, resets, plan.cell, plan.reverse, plan.keep_tape
             )
 
     @staticmethod
@@ -138,8 +145,11 @@ class LayerFunction(torch.autograd.Function):
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
         if dy is None and dhn is None and dcn is None:
             return (None,) * len(wanted)
-        plan = replace(ctx.plan, needs=Needs(wanted[1], wanted[2] or wanted[3], any(wanted[6:])))
-        grads = LayerBackward.apply(plan, dy, dhn, dcn, *saved)
+        needs = Needs(wanted[1], wanted[2] or wanted[3], any(wanted[6:]))
+        plan = Plan(ctx.plan.pair, ctx.plan.cell, ctx.plan.reverse, needs)
+        again = torch.is_grad_enabled() or _transformed()
+        gradients = LayerBackward.apply if again else LayerBackward.forward
+        grads = gradients(plan, dy, dhn, dcn, *saved)
         dx, dh0, dc0, *dweights = (None if absent(grad) else grad for grad in grads)
         return None, dx, dh0, dc0, None, None, *(dweights or (None,) * len(wanted[6:]))
 
@@ -161,7 +171,7 @@ class LayerFunction(torch.autograd.Function):
         return side_by_side(apply, info.batch_size, dims, args, _FORWARD_AXES)
 
 
-class LayerBackward(torch.autograd.Function):
+class LayerBackward(Function):
     """(plan, dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights) -> gradients.
 
     They are dx, dh0, dc0 and, if needed, one for each weight. Its own derivatives take y and tape
@@ -173,7 +183,8 @@ class LayerBackward(torch.autograd.Function):
         mapped = older_vmap(partial(_mapped_backward, plan), args)
         if mapped is not None:
             return mapped
-        dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights = _contiguous(*args)
+        dy, dhn, dcn = _contiguous(*args[:3])
+        x, h0, c0, lengths, resets, y, tape, *weights = args[3:]
         with torch._C._AutoDispatchBelowAutograd():
             dx, dh0, dc0, dweights = plan.pair.backward(
                 *(dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),
@@ -251,45 +262,32 @@ def _backward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
     return backward
 
 
-def _register(pair: OpPair) -> None:
-    """Gives both ops of a backend their gradients, for graphs that hold the ops themselves."""
+def _register(library: torch.library.Library, pair: OpPair) -> None:
+    """Lets graphs that hold the ops themselves differentiate them by the same Functions."""
 
-    def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, h0, c0, weights, lengths, resets, cell, reverse, _ = inputs
-        y, _, _, tape = output
-        ctx.plan = Plan(pair, cell, tuple(reverse))
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(tape, *filter(absent, output[:3]))
-        ctx.save_for_backward(x, h0, c0, lengths, resets, y, tape, *weights)
+    def forward(*args: Any) -> Any:
+        x, h0, c0, weights, lengths, resets, cell, reverse, keep_tape = args
+        if not (_transformed() or _learning(x, h0, c0, *weights)):
+            with torch._C._AutoDispatchBelowAutograd():
+                return pair.forward(*args)
+        plan = Plan(pair, cell, tuple(reverse), keep_tape=keep_tape)
+        return LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
 
-    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: Maybe) -> tuple[Any, ...]:
-        x, h0, c0, lengths, resets, y, tape, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        needs = Needs(wanted[0], wanted[1] or wanted[2], any(wanted[3]))
-        dy, dhn, dcn = _contiguous(dy, dhn, dcn)
-        dx, dh0, dc0, dweights = pair.backward(
-            *(dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),
-            *(ctx.plan.cell, ctx.plan.reverse, *needs),
+    def backward(*args: Any) -> Any:
+        dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape, cell, reverse, *needs = args
+        if not (_transformed() or _learning(dy, dhn, dcn, x, h0, c0, *weights)):
+            with torch._C._AutoDispatchBelowAutograd():
+                return pair.backward(*args)
+        plan = Plan(pair, cell, tuple(reverse), Needs(*needs))
+        dx, dh0, dc0, *dweights = LayerBackward.apply(
+            plan, dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights
         )
-        dstate = (None if state is None else d for state, d in ((h0, dh0), (c0, dc0)))
-        return dx, *dstate, dweights or [None] * len(weights), *(None,) * 5
+        return dx, dh0, dc0, dweights
 
-    def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        dy, dhn, dcn, x, h0, c0, weights, lengths, resets, _, _, cell, reverse, *needs = inputs
-        ctx.plan = Plan(pair, cell, tuple(reverse), Needs(*needs))
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(dy, dhn, dcn, x, h0, c0, lengths, resets, *weights)
-
-    def twice(ctx: Any, ddx: Maybe, ddh0: Maybe, ddc0: Maybe, ddw: Sequence[Maybe]) -> Any:
-        dy, dhn, dcn, x, h0, c0, lengths, resets, *weights = ctx.saved_tensors
-        function = _backward_map(ctx.plan, lengths, resets)
-        grads = vjp(function, (dy, dhn, dcn, x, h0, c0, *weights), (ddx, ddh0, ddc0, *(ddw or ())))
-        return *grads[:6], list(grads[6:]), *(None,) * 9
-
-    register = torch.library.register_autograd
-    register(pair.forward.name(), backward, setup_context=setup_forward)
-    register(pair.backward.name(), twice, setup_context=setup_backward)
+    library.impl(pair.forward, forward, "Autograd")
+    library.impl(pair.backward, backward, "Autograd")
 
 
+_LIBRARY = torch.library.Library("fused_rnn", "IMPL")
 for _pair in PAIRS.values():
-    _register(_pair)
+    _register(_LIBRARY, _pair)

@@ -64,16 +64,9 @@ KERNELS = ("native", "triton")
 _requested: ContextVar[str] = ContextVar("fused_rnn_backend", default="auto")
 
 
-class _Traced:
-    """What `use_backend` asks for, where torch.compile can see it: it looks into no ContextVar.
-
-    Unlike that one it is shared by all threads: a graph compiled in one may serve another.
-    """
-
-    name = "auto"
-
-
-_traced = _Traced()
+# The names in all open `use_backend` contexts, where torch.compile can see them: it looks into no
+# ContextVar. They are those of all threads, as a graph compiled in one may serve another.
+_open_contexts: list[str] = []
 
 
 def check_name(name: str) -> str:
@@ -100,8 +93,10 @@ def choose(query: Query, requested: str = "auto") -> str:
     """
     if requested != "auto":
         name = check_name(requested)
+    elif torch.compiler.is_compiling():
+        name = _open_contexts[-1] if _open_contexts else "auto"
     else:
-        name = _traced.name if torch.compiler.is_compiling() else _requested.get()
+        name = _requested.get()
     if name == "auto":
         return _first_able(query)
     reason = PREDICATES[name](query)
@@ -151,12 +146,11 @@ def use_backend(name: str) -> Iterator[None]:
         ValueError: `name` is no backend.
     """
     check_name(name)
-    before = _traced.name
     token = None if torch.compiler.is_compiling() else _requested.set(name)
-    _traced.name = name
+    _open_contexts.append(name)
     try:
         yield
     finally:
-        _traced.name = before
+        _open_contexts.remove(name)
         if token is not None:
             _requested.reset(token)

@@ -12,7 +12,7 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_reset_before": 3, "lstm": 
 
 # S: lstm i f g o c; gru r z n q with q = h W_hn^T + b_hn; the textbook gru r z n; a plain RNN
 # reads all it needs from y.
-TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "lstm": 5}
+_TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "lstm": 5}
 
 COMPILED = ("native",)
 
@@ -93,6 +93,14 @@ def tape_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def tape_slots(cell: str, dtype: torch.dtype) -> int:
+    """The values saved for each unit and step.
+
+    Cells whose gradients use h itself keep it, behind the others, where y is a rounded half type.
+    """
+    return _TAPE_SLOTS[cell] + (cell != "lstm" and dtype.itemsize == 2)
+
+
 def _fake_forward(
     x: Tensor,
     h0: Tensor | None,
@@ -107,7 +115,7 @@ def _fake_forward(
     steps, batch, _ = x.shape
     count = len(reverse)
     hidden, output, _, _ = layout(weights, cell)
-    slots = TAPE_SLOTS[cell] if keep_tape else 0
+    slots = tape_slots(cell, x.dtype) if keep_tape else 0
     tape = (steps, batch, count, slots, hidden) if slots else (0,)
     return (
         x.new_empty((steps, batch, count, output)),

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 Maybe = Tensor | None
@@ -15,6 +16,19 @@ Map = Callable[..., Many]
 Mapped = tuple[tuple[Tensor, ...], tuple[int | None, ...]]
 
 _T = TypeVar("_T")
+
+
+class Function(torch.autograd.Function):
+    """An autograd Function whose call does not begin with torch's study of its signature."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """The outputs of `forward`, differentiable."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        # As torch's own `apply` goes on, with all arguments given and none by name.
+        plain = super(torch.autograd.Function, cls)
+        return plain.apply(*unwrap_dead_wrappers(args))  # type: ignore[attr-defined]
 
 
 def vjp(function: Map, primals: Many, cotangents: Many) -> Many:
@@ -112,7 +126,7 @@ def _fold(arg: Any, dim: int | None, axis: int, size: int) -> Any:
         arg = arg.unsqueeze(axis).expand(*shape[:axis], size, *shape[axis:])
     else:
         arg = arg.movedim(dim, axis)
-    return arg.flatten(axis, axis + 1)
+    return arg.flatten(axis, axis + 1).contiguous()
 
 
 def one_by_one(
@@ -123,8 +137,13 @@ def one_by_one(
 ) -> Mapped:
     """vmap by a loop: one call for each place on the mapped axis."""
     calls = [
-        apply(*(a if d is None else a.select(d, k) for a, d in zip(args, in_dims, strict=True)))
-        for k in range(size)
+        apply(
+            *(
+                arg if dim is None else arg.select(dim, place).contiguous()
+                for arg, dim in zip(args, in_dims, strict=True)
+            )
+        )
+        for place in range(size)
     ]
     dims = tuple(None if absent(output) else 0 for output in calls[0])
     return tuple(

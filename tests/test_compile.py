@@ -9,6 +9,7 @@ import torch
 from cases import need
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 import fused_rnn
 from fused_rnn.testing import assert_within_budget
@@ -166,6 +167,39 @@ def test_a_context_inside_the_graph() -> None:
     )
     same([first.detach()], [second.detach()])
     assert len(layers_in(counter.graphs[0])) == 2
+
+
+def test_transforms_inside_the_graph() -> None:
+    module = fused_rnn.FusedLSTM(4, 5, bidirectional=True, dtype=torch.float64)
+    x, tangent = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(2))
+
+    def total(x: Tensor) -> Tensor:
+        return module(x)[0].sin().sum()
+
+    def transforms(x: Tensor) -> list[Tensor]:
+        return [
+            torch.func.grad(total)(x),
+            torch.func.vmap(total)(torch.stack([x, 2 * x])),
+            torch.func.jvp(total, (x,), (tangent,))[1],
+        ]
+
+    compiled = torch.compile(transforms, backend="aot_eager", fullgraph=True)
+    same([t.detach() for t in compiled(x)], [t.detach() for t in transforms(x)])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_forward_mode_around_the_graph_is_kept_or_refused(frozen: bool) -> None:
+    module = build("gru").requires_grad_(not frozen)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    x, tangent = torch.randn(2, 4, 3, 4, dtype=torch.float64)
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(x, tangent)
+        truth = forward_ad.unpack_dual(module(x)[0]).tangent
+        if frozen:
+            same([forward_ad.unpack_dual(compiled(x)[0]).tangent], [truth])
+        else:
+            with pytest.raises(NotImplementedError, match="jvp"):
+                compiled(x)
 
 
 @pytest.mark.parametrize("kind", ["FusedRNNCell", "FusedGRUCell", "FusedLSTMCell"])

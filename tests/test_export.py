@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import need
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.export import Dim
 
 import fused_rnn
@@ -107,3 +108,15 @@ def test_an_exported_program_trains() -> None:
         grads = torch.autograd.grad(dx.square().sum(), [leaf, *one.parameters()])
         results.append((dx, *grads))
     same(*results)
+
+
+@pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad])
+def test_an_exported_program_keeps_tangents(guard: Callable[[], Any]) -> None:
+    module = build("lstm").requires_grad_(False)
+    twin = export(module, False).module()
+    x, tangent = torch.randn(2, 4, 2, 4, dtype=torch.float64)
+    with guard(), forward_ad.dual_level():
+        outputs = [one(forward_ad.make_dual(x, tangent))[0] for one in (twin, module)]
+        found, truth = (forward_ad.unpack_dual(output).tangent for output in outputs)
+    assert found is not None
+    same(found, truth)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The compiled kernels against the float64 truth: outputs and every gradient, by one tolerance."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from cases import CELLS, DTYPES, Case, judge, make, need, options, run
@@ -81,7 +83,7 @@ def test_an_unknown_instruction_set_is_refused() -> None:
 
 
 @pytest.fixture
-def poisoned_memory() -> None:
+def poisoned_memory() -> Iterator[None]:
     """Every tensor that is allocated without values holds NaN, or the largest integer."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)

@@ -131,9 +131,16 @@ def test_empty_rows_pass_their_state_on(cell: str, backend: str) -> None:
     assert not any(found[name].any() for name in found if name.startswith("dweights"))
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "torch"])
 @pytest.mark.parametrize("reverse", [(0,), (0, 1)], ids=["forward", "both"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "backend"),
+    [
+        (c, b)
+        for c in CELLS
+        for b in (*BACKENDS, "torch")
+        if (c, b) != ("gru_reset_before", "torch")
+    ],
+)
 def test_lengths(cell: str, reverse: tuple[int, ...], backend: str) -> None:
     case = Case(cell, batch=6, reverse=reverse, lengths=True)
     need(backend, case)

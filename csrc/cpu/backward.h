@@ -16,7 +16,8 @@ class BackwardPass {
   typedef Math<C> M;
   static constexpr int L = kLanes<C>;
   static constexpr int G = gate_count(cell);
-  static constexpr int S = tape_slots(cell);
+  static constexpr bool kKeepState = keeps_state(cell, sizeof(IO) == 2);
+  static constexpr int S = tape_slots(cell, sizeof(IO) == 2);
   static constexpr bool kGru = cell == Cell::kGru;
   static constexpr bool kBefore = cell == Cell::kGruResetBefore;
   static constexpr bool kCopy = sizeof(Op) != sizeof(C);
@@ -203,10 +204,17 @@ class BackwardPass {
     return static_cast<const IO*>(base) + ((t * s_.B + b) * s_.N + n_) * s_.P;
   }
 
-  // The state that entered a step; null: zero.
-  const IO* previous_h(const At& a) const {
-    if (a.cut) return nullptr;
-    return a.first ? row_of(args_.h0, a.b, s_.P) : y_row(args_.y, before(a.t), a.b);
+  // The state that a step left behind, and the one that entered it.
+  V state(int64_t t, int64_t b, int64_t u, int64_t lanes) const {
+    if (kKeepState) return load_n<C>(tape_row(t, b, S - 1) + u, lanes);
+    return load_n<C>(y_row(args_.y, t, b) + u, lanes);
+  }
+
+  V previous_h(const At& a, int64_t u, int64_t lanes) const {
+    if (a.cut) return V{};
+    if (!a.first) return state(before(a.t), a.b, u, lanes);
+    const IO* h0 = row_of(args_.h0, a.b, s_.P);
+    return h0 ? load_n<C>(h0 + u, lanes) : V{};
   }
 
   V previous_c(const At& a, int64_t u, int64_t lanes) const {
@@ -214,10 +222,6 @@ class BackwardPass {
     if (!a.first) return load_n<C>(tape_row(before(a.t), a.b, 4) + u, lanes);
     const IO* c0 = row_of(args_.c0, a.b, s_.H);
     return c0 ? load_n<C>(c0 + u, lanes) : V{};
-  }
-
-  V read(const IO* row, int64_t u, int64_t lanes) const {
-    return row ? load_n<C>(row + u, lanes) : V{};
   }
 
   // The whole gradient of a step's output: dy, and what comes from later steps.

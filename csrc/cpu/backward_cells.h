@@ -38,7 +38,7 @@ void BackwardPass<IO, Op, cell>::gates(const At& a, int64_t u, int64_t lanes, V 
   } else if constexpr (kGru) {
     const auto d =
         cells::gru_backward(saved(a, 0, u, lanes), saved(a, 1, u, lanes), saved(a, 2, u, lanes),
-                            saved(a, 3, u, lanes), read(previous_h(a), u, lanes), dh);
+                            saved(a, 3, u, lanes), previous_h(a, u, lanes), dh);
     put(a, 0, u, lanes, d.dn);
     put(a, 1, u, lanes, d.dr);
     put(a, 2, u, lanes, d.dz);
@@ -46,12 +46,12 @@ void BackwardPass<IO, Op, cell>::gates(const At& a, int64_t u, int64_t lanes, V 
     store(direct, d.dh_prev);
   } else if constexpr (kBefore) {
     const auto d = cells::gru_before_output_backward(saved(a, 1, u, lanes), saved(a, 2, u, lanes),
-                                                     read(previous_h(a), u, lanes), dh);
+                                                     previous_h(a, u, lanes), dh);
     put(a, 0, u, lanes, d.dn);
     put(a, 2, u, lanes, d.dz);
     store(direct, d.dh_prev);
   } else {
-    const V h = read(y_row(args_.y, a.t, a.b), u, lanes);
+    const V h = state(a.t, a.b, u, lanes);
     put(a, 0, u, lanes,
         cell == Cell::kRnnTanh ? cells::tanh_backward(h, dh) : cells::relu_backward(h, dh));
   }
@@ -61,7 +61,7 @@ void BackwardPass<IO, Op, cell>::gates(const At& a, int64_t u, int64_t lanes, V 
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::reset(const At& a, int64_t u, int64_t lanes, V d_reset_h) {
   const auto d = cells::gru_before_gates_backward(saved(a, 0, u, lanes),
-                                                  read(previous_h(a), u, lanes), d_reset_h);
+                                                  previous_h(a, u, lanes), d_reset_h);
   put(a, 1, u, lanes, d.dr);
   C* direct = shared_.dh + a.p * ld_p_ + u;
   store(direct, load(direct) + d.dh_prev);

@@ -90,13 +90,13 @@ void BackwardPass<IO, Op, cell>::weight_grads(int64_t count) {
             });
   add_outer(
       shared_.dw_hh, shared_.dg, ld_g_, count, hidden, rank, size, panel_,
-      [&](int64_t k, int64_t u, int64_t lanes) { return read(previous_h(chunk_[k]), u, lanes); });
+      [&](int64_t k, int64_t u, int64_t lanes) { return previous_h(chunk_[k], u, lanes); });
   if constexpr (kBefore) {
     const Segment n[] = {{0, 2 * s_.H, s_.H}};
     add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, n, rank, size, panel_,
               [&](int64_t k, int64_t u, int64_t lanes) {
                 const At& a = chunk_[k];
-                return saved(a, 0, u, lanes) * read(previous_h(a), u, lanes);
+                return saved(a, 0, u, lanes) * previous_h(a, u, lanes);
               });
   }
   if constexpr (cell == Cell::kLstm) {

@@ -67,7 +67,7 @@ int team_size(double multiply_adds) {
 }
 
 void run_team(int threads, const std::function<void(Team&, int)>& f) {
-  Team team;
+  Team team(threads);
   if (threads == 1) return f(team, 0);
   // A region may hand several indices to one call: only the calls that came are parties.
   std::atomic<int> calls{0}, indices{0};

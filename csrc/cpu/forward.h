@@ -22,7 +22,8 @@ class ForwardPass {
   typedef Math<C> M;
   static constexpr int L = kLanes<C>;
   static constexpr int G = gate_count(cell);
-  static constexpr int S = tape_slots(cell);
+  static constexpr bool kKeepState = keeps_state(cell, sizeof(IO) == 2);
+  static constexpr int S = tape_slots(cell, sizeof(IO) == 2);
   // Vectors of units in a panel, so that a panel has enough vectors to hide latencies.
   static constexpr int kUnitVecs = G == 1 ? 4 : cell == Cell::kGruResetBefore ? 2 : 1;
   static constexpr bool kSplitGates = cell == Cell::kGruResetBefore;

@@ -72,6 +72,7 @@ void ForwardPass<IO, Op, cell>::finish_output(const At& a, int64_t panel, const 
 template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::emit(const At& a, int64_t u, int64_t lanes, V h) {
   store_n<C>(y_row(a.t, a.b) + u, h, lanes);
+  if (kKeepState && args_.tape) store_n<C>(tape_row(a, S - 1) + u, h, lanes);
   if (a.last) store_n<C>(row_of(args_.hn, a.b, s_.P) + u, h, lanes);
   const V carried = a.keep ? h : V{};
   store_op(next_ + a.p * ld_p_ + u, carried, lanes);

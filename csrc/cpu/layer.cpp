@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "layer.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <array>
+#include <new>
 
 #include "../check.h"
 #include "dispatch.h"
@@ -46,10 +48,36 @@ const void* data(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
 }
 
+// A contiguous tensor, uninitialised. The shim is called directly: finding an operator by its name
+// takes longer than a small layer.
 Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()),
-                              dtype);
+  std::array<int64_t, 5> strides;
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(shape.begin()[i], 1);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      int64_t(shape.size()), shape.begin(), strides.data(), int32_t(dtype),
+      aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
+
+// Memory for one call, aligned for vectors.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes)
+      : memory_(static_cast<char*>(::operator new(bytes, std::align_val_t(64)))) {}
+  ~Workspace() { ::operator delete(memory_, std::align_val_t(64)); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  char* memory() const { return memory_; }
+
+ private:
+  char* memory_;
+};
 
 // The tensors of a layer with one recurrence's weights behind another's, checked.
 struct Layer {
@@ -155,7 +183,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
   const Layer layer(x, weights, reverse, cell, lengths, resets);
   const Shape& s = layer.shape;
   const bool lstm = s.cell == Cell::kLstm;
-  const int64_t slots = tape_slots(s.cell);
+  const int64_t slots = tape_slots(s.cell, is_half(s.dtype));
   check_optional("h0", h0, layer.dtype, {s.N, s.B, s.P});
   check_optional("c0", c0, layer.dtype, {s.N, s.B, s.H});
 
@@ -180,9 +208,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
                      tape_kept ? tape.mutable_data_ptr() : nullptr};
   const Kernels& k = kernels();
   const int threads = team_size(layer.multiply_adds());
-  Tensor workspace = make({int64_t(k.forward_workspace(args, threads))}, ScalarType::Byte);
-  char* memory = static_cast<char*>(workspace.mutable_data_ptr());
-  run_team(threads, [&](Team& team, int rank) { k.forward(args, memory, team, rank); });
+  const Workspace workspace(k.forward_workspace(args, threads));
+  run_team(threads, [&](Team& team, int rank) { k.forward(args, workspace.memory(), team, rank); });
   return {y, hn, cn, tape};
 }
 
@@ -195,7 +222,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   const Layer layer(x, weights, reverse, cell, lengths, resets);
   const Shape& s = layer.shape;
   const bool lstm = s.cell == Cell::kLstm;
-  const int64_t slots = tape_slots(s.cell);
+  const int64_t slots = tape_slots(s.cell, is_half(s.dtype));
   check_optional("h0", h0, layer.dtype, {s.N, s.B, s.P});
   check_optional("c0", c0, layer.dtype, {s.N, s.B, s.H});
   check_tensor("y", y, layer.dtype, {s.T, s.B, s.N, s.P});
@@ -239,9 +266,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
                       need_dweights ? grads.data() : nullptr};
   const Kernels& k = kernels();
   const int threads = team_size(3 * layer.multiply_adds());
-  Tensor workspace = make({int64_t(k.backward_workspace(args, threads))}, ScalarType::Byte);
-  char* memory = static_cast<char*>(workspace.mutable_data_ptr());
-  run_team(threads, [&](Team& team, int rank) { k.backward(args, memory, team, rank); });
+  const Workspace workspace(k.backward_workspace(args, threads));
+  run_team(threads, [&](Team& team, int rank) { k.backward(args, workspace.memory(), team, rank); });
   return {dx, dh0, dc0, dweights};
 }
 

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 
 namespace fused_rnn {
 
@@ -50,9 +51,12 @@ class Barrier {
 
 constexpr int kMaxThreads = 64;
 
+// Threads that run one kernel together: at most `most`, and `size` once they have been counted.
 struct Team {
-  int size = 1;
-  Barrier barriers[1 + 2 * kMaxThreads];  // everybody's, the recurrences', the row groups'
+  int size;
+  std::unique_ptr<Barrier[]> barriers;  // everybody's, the recurrences', the row groups'
+
+  explicit Team(int most) : size(most), barriers(new Barrier[size_t(1 + 2 * most)]) {}
 
   void wait_all() { barriers[0].wait(size); }
 };

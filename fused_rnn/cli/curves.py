@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..text import perplexity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,44 +18,41 @@ if TYPE_CHECKING:
 _FUSED, _TORCH, _BASELINE = "#1f6fb4", "#e07b39", "#444444"
 
 
-def draw_training(
-    path: Path, losses: Sequence[float], validations: Sequence[tuple[int, float]]
-) -> None:
-    """Writes a picture of perplexity over steps.
+class Course(NamedTuple):
+    """How a training went."""
 
-    Args:
-        path: a PNG file, made or replaced.
-        losses: mean loss of each step.
-        validations: pairs of a step and the mean loss of the held-out text.
-    """
+    losses: Sequence[float]
+    # Pairs of a step and the mean loss of the held-out text.
+    validations: Sequence[tuple[int, float]]
+    # Perplexity of the held-out text at the end.
+    final: float
+
+
+def draw_training(path: Path, course: Course) -> None:
+    """Writes a picture of perplexity over steps, a PNG file."""
     figure = _figure(width=7)
-    _draw_perplexity(figure.subplots(), losses, validations)
+    _draw_perplexity(figure.subplots(), course)
     figure.savefig(path)
 
 
 def draw_demo(
-    path: Path,
-    comparison: Comparison,
-    losses: Sequence[float],
-    validations: Sequence[tuple[int, float]],
-    baseline: tuple[str, float],
+    path: Path, comparison: Comparison, course: Course, baseline: tuple[str, float]
 ) -> None:
-    """Writes a picture of a demo: both losses, both speeds, perplexity beside a baseline's.
+    """Writes a picture of both losses, both speeds, and perplexity beside a baseline's.
 
     Args:
         path: a PNG file, made or replaced.
         comparison: the trainings side by side.
-        losses: mean loss of each step of the long training.
-        validations: its pairs of a step and the mean loss of the held-out text.
+        course: the long training.
         baseline: name and held-out perplexity.
     """
     figure = _figure(width=15)
-    both, speed, perplexity = figure.subplots(1, 3, width_ratios=(5, 3, 6))
+    both, speed, predicted = figure.subplots(1, 3, width_ratios=(5, 3, 6))
     _draw_losses(both, comparison)
     _draw_speed(speed, comparison)
     name, value = baseline
-    perplexity.axhline(value, color=_BASELINE, linestyle="--", label=f"{name}: {value:.2f}")
-    _draw_perplexity(perplexity, losses, validations)
+    predicted.axhline(value, color=_BASELINE, linestyle="--", label=f"{name}: {value:.2f}")
+    _draw_perplexity(predicted, course)
     figure.savefig(path)
 
 
@@ -93,31 +91,30 @@ def _draw_speed(axes: Axes, comparison: Comparison) -> None:
     )
     labels = [f"{rate.median:,.0f}" for rate in rates]
     axes.bar_label(bars, labels, label_type="center", color="white", fontweight="bold")
-    axes.set(ylabel="tokens per second", ylim=(0, None))
+    axes.set(ylabel="tokens per second (median, p20 to p80)", ylim=(0, None))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_title(f"Whole training steps, {comparison.ratio:.2f} x\n(median, p20, p80)")
+    axes.set_title(f"Whole training steps:\n{comparison.ratio:.2f} times as fast")
     _tidy(axes)
 
 
-def _draw_perplexity(
-    axes: Axes, losses: Sequence[float], validations: Sequence[tuple[int, float]]
-) -> None:
+def _draw_perplexity(axes: Axes, course: Course) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    trained = [math.exp(loss) for loss in _smooth(losses)]
+    trained = [perplexity(loss, 1) for loss in _smooth(course.losses)]
     label = "trained on (running mean, with dropout)"
     axes.plot(range(1, len(trained) + 1), trained, color=_FUSED, alpha=0.4, label=label)
-    held_out = [math.exp(loss) for _, loss in validations]
     axes.plot(
-        [step for step, _ in validations],
-        held_out,
+        [step for step, _ in course.validations],
+        [perplexity(loss, 1) for _, loss in course.validations],
         color=_FUSED,
         marker="o",
         markersize=3,
-        label="held out" + (f": {held_out[-1]:.2f} at the end" if held_out else ""),
+        label=f"held out: {course.final:.2f} at the end",
     )
     axes.set(xlabel="step", ylabel="perplexity", yscale="log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    # The first steps are a wall that hides the rest.
+    axes.set_ylim(top=6 * course.final)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(LogLocator(subs=()))
     axes.set_title("Perplexity")

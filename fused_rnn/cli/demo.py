@@ -2,6 +2,7 @@
 """`fused-rnn lm demo`: a language model trained in two minutes, and what there is to see of it."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from ..seq2seq import TrainingOptions, evaluate, generate
 from ..text import Codec, NgramModel, Vocab, perplexity, python_topics
 from . import job as jobs
 from .comparison import Comparison, compare
-from .curves import draw_demo
+from .curves import Course, draw_demo
 
-_CONFIG = {"cell": "gru", "hidden_size": 256, "embedding_size": 64, "dropout": 0.1}
+_CONFIG = {"cell": "gru", "hidden_size": 384, "embedding_size": 64, "dropout": 0.25}
+_OPTIONS = TrainingOptions(batch_size=16, learning_rate=0.003, validate_every=250)
 _ORDER = 5
 _PREFIX = "The "
 _TEMPERATURE = 0.7
 # Beyond this the text is learnt by heart, however fast the machine.
-_MOST_STEPS = 6000
+_MOST_STEPS = 8000
 
 
 def add_command(actions: Any) -> None:
@@ -34,7 +36,7 @@ def add_command(actions: Any) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out)
     text = python_topics()
-    options = TrainingOptions(steps=_MOST_STEPS)
+    options = replace(_OPTIONS, steps=_MOST_STEPS)
     print("Text: the help texts of this Python (pydoc_data.topics)")
     print("\nTraining steps with the fused layer and with torch.nn's in turn:", flush=True)
     trial = jobs.start("pydoc_data.topics", text, Codec(Vocab()), options, _CONFIG)
@@ -45,7 +47,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     rate = comparison.fused.tokens_per_second.median
     steps = round(arguments.seconds * rate / options.tokens_per_step)
-    options = TrainingOptions(steps=min(max(steps, 100), _MOST_STEPS))
+    options = replace(_OPTIONS, steps=min(max(steps, 100), _MOST_STEPS))
     job = jobs.start("pydoc_data.topics", text, Codec(Vocab()), options, _CONFIG)
     print(f"\n{jobs.describe(job)}", flush=True)
     if not jobs.run(job, folder):
@@ -58,13 +60,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     print(f"  {ngram_perplexity:6.3f}  {baseline}, from the same text")
     print(f"\nWritten by the model (temperature {_TEMPERATURE}):\n")
     print(_PREFIX + _written(job, 200))
-    draw_demo(
-        folder / "curves.png",
-        comparison,
-        job.trainer.losses,
-        job.trainer.validations,
-        (baseline, ngram_perplexity),
-    )
+    course = Course(job.trainer.losses, job.trainer.validations, model_perplexity)
+    draw_demo(folder / "curves.png", comparison, course, (baseline, ngram_perplexity))
     print(f"\nThe curves are in {folder / 'curves.png'}, the checkpoint is {folder}. Go on with:")
     print(f"  python -m fused_rnn lm generate {folder} --prefix 'A class ' --length 500")
     return 0

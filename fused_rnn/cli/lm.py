@@ -24,7 +24,7 @@ from ..seq2seq import (
 )
 from ..text import NORMALIZATIONS, TOKENIZERS, Codec, TextError, Vocab, read_text
 from . import job as jobs
-from .curves import draw_training
+from .curves import Course, draw_training
 
 _CHOICES = {
     "cell": CELLS,
@@ -127,8 +127,9 @@ def _train(arguments: argparse.Namespace) -> int:
     print(jobs.describe(job), flush=True)
     if not jobs.run(job, folder, save_every=arguments.save_every):
         return 130
-    draw_training(folder / "curves.png", job.trainer.losses, job.trainer.validations)
     result = evaluate(job.trainer.model, job.held_out)
+    course = Course(job.trainer.losses, job.trainer.validations, result.perplexity)
+    draw_training(folder / "curves.png", course)
     print(f"Held-out perplexity {result.perplexity:.3f} over {result.predicted:,} tokens")
     print(f"Checkpoint and curves.png are in {folder}")
     return 0

@@ -184,10 +184,12 @@ def generate(
         ban: token numbers never returned. Default none.
 
     Raises:
-        ValueError: the prefix is empty or the temperature negative.
+        ValueError: the prefix is empty, or the length or the temperature negative.
     """
     if prefix.dim() != 1 or len(prefix) == 0:
         raise ValueError(f"prefix: expected tokens in one dimension, got {tuple(prefix.shape)}")
+    if length < 0:
+        raise ValueError(f"length: expected 0 or more, got {length}")
     if temperature < 0:
         raise ValueError(f"temperature: expected 0 or more, got {temperature}")
     training = model.training

@@ -240,6 +240,9 @@ def train(
         save: called every `save_every` steps and at the end.
         save_every: default 200.
         stop: looked at after every step; True ends the training there, and saves.
+
+    Raises:
+        ValueError: the loss is no longer a finite number; nothing is saved then.
     """
     from tqdm import tqdm
 
@@ -255,7 +258,13 @@ def train(
         mininterval=0.2 if sys.stderr.isatty() else 10,
     ) as bar:
         while not trainer.finished and not stop():
-            shown["loss"] = f"{trainer.train_step():.3f}"
+            loss = trainer.train_step()
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"loss: expected a finite number, got {loss} at step {trainer.step}; a lower "
+                    "learning rate may help"
+                )
+            shown["loss"] = f"{loss:.3f}"
             if trainer.finished or trainer.step % options.validate_every == 0:
                 shown["held-out perplexity"] = f"{trainer.validate(held_out):.3f}"
             bar.set_postfix(shown, refresh=False)
