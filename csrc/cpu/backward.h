@@ -51,14 +51,23 @@ class BackwardPass {
   }
 
  private:
+  // A matrix of weights that gradients are multiplied with, (K, columns of the map).
+  struct Product {
+    PanelMap<C> map;
+    int64_t depth;     // K, padded
+    const IO* matrix;  // (K, units)
+    Op* packed;        // null: taken as it lies
+  };
+
   // Shared by the threads of one recurrence.
   struct Shared {
-    Op *w_ih, *w_hh, *w_hn, *w_hr;  // packed; w_hn: the textbook GRU's second product
-    C *dh, *dc;                     // (B, ld): what reaches the states from later steps
-    C *dg, *dout;                   // (capacity, ld): gradients of gates; of projected outputs
-    Op *dg_op, *dout_op;            // the same as operands
-    C* bias;                        // (ld_g,)
-    C* dx;                          // (T, B, ld_x) where several recurrences share x
+    Product input, hidden, output;
+    Product hidden_n;     // the textbook GRU's second
+    C *dh, *dc;           // (B, ld): what reaches the states from later steps
+    C *dg, *dout;         // (capacity, ld): gradients of gates; of projected outputs
+    Op *dg_op, *dout_op;  // the same as operands
+    C* bias;              // (ld_g,)
+    C* dx;                // (T, B, ld_x) where several recurrences share x
     GradSum<IO, C> dw_ih, dw_hh, dw_hr;
   };
 
@@ -79,22 +88,52 @@ class BackwardPass {
   // Rows past their length have no part in the walk.
   void clear_padding(int rank, int size);
 
+  Product product(const PanelMap<C>& map, int64_t depth);
+
   void pack_weights(const Weights& w, int rank, int size);
 
-  // Packs K rows of a matrix at depth k of panels that are `depth` deep.
-  static void pack(Op* to, const PanelMap<C>& map, const Matrix<IO>& from, int64_t k, int64_t depth,
-                   int64_t K, int rank, int size) {
+  // Packs K rows, from row `row` of the matrix, at depth k of the panels.
+  static void pack(const Product& product, int64_t row, int64_t k, int64_t K, int rank, int size) {
+    if (!product.packed) return;
+    const PanelMap<C>& map = product.map;
+    const Matrix<IO> from{product.matrix + row * map.units, 1, map.units};
     const Range mine(map.panels(), rank, size);
     for (int64_t p = mine.begin; p < mine.end; ++p) {
-      pack_panel(to + (p * depth + k) * map.panel_columns(), map, p, from, K);
+      pack_panel(product.packed + (p * product.depth + k) * map.panel_columns(), map, p, from, K);
     }
   }
 
-  void bind_sums(const WeightGrads& d, int rank, int size);
+  // The product of rows, to be named, with K rows of a panel: those from depth k if it is packed,
+  // from row `row` of the matrix if it is not.
+  static TileArgs<C> tile_of(const Product& product, int64_t panel, int64_t k, int64_t row,
+                             int64_t K) {
+    TileArgs<C> tile;
+    tile.K = K;
+    tile.a_step = 1;
+    tile.init = nullptr;
+    if (product.packed) {
+      tile.b_step = product.map.panel_columns();
+      tile.b = product.packed + (panel * product.depth + k) * tile.b_step;
+    } else {
+      tile.b_step = product.map.units;
+      tile.b = product.matrix + row * tile.b_step + panel * product.map.width();
+    }
+    return tile;
+  }
+
+  void bind_sums(const WeightGrads& d, int rank);
 
   template <class T>
   static void clear(T* to, int64_t count) {
     __builtin_memset(static_cast<void*>(to), 0, size_t(count) * sizeof(T));
+  }
+
+  // A row of `slots` slots, `used` elements of each in use: what lies between and behind those is
+  // read by whole vectors and pairs.
+  template <class T>
+  static void clear_gaps(T* row, int64_t used, int64_t slot, int64_t slots, int64_t ld) {
+    for (int64_t s = 0; slot > used && s < slots; ++s) clear(row + s * slot + used, slot - used);
+    clear(row + slots * slot, ld - slots * slot);
   }
 
   // Row b of this recurrence in an (N, B, width) array; null where there is no array.
@@ -109,7 +148,7 @@ class BackwardPass {
       const int64_t begin = max(0, end - steps_);
       int64_t offset = 0;
       for (int64_t k = end - 1; k >= begin; --k) {
-        step(team, rows_.time(k), offset);
+        step(team, rows_.time(k), offset, k > 0 || args_.dh0);
         offset += args_.rows.active[rows_.time(k)];
       }
       place_.wait_recurrence(team);
@@ -125,13 +164,14 @@ class BackwardPass {
     return At{p, t, b, offset + p, rows_.first(t, length), rows_.cut_before(t, b, length)};
   }
 
-  void step(Team& team, int64_t t, int64_t offset) {
+  // `go_on`: whether anybody asks for the gradient of the state that entered the step.
+  void step(Team& team, int64_t t, int64_t offset, bool go_on) {
     const int64_t active = rows_.active(t);
     if (s_.projected) {
       for (int64_t j = 0; j < active; ++j) gather_output(at(j, t, offset));
       place_.wait_units(team);
       for (int64_t p = units_.begin; p < units_.end; ++p) {
-        for_products(hidden_, shared_.w_hr, p, s_.P, shared_.dout_op, ld_p_, t, offset,
+        for_products(shared_.output, p, shared_.dout_op, ld_p_, t, offset,
                      [&](const At& a, int64_t u, int64_t lanes, V dh) { gates(a, u, lanes, dh); });
       }
     } else {
@@ -145,14 +185,14 @@ class BackwardPass {
     place_.wait_units(team);
     if (kBefore) {
       for (int64_t p = units_.begin; p < units_.end; ++p) {
-        for_products(hidden_, shared_.w_hn, p, gate_, shared_.dg_op, ld_g_, t, offset,
+        for_products(shared_.hidden_n, p, shared_.dg_op, ld_g_, t, offset,
                      [&](const At& a, int64_t u, int64_t lanes, V d) { reset(a, u, lanes, d); });
       }
       place_.wait_units(team);
     }
+    if (!go_on) return;
     for (int64_t p = columns_.begin; p < columns_.end; ++p) {
-      for_products(outputs_, shared_.w_hh, p, kHiddenSlots * gate_,
-                   shared_.dg_op + kHiddenSlot * gate_, ld_g_, t, offset,
+      for_products(shared_.hidden, p, shared_.dg_op + kHiddenSlot * gate_, ld_g_, t, offset,
                    [&](const At& a, int64_t u, int64_t, V sum) {
                      C* dh = shared_.dh + a.p * ld_p_ + u;
                      if (kGru || kBefore) sum += load(dh);
@@ -165,12 +205,12 @@ class BackwardPass {
 
   // Multiplies the active rows of step t with one panel; f gets each row's vectors of sums.
   template <class F>
-  void for_products(const PanelMap<C>& map, const Op* w, int64_t panel, int64_t K,
-                    const Op* operand, int64_t ld, int64_t t, int64_t offset, F f) {
+  void for_products(const Product& product, int64_t panel, const Op* operand, int64_t ld, int64_t t,
+                    int64_t offset, F f) {
     alignas(64) C sums[kAccumulators * L];
+    const PanelMap<C>& map = product.map;
     const int vecs = map.used_vecs(panel);
-    TileArgs<C> tile = panel_tile<Op>(map, w, panel, K);
-    tile.init = nullptr;
+    TileArgs<C> tile = tile_of(product, panel, 0, 0, product.depth);
     tile.c = sums;
     tile.c_stride = vecs * L;
     for_tiles(rows_.active(t), vecs, [&](int64_t first, int64_t count) {
@@ -251,7 +291,7 @@ class BackwardPass {
   // dx where several recurrences share x: the sum of what each group of them found.
   void sum_dx(int rank, int size);
 
-  void weight_grads(int64_t count);
+  void weight_grads(int64_t count, bool first_chunk);
 
   // ---- results
 

@@ -60,8 +60,8 @@ void BackwardPass<IO, Op, cell>::gates(const At& a, int64_t u, int64_t lanes, V 
 // The textbook GRU's r, once the gradient of r * h is there.
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::reset(const At& a, int64_t u, int64_t lanes, V d_reset_h) {
-  const auto d = cells::gru_before_gates_backward(saved(a, 0, u, lanes),
-                                                  previous_h(a, u, lanes), d_reset_h);
+  const auto d =
+      cells::gru_before_gates_backward(saved(a, 0, u, lanes), previous_h(a, u, lanes), d_reset_h);
   put(a, 1, u, lanes, d.dr);
   C* direct = shared_.dh + a.p * ld_p_ + u;
   store(direct, load(direct) + d.dh_prev);

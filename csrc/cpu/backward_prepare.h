@@ -34,16 +34,16 @@ template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::lay_out() {
   for (int g = 0; g < split_.recurrence_groups; ++g) {
     Shared shared{};
-    if (args_.dx) shared.w_ih = arena_.take<Op>(packed_size<Op>(inputs_, G * gate_));
-    shared.w_hh = arena_.take<Op>(packed_size<Op>(outputs_, kHiddenSlots * gate_));
-    if (kBefore) shared.w_hn = arena_.take<Op>(packed_size<Op>(hidden_, s_.H));
+    if (args_.dx) shared.input = product(inputs_, G * gate_);
+    shared.hidden = product(outputs_, kHiddenSlots * gate_);
+    if (kBefore) shared.hidden_n = product(hidden_, gate_);
     shared.dh = arena_.take<C>(s_.B * ld_p_);
     if (cell == Cell::kLstm) shared.dc = arena_.take<C>(s_.B * ld_h_);
     shared.dg = arena_.take<C>(capacity_ * ld_g_);
     shared.dg_op = reinterpret_cast<Op*>(shared.dg);
     if (kCopy) shared.dg_op = arena_.take<Op>(capacity_ * ld_g_);
     if (s_.projected) {
-      shared.w_hr = arena_.take<Op>(packed_size<Op>(hidden_, s_.P));
+      shared.output = product(hidden_, round_up(s_.P, kPair<Op>));
       shared.dout = arena_.take<C>(capacity_ * ld_p_);
       shared.dout_op = reinterpret_cast<Op*>(shared.dout);
       if (kCopy) shared.dout_op = arena_.take<Op>(capacity_ * ld_p_);
@@ -72,6 +72,15 @@ void BackwardPass<IO, Op, cell>::lay_out() {
   }
 }
 
+// For few steps the weights are taken as they lie, where that is in whole vectors.
+template <class IO, class Op, Cell cell>
+typename BackwardPass<IO, Op, cell>::Product BackwardPass<IO, Op, cell>::product(
+    const PanelMap<C>& map, int64_t depth) {
+  const bool in_place = std::is_same<IO, C>::value && s_.T <= kUnpackedSteps && map.units % L == 0;
+  return Product{map, depth, nullptr,
+                 in_place ? nullptr : arena_.take<Op>(packed_size<Op>(map, depth))};
+}
+
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::prepare(int64_t n) {
   n_ = n;
@@ -85,15 +94,15 @@ void BackwardPass<IO, Op, cell>::prepare(int64_t n) {
       convert(shared_.dc + p * ld_h_, row_of(args_.dcn, b, s_.H), s_.H, ld_h_);
     }
   }
-  // What lies past the gates of a row is read by whole vectors and pairs.
   const Range chunk(capacity_, rank, size);
   for (int64_t m = chunk.begin; m < chunk.end; ++m) {
-    clear(shared_.dg + m * ld_g_, ld_g_);
-    if (kCopy) clear(shared_.dg_op + m * ld_g_, ld_g_);
-    if (s_.projected) clear(shared_.dout + m * ld_p_, ld_p_);
-    if (s_.projected && kCopy) clear(shared_.dout_op + m * ld_p_, ld_p_);
+    clear_gaps(shared_.dg + m * ld_g_, s_.H, gate_, grad_count(cell), ld_g_);
+    if (kCopy) clear_gaps(shared_.dg_op + m * ld_g_, s_.H, gate_, grad_count(cell), ld_g_);
+    if (!s_.projected) continue;
+    clear_gaps(shared_.dout + m * ld_p_, s_.P, s_.P, 1, ld_p_);
+    if (kCopy) clear_gaps(shared_.dout_op + m * ld_p_, s_.P, s_.P, 1, ld_p_);
   }
-  if (args_.dweights) bind_sums(args_.dweights[n], rank, size);
+  if (args_.dweights) bind_sums(args_.dweights[n], rank);
   if (args_.dx && s_.N == 1) clear_padding(rank, size);
 }
 
@@ -110,37 +119,25 @@ void BackwardPass<IO, Op, cell>::clear_padding(int rank, int size) {
 
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::pack_weights(const Weights& w, int rank, int size) {
-  const IO* w_ih = static_cast<const IO*>(w.w_ih);
-  const IO* w_hh = static_cast<const IO*>(w.w_hh);
+  shared_.input.matrix = static_cast<const IO*>(w.w_ih);
+  shared_.hidden.matrix = static_cast<const IO*>(w.w_hh);
+  if (kBefore) shared_.hidden_n.matrix = shared_.hidden.matrix + 2 * s_.H * s_.H;
+  shared_.output.matrix = static_cast<const IO*>(w.w_hr);
   for (int slot = 0; args_.dx && slot < G; ++slot) {
-    const Matrix<IO> gate{w_ih + gate_in(slot) * s_.H * s_.I, 1, s_.I};
-    pack(shared_.w_ih, inputs_, gate, slot * gate_, G * gate_, s_.H, rank, size);
+    pack(shared_.input, gate_in(slot) * s_.H, slot * gate_, s_.H, rank, size);
   }
   for (int slot = 0; slot < kHiddenSlots; ++slot) {
-    const int64_t depth = kHiddenSlots * gate_;
-    const Matrix<IO> gate{w_hh + slot * s_.H * s_.P, 1, s_.P};
-    pack(shared_.w_hh, outputs_, gate, slot * gate_, depth, s_.H, rank, size);
+    pack(shared_.hidden, slot * s_.H, slot * gate_, s_.H, rank, size);
   }
-  if (kBefore) {
-    const Matrix<IO> gate{w_hh + 2 * s_.H * s_.H, 1, s_.H};
-    pack(shared_.w_hn, hidden_, gate, 0, gate_, s_.H, rank, size);
-  }
-  if (s_.projected) {
-    const Matrix<IO> matrix{static_cast<const IO*>(w.w_hr), 1, s_.H};
-    pack(shared_.w_hr, hidden_, matrix, 0, round_up(s_.P, kPair<Op>), s_.P, rank, size);
-  }
+  if (kBefore) pack(shared_.hidden_n, 0, 0, s_.H, rank, size);
+  if (s_.projected) pack(shared_.output, 0, 0, s_.P, rank, size);
 }
 
 template <class IO, class Op, Cell cell>
-void BackwardPass<IO, Op, cell>::bind_sums(const WeightGrads& d, int rank, int size) {
+void BackwardPass<IO, Op, cell>::bind_sums(const WeightGrads& d, int rank) {
   shared_.dw_ih.bind(d.w_ih);
   shared_.dw_hh.bind(d.w_hh);
-  shared_.dw_ih.clear(Range(G * s_.H, rank, size));
-  shared_.dw_hh.clear(Range(G * s_.H, rank, size));
-  if (s_.projected) {
-    shared_.dw_hr.bind(d.w_hr);
-    shared_.dw_hr.clear(Range(s_.P, rank, size));
-  }
+  if (s_.projected) shared_.dw_hr.bind(d.w_hr);
   if (rank == 0) clear(shared_.bias, ld_g_);
 }
 

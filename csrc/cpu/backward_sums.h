@@ -17,23 +17,34 @@ void BackwardPass<IO, Op, cell>::finish_chunk(int64_t begin, int64_t end, int64_
     }
   }
   if (args_.dx) input_grads(count, first_recurrence);
-  if (args_.dweights) weight_grads(count);
+  if (args_.dweights) weight_grads(count, end == s_.T);
 }
 
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::input_grads(int64_t count, bool first_recurrence) {
   const Range mine(count, place_.recurrence_rank(), place_.recurrence_size());
   alignas(64) C sums[kAccumulators * L];
+  // Slots whose weights lie in the same order as the slots: all of them once they are packed.
+  struct Run {
+    int slot, slots;
+  };
+  const bool parted = !shared_.input.packed && (kGru || kBefore);
+  const Run whole[] = {{0, G}}, parts[] = {{1, G - 1}, {0, 1}};
+  const Run* runs = parted ? parts : whole;
   for (int64_t p = 0; p < inputs_.panels(); ++p) {
     const int vecs = inputs_.used_vecs(p);
-    TileArgs<C> tile = panel_tile<Op>(inputs_, shared_.w_ih, p, G * gate_);
-    tile.init = nullptr;
-    tile.c = sums;
-    tile.c_stride = vecs * L;
     for_tiles(mine.end - mine.begin, vecs, [&](int64_t first, int64_t rows) {
       const int64_t m = mine.begin + first;
-      for (int64_t r = 0; r < rows; ++r) tile.a[r] = shared_.dg_op + (m + r) * ld_g_;
-      run_tile<Op>(int(rows), vecs, tile);
+      for (int i = 0; i <= int(parted); ++i) {
+        const int64_t at = runs[i].slot * gate_;
+        TileArgs<C> tile =
+            tile_of(shared_.input, p, at, gate_in(runs[i].slot) * s_.H, runs[i].slots * gate_);
+        for (int64_t r = 0; r < rows; ++r) tile.a[r] = shared_.dg_op + (m + r) * ld_g_ + at;
+        tile.c = sums;
+        tile.c_stride = tile.init_stride = vecs * L;
+        if (i > 0) tile.init = sums;
+        run_tile<Op>(int(rows), vecs, tile);
+      }
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = chunk_[m + r].t * s_.B + chunk_[m + r].b;
         for (int v = 0; v < vecs; ++v) {
@@ -76,24 +87,23 @@ void BackwardPass<IO, Op, cell>::sum_dx(int rank, int size) {
 }
 
 template <class IO, class Op, Cell cell>
-void BackwardPass<IO, Op, cell>::weight_grads(int64_t count) {
+void BackwardPass<IO, Op, cell>::weight_grads(int64_t count, bool first_chunk) {
   const int rank = place_.recurrence_rank(), size = place_.recurrence_size();
   Segment inputs[G], hidden[kHiddenSlots];
   for (int s = 0; s < G; ++s) inputs[s] = Segment{s * gate_, gate_in(s) * s_.H, s_.H};
   for (int s = 0; s < kHiddenSlots; ++s) {
     hidden[s] = Segment{(kHiddenSlot + s) * gate_, s * s_.H, s_.H};
   }
-  add_outer(shared_.dw_ih, shared_.dg, ld_g_, count, inputs, rank, size, panel_,
+  add_outer(shared_.dw_ih, shared_.dg, ld_g_, count, inputs, first_chunk, rank, size, panel_,
             [&](int64_t k, int64_t u, int64_t lanes) {
               const int64_t row = chunk_[k].t * s_.B + chunk_[k].b;
               return load_n<C>(static_cast<const IO*>(args_.x) + row * s_.I + u, lanes);
             });
-  add_outer(
-      shared_.dw_hh, shared_.dg, ld_g_, count, hidden, rank, size, panel_,
-      [&](int64_t k, int64_t u, int64_t lanes) { return previous_h(chunk_[k], u, lanes); });
+  add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, hidden, first_chunk, rank, size, panel_,
+            [&](int64_t k, int64_t u, int64_t lanes) { return previous_h(chunk_[k], u, lanes); });
   if constexpr (kBefore) {
     const Segment n[] = {{0, 2 * s_.H, s_.H}};
-    add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, n, rank, size, panel_,
+    add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, n, first_chunk, rank, size, panel_,
               [&](int64_t k, int64_t u, int64_t lanes) {
                 const At& a = chunk_[k];
                 return saved(a, 0, u, lanes) * previous_h(a, u, lanes);
@@ -102,7 +112,7 @@ void BackwardPass<IO, Op, cell>::weight_grads(int64_t count) {
   if constexpr (cell == Cell::kLstm) {
     const Segment out[] = {{0, 0, s_.P}};
     if (s_.projected) {
-      add_outer(shared_.dw_hr, shared_.dout, ld_p_, count, out, rank, size, panel_,
+      add_outer(shared_.dw_hr, shared_.dout, ld_p_, count, out, first_chunk, rank, size, panel_,
                 [&](int64_t k, int64_t u, int64_t lanes) {
                   const At& a = chunk_[k];
                   return saved(a, 3, u, lanes) * M::tanh(saved(a, 4, u, lanes));

@@ -35,7 +35,7 @@ std::atomic<const Kernels*>& current() {
 std::atomic<bool> concurrent_regions{false};
 
 // Multiply-adds that take about as long as waking another thread.
-constexpr double kWorkPerThread = 1 << 18;
+constexpr double kWorkPerThread = 1 << 17;
 
 }  // namespace
 

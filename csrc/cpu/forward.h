@@ -100,6 +100,16 @@ class ForwardPass {
     run_tile<Op>(int(count), map.used_vecs(panel), tile);
   }
 
+  // Cuts rows into what `multiply` takes at once: f(first, count).
+  template <class F>
+  static void cut_rows(const Product& product, int64_t panel, int64_t rows, F f) {
+    if (product.packed) {
+      for_tiles(rows, product.map.used_vecs(panel), f);
+    } else {
+      for_blocks(rows, f);
+    }
+  }
+
   // b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).
   void pack_bias(const Weights& w, int64_t panel);
 
@@ -151,7 +161,7 @@ class ForwardPass {
 
   void project_panel(const Product& product, int64_t panel, int64_t count, int64_t column) {
     const C* bias = shared_.bias + panel * kPanelColumns + column;
-    for_tiles(count, product.map.used_vecs(panel), [&](int64_t first, int64_t rows) {
+    cut_rows(product, panel, count, [&](int64_t first, int64_t rows) {
       multiply(product, panel, x_rows_ + first, rows, bias, xg_row(panel, first) + column,
                kPanelColumns);
     });
@@ -211,10 +221,10 @@ class ForwardPass {
   template <class F>
   void for_products(const Product& product, int64_t panel, const Op* operand, int64_t ld,
                     int64_t active, F f) {
-    alignas(64) C sums[kAccumulators * L];
+    alignas(64) C sums[kMaxRows * kMaxVecs * L];
     const Op* a[kMaxRows];
     const int vecs = product.map.used_vecs(panel);
-    for_tiles(active, vecs, [&](int64_t first, int64_t count) {
+    cut_rows(product, panel, active, [&](int64_t first, int64_t count) {
       for (int64_t r = 0; r < count; ++r) a[r] = operand + rows_.position(first + r) * ld;
       multiply(product, panel, a, count, nullptr, sums, vecs * L);
       for (int64_t r = 0; r < count; ++r) f(first + r, sums + r * vecs * L);

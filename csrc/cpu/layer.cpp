@@ -58,9 +58,9 @@ Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
     stride *= std::max<int64_t>(shape.begin()[i], 1);
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      int64_t(shape.size()), shape.begin(), strides.data(), int32_t(dtype),
-      aoti_torch_device_type_cpu(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.begin(),
+                                                         strides.data(), int32_t(dtype),
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
@@ -267,7 +267,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   const Kernels& k = kernels();
   const int threads = team_size(3 * layer.multiply_adds());
   const Workspace workspace(k.backward_workspace(args, threads));
-  run_team(threads, [&](Team& team, int rank) { k.backward(args, workspace.memory(), team, rank); });
+  run_team(threads,
+           [&](Team& team, int rank) { k.backward(args, workspace.memory(), team, rank); });
   return {dx, dh0, dc0, dweights};
 }
 

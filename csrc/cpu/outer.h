@@ -34,12 +34,6 @@ struct GradSum {
       convert(out + r * columns, sum + r * ld, columns, columns);
     }
   }
-
-  void clear(const Range& mine) const {
-    for (int64_t r = mine.begin; r < mine.end; ++r) {
-      convert(sum + r * ld, static_cast<const C*>(nullptr), 0, ld);
-    }
-  }
 };
 
 // Rows first .. first + rows of a gradient, from the columns of `a` that start at `column`.
@@ -47,12 +41,13 @@ struct Segment {
   int64_t column, first, rows;
 };
 
-// sum[segment rows] += a[:, segment columns]^T times the rows that load(k, column, lanes) gives.
-// Threads share the rows of every segment; `panel` is this thread's own.
+// sum[segment rows] += a[:, segment columns]^T times the rows that load(k, column, lanes) gives;
+// the first time, = instead of +=. Threads share the rows of every segment; `panel` is this
+// thread's own.
 template <class IO, class C, int count, class Load>
 VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int64_t K,
-                      const Segment (&segments)[count], int rank, int size, C* panel,
-                      Load load_row) {
+                      const Segment (&segments)[count], bool first_time, int rank, int size,
+                      C* panel, Load load_row) {
   constexpr int L = kLanes<C>;
   const PanelMap<C> map = plain_map<C>(grad.columns);
   for (int64_t p = 0; p < map.panels(); ++p) {
@@ -67,7 +62,7 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int6
     TileArgs<C> tile;
     tile.a_step = ld_a;
     tile.b = panel;
-    tile.b_vecs = vecs;
+    tile.b_step = vecs * L;
     tile.K = K;
     tile.c_stride = tile.init_stride = grad.ld;
     for (const Segment& segment : segments) {
@@ -76,12 +71,15 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int6
         const int64_t row = mine.begin + first;
         for (int64_t r = 0; r < rows; ++r) tile.a[r] = a + segment.column + row + r;
         tile.c = grad.sum + (segment.first + row) * grad.ld + column;
-        tile.init = tile.c;
+        tile.init = first_time ? nullptr : tile.c;
         run_tile<C>(int(rows), vecs, tile);
       });
     }
   }
 }
+
+// Sums of single columns are taken in blocks of this many, for the sake of accuracy.
+constexpr int64_t kBlock = 32;
 
 // sum[column] += the column's sum over K rows of a, for this thread's vectors of columns.
 template <class C>
@@ -89,7 +87,12 @@ VEC_FN void add_columns(C* sum, const C* a, int64_t ld_a, int64_t K, const Range
   constexpr int L = kLanes<C>;
   for (int64_t v = vectors.begin; v < vectors.end; ++v) {
     Vec<C> total{};
-    for (int64_t k = 0; k < K; ++k) total += load(a + k * ld_a + v * L);
+    for (int64_t first = 0; first < K; first += kBlock) {
+      Vec<C> part{};
+      const int64_t end = min(first + kBlock, K);
+      for (int64_t k = first; k < end; ++k) part += load(a + k * ld_a + v * L);
+      total += part;
+    }
     store(sum + v * L, load(sum + v * L) + total);
   }
 }

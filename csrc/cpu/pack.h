@@ -157,7 +157,7 @@ VEC_FN TileArgs<C> panel_tile(const PanelMap<C>& map, const Op* w, int64_t panel
   tile.K = round_up(K, kPair<Op>);
   tile.a_step = 1;
   tile.b = w + panel * map.panel_columns() * tile.K;
-  tile.b_vecs = map.panel_vecs();
+  tile.b_step = map.panel_columns();
   return tile;
 }
 

@@ -16,21 +16,25 @@ inline void pause_briefly() {
 #endif
 }
 
-// Spins a bounded time, then yields the core: with fewer free cores than threads a pure spin
-// would cost a scheduler slice.
+// Spins a bounded time; whether the condition came true in it.
 template <class Condition>
-void wait_until(const Condition& condition) {
+bool spin_until(const Condition& condition) {
   constexpr int kSpins = 4096;
-  for (int spins = 0; !condition(); ++spins) {
-    if (spins < kSpins) {
-      pause_briefly();
-    } else {
-      sched_yield();
-    }
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (condition()) return true;
+    pause_briefly();
   }
+  return condition();
 }
 
-// Holds `parties` threads until all of them have come.
+// Spins a bounded time, then yields the core again and again.
+template <class Condition>
+void wait_until(const Condition& condition) {
+  while (!spin_until(condition)) sched_yield();
+}
+
+// Holds `parties` threads until all of them have come. Who waits long goes to sleep: with fewer
+// free cores than threads, those that are late need this one's core.
 class Barrier {
  public:
   void wait(int parties) {
@@ -39,9 +43,13 @@ class Barrier {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == parties - 1) {
       arrived_.store(0, std::memory_order_relaxed);
       generation_.store(generation + 1, std::memory_order_release);
+      generation_.notify_all();
       return;
     }
-    wait_until([&] { return generation_.load(std::memory_order_acquire) != generation; });
+    if (spin_until([&] { return generation_.load(std::memory_order_acquire) != generation; })) {
+      return;
+    }
+    generation_.wait(generation, std::memory_order_acquire);
   }
 
  private:

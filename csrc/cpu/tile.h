@@ -10,7 +10,7 @@
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
-constexpr int64_t kChain = 256;
+constexpr int64_t kChain = 128;
 constexpr int kMaxVecs = 4;
 constexpr int kMaxRows = 12;
 
@@ -24,8 +24,8 @@ template <class C>
 struct TileArgs {
   const void* a[kMaxRows];  // row r, element k at a[r] + k * a_step
   int64_t a_step;
-  const void* b;        // (K, b_vecs, lanes)
-  int64_t b_vecs;       // vectors from one k to the next
+  const void* b;        // (K, b_step), of which the tile takes V * lanes
+  int64_t b_step;       // elements from one k to the next
   int64_t K;            // even where operands go in pairs
   const C* init;        // row r starts from init + r * init_stride; null: zero
   int64_t init_stride;  // 0: the same for all rows
@@ -89,7 +89,7 @@ void tile(const TileArgs<SumOf<Op>>& args) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) a[r] = static_cast<const Op*>(args.a[r]);
   const Op* b = static_cast<const Op*>(args.b);
-  const int64_t a_step = args.a_step, b_step = args.b_vecs * L, c_stride = args.c_stride;
+  const int64_t a_step = args.a_step, b_step = args.b_step, c_stride = args.c_stride;
   C* const c = args.c;
   const C* base = args.init;
   int64_t base_stride = args.init_stride, k = 0;
@@ -148,6 +148,14 @@ VEC_FN void for_tiles(int64_t rows, int vecs, F f) {
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t first = rows * i / tiles;
     f(first, rows * (i + 1) / tiles - first);
+  }
+}
+
+// Cuts `rows` into blocks of kMaxRows and a rest.
+template <class F>
+VEC_FN void for_blocks(int64_t rows, F f) {
+  for (int64_t first = 0; first < rows; first += kMaxRows) {
+    f(first, rows - first < kMaxRows ? rows - first : kMaxRows);
   }
 }
 

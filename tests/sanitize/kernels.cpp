@@ -181,7 +181,8 @@ Buffers run(const Kernels& kernels, Problem& p, int threads) {
   Buffer* hn = add(out, s.dtype, s.N * s.B * s.P, false);
   Buffer* cn = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
   Buffers saved;
-  Buffer* tape = add(saved, wide, s.T * s.B * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
+  Buffer* tape =
+      add(saved, wide, s.T * s.B * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
   const Forward forward{s,           p.rows,        p.weights.data(), p.reverse.data(),
                         p.x->data(), pointer(p.h0), pointer(p.c0),    y->data(),
                         hn->data(),  cn->data(),    tape->data()};
