@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "layer.h"
 
+#include <sys/mman.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <new>
 
 #include "../check.h"
@@ -64,18 +66,51 @@ Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
   return Tensor(handle);
 }
 
-// Memory for one call, aligned for vectors.
+// Memory aligned for vectors; in huge pages, where large, so that long walks over packed weights
+// find their addresses.
+class Block {
+ public:
+  Block() = default;
+  ~Block() { std::free(memory_); }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  // At least `bytes`; what it held before is lost.
+  char* reserve(size_t bytes) {
+    if (bytes <= size_) return memory_;
+    std::free(memory_);
+    size_ = 0;
+    const size_t page = bytes < kHugePage ? 64 : kHugePage;
+    const size_t size = (bytes + page - 1) / page * page;
+    memory_ = static_cast<char*>(std::aligned_alloc(page, size));
+    if (!memory_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (page == kHugePage) madvise(memory_, size, MADV_HUGEPAGE);
+#endif
+    size_ = size;
+    return memory_;
+  }
+
+ private:
+  static constexpr size_t kHugePage = 2 << 20;
+  char* memory_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Memory for one call. Up to a limit each calling thread keeps it for the next one: new pages cost
+// as much as a short sequence.
 class Workspace {
  public:
-  explicit Workspace(size_t bytes)
-      : memory_(static_cast<char*>(::operator new(bytes, std::align_val_t(64)))) {}
-  ~Workspace() { ::operator delete(memory_, std::align_val_t(64)); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
+  explicit Workspace(size_t bytes) {
+    constexpr size_t kKept = 64 << 20;
+    thread_local Block kept;
+    memory_ = bytes <= kKept ? kept.reserve(bytes) : own_.reserve(bytes);
+  }
 
   char* memory() const { return memory_; }
 
  private:
+  Block own_;
   char* memory_;
 };
 

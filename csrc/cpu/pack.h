@@ -54,16 +54,20 @@ VEC_FN Vec<C> zip(Vec<C> a, Vec<C> b, bool high) {
   return __builtin_shuffle(a, b, mask);
 }
 
-// Transposes a square of lanes by log2(lanes) perfect shuffles.
+// Transposes a square of lanes by log2(lanes) perfect shuffles. Unrolled whole, so that the square
+// stays in registers.
 template <class C>
 VEC_FN void transpose(Vec<C> (&rows)[kLanes<C>]) {
   constexpr int L = kLanes<C>;
+#pragma GCC unroll 4
   for (int stage = 1; stage < L; stage *= 2) {
     Vec<C> next[L];
+#pragma GCC unroll 8
     for (int i = 0; i < L / 2; ++i) {
       next[2 * i] = zip<C>(rows[i], rows[i + L / 2], false);
       next[2 * i + 1] = zip<C>(rows[i], rows[i + L / 2], true);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < L; ++i) rows[i] = next[i];
   }
 }
@@ -86,6 +90,18 @@ struct Matrix {
   int64_t column_step, k_step;
 };
 
+// Stores the transpose of the square whose row l is load_row(l), or zero from row `rows` on.
+template <class C, class Load>
+VEC_FN void store_transposed(C* to, int64_t step, int64_t rows, Load load_row) {
+  constexpr int L = kLanes<C>;
+  Vec<C> square[L];
+#pragma GCC unroll 16
+  for (int l = 0; l < L; ++l) square[l] = l < rows ? load_row(l) : Vec<C>{};
+  transpose<C>(square);
+#pragma GCC unroll 16
+  for (int l = 0; l < L; ++l) store(to + l * step, square[l]);
+}
+
 // One vector's columns of a panel, `columns` of them real and the rest zero, for all k.
 template <class Op, class IO>
 struct PackVector {
@@ -99,12 +115,8 @@ struct PackVector {
       return;
     }
     for (; k + L <= K && from.k_step == 1; k += L) {
-      Vec<C> rows[L];
-      for (int l = 0; l < L; ++l) {
-        rows[l] = l < columns ? load(from.data + l * from.column_step + k) : Vec<C>{};
-      }
-      transpose<C>(rows);
-      for (int l = 0; l < L; ++l) store(to + (k + l) * step, rows[l]);
+      store_transposed<C>(to + k * step, step, columns,
+                          [&](int64_t l) { return load(from.data + l * from.column_step + k); });
     }
     for (; k < K; ++k) {
       for (int l = 0; l < L; ++l) {
@@ -120,8 +132,22 @@ struct PackVector {
 template <>
 struct PackVector<Bf16, Bf16> {
   static void run(Bf16* to, int64_t step, const Matrix<Bf16>& from, int64_t columns, int64_t K) {
-    for (int64_t k = 0; k < K; k += 2) {
-      for (int64_t l = 0; l < kLanes<float>; ++l) {
+    constexpr int L = kLanes<float>;
+    int64_t k = 0;
+    // A pair is moved about as if it were a float.
+    for (; k + 2 * L <= K && from.k_step == 1; k += 2 * L) {
+      store_transposed<float>(
+          reinterpret_cast<float*>(to + k / 2 * step), step / 2, columns, [&](int64_t l) {
+            return load(reinterpret_cast<const float*>(from.data + l * from.column_step + k));
+          });
+    }
+    for (; k + 2 <= K && from.column_step == 1 && columns == L; k += 2) {
+      const Bf16* at = from.data + k * from.k_step;
+      const IntV high = (IntV)load(at + from.k_step), low = (IntV)load(at);
+      store(reinterpret_cast<float*>(to + k / 2 * step), (FloatV)(high | (low >> 16 & 0xFFFF)));
+    }
+    for (; k < K; k += 2) {
+      for (int64_t l = 0; l < L; ++l) {
         const Bf16* at = from.data + l * from.column_step + k * from.k_step;
         Bf16* pair = to + k / 2 * step + 2 * l;
         pair[0] = l < columns ? at[0] : Bf16{0};
