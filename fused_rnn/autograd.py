@@ -27,6 +27,7 @@ from .transforms import (
     absent,
     jvp,
     older_vmap,
+    older_vmap_maps,
     one_by_one,
     side_by_side,
     vjp,
@@ -180,11 +181,10 @@ class LayerBackward(Function):
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
-        mapped = older_vmap(partial(_mapped_backward, plan), args)
-        if mapped is not None:
-            return mapped
-        dy, dhn, dcn = _contiguous(*args[:3])
-        x, h0, c0, lengths, resets, y, tape, *weights = args[3:]
+        dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights = args
+        if older_vmap_maps(dy, dhn, dcn):
+            return older_vmap(partial(_mapped_backward, plan), args)
+        dy, dhn, dcn = _contiguous(dy, dhn, dcn)
         with torch._C._AutoDispatchBelowAutograd():
             dx, dh0, dc0, dweights = plan.pair.backward(
                 *(dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),

@@ -157,18 +157,18 @@ def absent(output: Tensor) -> bool:
     return output.shape == (0,)
 
 
-def older_vmap(
-    rule: Callable[..., Mapped],
-    args: Sequence[Maybe],
-) -> tuple[Tensor, ...] | None:
+def older_vmap_maps(*tensors: Maybe) -> bool:
+    """Whether one of them is mapped by the vmap that torch.autograd.grad brings itself."""
+    return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
+
+
+def older_vmap(rule: Callable[..., Mapped], args: Sequence[Maybe]) -> tuple[Tensor, ...]:
     """What `rule(size, in_dims, *args)` makes of the vmap that torch.autograd.grad brings itself.
 
-    Its `is_grads_batched` maps by tensors that torch.func and its rules know nothing of. None
-    when no argument is one of them.
+    Its `is_grads_batched` maps by tensors that torch.func and its rules know nothing of. At least
+    one argument must be such a tensor.
     """
-    batched = [t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in args]
-    if not any(batched):
-        return None
+    batched = [older_vmap_maps(t) for t in args]
     level = torch._C._vmapmode_increment_nesting()
     torch._C._vmapmode_decrement_nesting()
     sizes = [0]

@@ -11,6 +11,7 @@ namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
 constexpr int64_t kChain = 128;
+constexpr int64_t kAhead = 16;  // steps of k that operands are fetched ahead
 constexpr int kMaxVecs = 4;
 constexpr int kMaxRows = 12;
 
@@ -39,10 +40,16 @@ struct TileStep {
   typedef Op C;
   static constexpr int64_t kAtOnce = 1;
 
-  VEC_FN void add(Vec<C> (&acc)[R][V], const C* const (&a)[R], int64_t a_offset, const C* b) {
+  VEC_FN void add(Vec<C> (&acc)[R][V], const C* const (&a)[R], int64_t a_offset, const C* b,
+                  int64_t ahead) {
     Vec<C> w[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes<C>);
+    // Where k walks down columns, no hardware foresees the next rows.
+    if constexpr (R >= 4) {
+      __builtin_prefetch(a[0] + a_offset + ahead);
+      __builtin_prefetch(a[R - 1] + a_offset + ahead);
+    }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const Vec<C> x = splat(a[r][a_offset]);
@@ -59,7 +66,8 @@ struct TileStep<Bf16, R, V> {
   typedef float C;
   static constexpr int64_t kAtOnce = 2;
 
-  VEC_FN void add(Vec<C> (&acc)[R][V], const Bf16* const (&a)[R], int64_t a_offset, const Bf16* b) {
+  VEC_FN void add(Vec<C> (&acc)[R][V], const Bf16* const (&a)[R], int64_t a_offset, const Bf16* b,
+                  int64_t) {
     __m512bh w[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) w[v] = (__m512bh)_mm512_loadu_si512(b + v * 32);
@@ -96,7 +104,8 @@ void tile(const TileArgs<SumOf<Op>>& args) {
   do {
     const int64_t end = k + kChain < args.K ? k + kChain : args.K;
     Vec<C> acc[R][V] = {};
-    for (; k < end; k += Step::kAtOnce) Step::add(acc, a, k * a_step, b + k * b_step);
+    for (; k < end; k += Step::kAtOnce)
+      Step::add(acc, a, k * a_step, b + k * b_step, kAhead * a_step);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
