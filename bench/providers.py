@@ -66,7 +66,9 @@ def _torch_call(
         outputs = _flat(*forward(x, hx))
         if not train:
             return outputs
-        return [*outputs, *torch.autograd.grad(outputs, leaves, cotangents)]
+        # Where every step is a reset, recurrent weights get no gradient: zeros.
+        grads = torch.autograd.grad(outputs, leaves, cotangents, materialize_grads=True)
+        return [*outputs, *grads]
 
     def tensors(results: list[Tensor]) -> list[Tensor]:
         results = [result.detach() for result in results]

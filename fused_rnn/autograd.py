@@ -135,11 +135,14 @@ class LayerFunction(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.plan, *args = inputs
-        y, _, _, tape = output
+        y, _, cn, tape = output
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(tape, *filter(absent, output[:3]))
+        # Without a cell state the op returns an empty tensor in its place.
+        unmoved = (tape,) if ctx.plan.cell == "lstm" else (cn, tape)
+        ctx.mark_non_differentiable(*unmoved)
         ctx.save_for_backward(*args[:5], y, tape, *args[5:])
-        ctx.save_for_forward(*args)
+        if _transformed():
+            ctx.save_for_forward(*args)
 
     @staticmethod
     def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: Maybe) -> Many:
@@ -150,8 +153,8 @@ class LayerFunction(Function):
         plan = Plan(ctx.plan.pair, ctx.plan.cell, ctx.plan.reverse, needs)
         again = torch.is_grad_enabled() or _transformed()
         gradients = LayerBackward.apply if again else LayerBackward.forward
-        grads = gradients(plan, dy, dhn, dcn, *saved)
-        dx, dh0, dc0, *dweights = (None if absent(grad) else grad for grad in grads)
+        dx, dh0, dc0, *dweights = gradients(plan, dy, dhn, dcn, *saved)
+        dx, dh0, dc0 = (None if absent(grad) else grad for grad in (dx, dh0, dc0))
         return None, dx, dh0, dc0, None, None, *(dweights or (None,) * len(wanted[6:]))
 
     @staticmethod

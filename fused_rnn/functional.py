@@ -57,7 +57,8 @@ def stack(
         y, hn, cn = layer(
             x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=name
         )
-        return LayerOutput(y.flatten(2), hn, cn)
+        # One direction needs no more than a squeeze, the cheaper view.
+        return LayerOutput(y.squeeze(2) if directions == 1 else y.flatten(2), hn, cn)
     hs, cs = [], []
     for at in range(len(weights) // per):
         if at and between is not None:

@@ -154,7 +154,7 @@ def one_by_one(
 
 def absent(output: Tensor) -> bool:
     """Whether an op returned `output` in place of a tensor that does not exist."""
-    return output.shape == (0,)
+    return output.dim() == 1 and output.shape[0] == 0
 
 
 def older_vmap_maps(*tensors: Maybe) -> bool:

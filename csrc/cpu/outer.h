@@ -41,6 +41,20 @@ struct Segment {
   int64_t column, first, rows;
 };
 
+// to[r] += scale[r] * row for the rows r of a range; the first time, = instead of +=.
+template <class C>
+VEC_FN void add_scaled(C* to, int64_t ld, const C* scale, const Range& rows, const C* row, int vecs,
+                       bool first_time) {
+  constexpr int L = kLanes<C>;
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    for (int v = 0; v < vecs; ++v) {
+      C* sum = to + r * ld + v * L;
+      const Vec<C> product = splat(scale[r]) * load(row + v * L);
+      store(sum, first_time ? product : load(sum) + product);
+    }
+  }
+}
+
 // sum[segment rows] += a[:, segment columns]^T times the rows that load(k, column, lanes) gives;
 // the first time, = instead of +=. Threads share the rows of every segment; `panel` is this
 // thread's own.
@@ -67,6 +81,11 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int6
     tile.c_stride = tile.init_stride = grad.ld;
     for (const Segment& segment : segments) {
       const Range mine(segment.rows, rank, size);
+      if (K == 1) {
+        C* to = grad.sum + segment.first * grad.ld + column;
+        add_scaled(to, grad.ld, a + segment.column, mine, panel, vecs, first_time);
+        continue;
+      }
       for_tiles(mine.end - mine.begin, vecs, [&](int64_t first, int64_t rows) {
         const int64_t row = mine.begin + first;
         for (int64_t r = 0; r < rows; ++r) tile.a[r] = a + segment.column + row + r;
