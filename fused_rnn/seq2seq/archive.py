@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..text.codec import Codec
-from ..text.vocab import Vocab
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .language_model import LanguageModel, LanguageModelConfig
@@ -56,7 +55,7 @@ def save_language_model(folder: str | Path, codec: Codec, trainer: Trainer) -> N
         "config": asdict(trainer.model.config),
         "options": asdict(trainer.options),
         "position": trainer.position(),
-        "codec": {**codec._asdict(), "vocab": codec.vocab.tokens},
+        "codec": codec.record(),
     }
     tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
     tensors.update({f"training.{name}": value for name, value in trainer.tensors().items()})
@@ -73,8 +72,7 @@ def load_language_model(folder: str | Path) -> SavedLanguageModel:
     with _fitting():
         model = LanguageModel(LanguageModelConfig(**record["config"]))
         model.load_state_dict(_under("model.", tensors))
-        codec = record["codec"]
-        codec = Codec(**{**codec, "vocab": Vocab.from_list(codec["vocab"])})
+        codec = Codec.from_record(record["codec"])
         options = TrainingOptions(**record["options"])
         position = record["position"]
     return SavedLanguageModel(model, codec, options, position, _under("training.", tensors))
