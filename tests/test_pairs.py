@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from fused_rnn.text import (
+    EOS,
+    PAD,
     RESERVED,
     Codec,
     Pair,
@@ -69,9 +71,10 @@ def test_translation_data_is_the_books(book_pairs: list[Pair]) -> None:
     for count in (600, 601):
         small = codecs(book_pairs[:count], **options)
         assert [len(codec.vocab) for codec in small] == [184, 201]
-    # Its second edition reads one pair too many, too.
-    second = codecs(book_pairs[: 512 + 128 + 1], **options)
-    assert [len(codec.vocab) for codec in second] == [194, 214]
+    # The second edition reads one pair too many, too, and numbers `<bos>` for targets only.
+    sources, targets = zip(*book_pairs[: 512 + 128 + 1], strict=True)
+    assert len(Codec.learn(sources, reserved=(PAD, EOS), **options).vocab) == 194
+    assert len(Codec.learn(targets, reserved=RESERVED, **options).vocab) == 214
 
 
 def test_normalization_of_pairs() -> None:
