@@ -6,17 +6,19 @@ from .archive import (
     load_language_model,
     save_language_model,
 )
+from .attention import ATTENTIONS
 from .checkpoint import CheckpointError, holds_checkpoint
+from .decoder import ATTENDS, AttentionDecoder, RNNDecoder
+from .encoder import RNNEncoder
+from .interfaces import Decoder, Encoded, Encoder, EncoderDecoder, Prediction
 from .language_model import (
-    CELLS,
     Evaluation,
     LanguageModel,
     LanguageModelConfig,
-    Prediction,
-    detach,
     evaluate,
     generate,
 )
+from .recurrence import CELLS, detach
 from .training import (
     OPTIMIZERS,
     SAMPLINGS,
@@ -27,15 +29,24 @@ from .training import (
 )
 
 __all__ = [
+    "ATTENDS",
+    "ATTENTIONS",
     "CELLS",
     "OPTIMIZERS",
     "SAMPLINGS",
     "SCHEDULES",
+    "AttentionDecoder",
     "CheckpointError",
+    "Decoder",
+    "Encoded",
+    "Encoder",
+    "EncoderDecoder",
     "Evaluation",
     "LanguageModel",
     "LanguageModelConfig",
     "Prediction",
+    "RNNDecoder",
+    "RNNEncoder",
     "SavedLanguageModel",
     "Trainer",
     "TrainingOptions",

@@ -3,29 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layer import FusedLayer
-from ..modules import FusedGRU, FusedLSTM, FusedRNN
 from ..text.metrics import perplexity
-
-State = Tensor | tuple[Tensor, Tensor]
-
-_LAYERS: dict[str, Callable[..., FusedLayer]] = {
-    "rnn_tanh": partial(FusedRNN, nonlinearity="tanh"),
-    "rnn_relu": partial(FusedRNN, nonlinearity="relu"),
-    "gru": FusedGRU,
-    "gru_reset_before": partial(FusedGRU, reset_after=False),
-    "lstm": FusedLSTM,
-}
-CELLS = tuple(_LAYERS)
+from .decoder import output_layer
+from .interfaces import Prediction
+from .recurrence import CELLS, State, recurrence, take_rows
 
 
 @dataclass(frozen=True)
@@ -39,6 +28,8 @@ class LanguageModelConfig:
         num_layers: layers, L. Default 1.
         embedding_size: size of the learned vector of a token; 0 = one-hot vectors. Default 64.
         dropout: on embeddings, between layers and on the last layer's output. Default 0.1.
+        tied: whether the output layer's weight is the embedding's (Press and Wolf 2017), for
+            which both sizes must be equal. Default False.
     """
 
     vocab_size: int
@@ -47,6 +38,7 @@ class LanguageModelConfig:
     num_layers: int = 1
     embedding_size: int = 64
     dropout: float = 0.1
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
@@ -58,31 +50,39 @@ class LanguageModelConfig:
             raise ValueError(f"embedding_size: expected 0 or more, got {self.embedding_size}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected at least 0, below 1, got {self.dropout}")
-
-
-class Prediction(NamedTuple):
-    """Unnormalised log-probabilities of the next token, and the state to go on from."""
-
-    logits: Tensor
-    state: State
+        if self.tied and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                f"tied: expected embedding_size equal to hidden_size {self.hidden_size}, got "
+                f"{self.embedding_size}"
+            )
 
 
 class LanguageModel(nn.Module):
-    """Embedding or one-hot vectors, recurrent layers, a linear layer over the vocabulary."""
+    """Embedding or one-hot vectors, recurrent layers, a linear layer over the vocabulary.
 
-    def __init__(self, config: LanguageModelConfig) -> None:
+    Args:
+        config: its sizes.
+        backend: of the recurrent layers. Default "auto".
+    """
+
+    def __init__(self, config: LanguageModelConfig, *, backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         size, hidden = config.embedding_size, config.hidden_size
         self.embedding = nn.Embedding(config.vocab_size, size) if size else None
-        self.rnn = _LAYERS[config.cell](
+        self.rnn = recurrence(
+            config.cell,
             size or config.vocab_size,
             hidden,
             config.num_layers,
-            dropout=config.dropout if config.num_layers > 1 else 0.0,
+            dropout=config.dropout,
+            backend=backend,
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(hidden, config.vocab_size)
+        if self.embedding is not None and config.tied:
+            self.output = output_layer(self.embedding, hidden, tied=True)
+        else:
+            self.output = nn.Linear(hidden, config.vocab_size)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> Prediction:
         """Returns what each token makes the model expect next.
@@ -114,6 +114,17 @@ class LanguageModel(nn.Module):
         logits, state = self(tokens.unsqueeze(0), state)
         return Prediction(logits.squeeze(0), state)
 
+    def reorder(self, state: State, index: Tensor) -> State:
+        """Returns the state whose row n is row index[n], (N,), of the one given."""
+        return take_rows(state, index)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Returns the state of zeros for so many rows, as a search needs it."""
+        h = self.output.weight.new_zeros(
+            self.config.num_layers, batch_size, self.config.hidden_size
+        )
+        return (h, torch.zeros_like(h)) if self.config.cell == "lstm" else h
+
 
 class Evaluation(NamedTuple):
     """Negative log-likelihood of a text, summed over its predicted tokens."""
@@ -124,11 +135,6 @@ class Evaluation(NamedTuple):
     @property
     def perplexity(self) -> float:
         return perplexity(self.loss_sum, self.predicted)
-
-
-def detach(state: State) -> State:
-    """Returns a state through which no gradient flows back."""
-    return state.detach() if isinstance(state, Tensor) else (state[0].detach(), state[1].detach())
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from ..text.batches import Batch, random_batches, sequential_batches
 from .checkpoint import CheckpointError
-from .language_model import LanguageModel, State, detach, evaluate
+from .language_model import LanguageModel, evaluate
+from .recurrence import State, detach
 
 SAMPLINGS = {"sequential": sequential_batches, "random": random_batches}
 OPTIMIZERS = ("adam", "sgd")
