@@ -10,7 +10,9 @@ from .attention import ATTENTIONS
 from .checkpoint import CheckpointError, holds_checkpoint
 from .decoder import ATTENDS, AttentionDecoder, RNNDecoder
 from .encoder import RNNEncoder
-from .interfaces import Decoder, Encoded, Encoder, EncoderDecoder, Prediction
+from .exhaustive import exhaustive_search, score
+from .hypotheses import Hypotheses
+from .interfaces import Decoder, Encoded, Encoder, EncoderDecoder, Prediction, Steps
 from .language_model import (
     Evaluation,
     LanguageModel,
@@ -19,6 +21,8 @@ from .language_model import (
     generate,
 )
 from .recurrence import CELLS, detach
+from .sampling import sample
+from .search import STOPS, beam_search, greedy_search
 from .training import (
     OPTIMIZERS,
     SAMPLINGS,
@@ -41,6 +45,14 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderDecoder",
+    "Hypotheses",
+    "STOPS",
+    "Steps",
+    "beam_search",
+    "exhaustive_search",
+    "greedy_search",
+    "sample",
+    "score",
     "Evaluation",
     "LanguageModel",
     "LanguageModelConfig",
