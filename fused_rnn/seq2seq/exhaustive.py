@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .hypotheses import Hypotheses, Normalizer
+from .hypotheses import Hypotheses, Normalizer, sum_in_order
 from .interfaces import Steps
 from .stepping import Constraints, Stepper, evaluating, rows_of
 
@@ -60,7 +60,8 @@ def exhaustive_search(
         done: list[_Level] = []
         for step in range(max_length):
             alive, history = open_.totals.flatten() > -torch.inf, open_.paths.flatten(0, 1)
-            log_probs, state = stepper.log_probs(tokens, state, step, alive, history)
+            outlook = stepper.look(tokens, state, step, alive, history)
+            log_probs = outlook.log_probs.masked_fill(~outlook.usable.unsqueeze(1), -torch.inf)
             size = log_probs.size(1)
             if step == 0:
                 _refuse(rows.sentences * size**max_length, max_sequences)
@@ -72,7 +73,7 @@ def exhaustive_search(
             if step + 1 < max_length:
                 parents = (~ends).nonzero().squeeze(1) // size
                 base = torch.arange(0, rows.sentences * before, before, device=rows.device)
-                state = model.reorder(state, (base.unsqueeze(1) + parents).flatten())
+                state = model.reorder(outlook.state, (base.unsqueeze(1) + parents).flatten())
                 tokens = open_.paths[:, :, -1].flatten()
         stepper.any_left(open_.totals > -torch.inf)
         parts = (
@@ -132,16 +133,17 @@ def score(
         gains, seen = torch.zeros_like(given, dtype=torch.float32), []
         for step in range(T):
             alive, following = inside[:, :, step].flatten(), given[:, :, step].flatten()
-            log_probs, state = stepper.log_probs(tokens, state, step, alive, given[:, 0])
+            outlook = stepper.look(tokens, state, step, alive, given[:, 0])
             if step == 0:
-                _check_targets(given, log_probs.size(1))
-            gains[:, :, step] = log_probs.gather(1, following.unsqueeze(1)).view(B, n)
+                _check_targets(given, outlook.log_probs.size(1))
+            gain = outlook.log_probs.gather(1, following.unsqueeze(1)).squeeze(1)
+            gains[:, :, step] = gain.masked_fill(~outlook.usable, -torch.inf).view(B, n)
             if stepper.attention is not None:
                 seen.append((stepper.attention * alive.unsqueeze(1)).view(B, n, -1))
-            tokens = following
+            tokens, state = following, outlook.state
         stepper.any_left(inside)
     gains = gains.masked_fill(~inside, 0)
-    log_probs = gains.sum(2)
+    log_probs = sum_in_order(gains)
     return Hypotheses(
         targets if pad is None else targets.masked_fill(~inside, pad),
         lengths,

@@ -77,3 +77,11 @@ class Normalizer:
     def attainable(self, log_probs: Tensor, length: int) -> Tensor:
         """Returns the best score that sequences still unfinished at a length can end with."""
         return log_probs / self._largest[length + 1]
+
+
+def sum_in_order(token_log_probs: Tensor) -> Tensor:
+    """Returns sums over the last axis with the roundings of a search, which adds step by step."""
+    total = token_log_probs.new_zeros(token_log_probs.shape[:-1])
+    for step in token_log_probs.unbind(-1):
+        total = total + step
+    return total

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .hypotheses import Hypotheses, Normalizer
 from .interfaces import Steps
+from .rowwise import likeliest, one_by_one
 from .stepping import Constraints, Stepper, evaluating, rows_of
 
 
@@ -61,39 +62,11 @@ def sample(
         stepper = Stepper(model, constraints, rows, with_attention=return_attention)
         normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
 
-        def choose(log_probs: Tensor) -> Tensor:
-            if temperature == 0:
-                return log_probs.argmax(-1)
+        def draw(log_probs: Tensor) -> Tensor:
             return _draw(_filtered(log_probs, temperature, top_k, top_p), generator)
 
-        state = stepper.spread(state, num_samples)
-        tokens = stepper.start(bos, num_samples)
-        shape = (len(tokens), max_length)
-        drawn = torch.full(shape, pad, dtype=torch.int64, device=rows.device)
-        gains = torch.zeros(shape, dtype=torch.float32, device=rows.device)
-        # Steps each row has gone, and whether the next one is its own.
-        lengths = tokens.new_zeros(len(tokens))
-        alive = torch.ones_like(tokens, dtype=torch.bool)
-        reached = alive.clone()
-        seen: list[Tensor] = []
-        for step in range(max_length):
-            log_probs, state = stepper.log_probs(tokens, state, step, alive, drawn[:, :step])
-            tokens = choose(log_probs)
-            gain = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
-            reached &= ~alive | (gain > -torch.inf)
-            alive = alive & reached
-            drawn[:, step], gains[:, step] = tokens, gain
-            lengths += alive
-            if stepper.attention is not None:
-                seen.append(stepper.attention * alive.unsqueeze(1))
-            if eos is not None:
-                alive = alive & (tokens != eos)
-            last = step + 1 == max_length
-            if ((step + 1) % check_every == 0 or last) and not stepper.any_left(alive):
-                break
-        return _gathered(
-            drawn, gains, lengths, reached, alive, seen, rows.sentences, normalizer, pad
-        )
+        choose = draw if temperature > 0 else likeliest
+        return one_by_one(stepper, normalizer, state, bos, choose, num_samples, check_every)
 
 
 def _filtered(log_probs: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
@@ -118,42 +91,6 @@ def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     """A token of each row, (N,): the first of independent exponential clocks to ring."""
     clocks = torch.empty_like(weights).exponential_(generator=generator)
     return (weights / clocks).argmax(-1)
-
-
-def _gathered(
-    tokens: Tensor,
-    gains: Tensor,
-    lengths: Tensor,
-    reached: Tensor,
-    alive: Tensor,
-    seen: list[Tensor],
-    count: int,
-    normalizer: Normalizer,
-    pad: int,
-) -> Hypotheses:
-    """Rows as hypotheses of their sentences; one that ran into a dead end reached nothing."""
-
-    def split(rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (count, -1))
-
-    lengths = lengths.masked_fill(~reached, 0)
-    past = torch.arange(tokens.size(1), device=tokens.device) >= lengths.unsqueeze(1)
-    tokens, gains = tokens.masked_fill(past, pad), gains.masked_fill(past, 0)
-    log_probs = gains.sum(1).masked_fill(~reached, -torch.inf)
-    attention = None
-    if seen:
-        attention = gains.new_zeros(*gains.shape, seen[0].size(1))
-        attention[:, : len(seen)] = torch.stack(seen, 1)
-        attention = split(attention.masked_fill(~reached[:, None, None], 0))
-    return Hypotheses(
-        split(tokens),
-        split(lengths),
-        split(normalizer.score(log_probs, lengths)),
-        split(log_probs),
-        split(gains),
-        split(reached & ~alive),
-        attention,
-    )
 
 
 def _check(

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .hypotheses import Hypotheses, Normalizer
 from .interfaces import Steps
+from .rowwise import likeliest, one_by_one
 from .selection import top
-from .stepping import Constraints, Stepper, evaluating, rows_of
+from .stepping import Constraints, Outlook, Stepper, evaluating, rows_of
 
 STOPS = ("k", "exact")
 
@@ -60,24 +61,14 @@ def greedy_search(
 
     Args, conventions and errors are those of `beam_search` with a beam of one.
     """
-    return beam_search(
-        model,
-        state,
-        bos=bos,
-        eos=eos,
-        pad=pad,
-        max_length=max_length,
-        beam_size=1,
-        length_penalty=length_penalty,
-        normalization=normalization,
-        min_length=min_length,
-        no_repeat_ngram=no_repeat_ngram,
-        prefix=prefix,
-        ban=ban,
-        allow=allow,
-        return_attention=return_attention,
-        check_every=check_every,
-    )
+    if check_every < 1:
+        raise ValueError(f"check_every: expected at least 1, got {check_every}")
+    constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
+    with evaluating(model):
+        rows = rows_of(model, state)
+        stepper = Stepper(model, constraints, rows, with_attention=return_attention)
+        normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
+        return one_by_one(stepper, normalizer, state, bos, likeliest, 1, check_every)
 
 
 def beam_search(
@@ -181,24 +172,26 @@ class _Search:
         steps = 0
         for step in range(own.max_length):
             alive = self.live > -torch.inf
-            log_probs, state = stepper.log_probs(tokens, state, step, alive.flatten(), history)
-            index, tokens = self._advance(log_probs, step)
+            outlook = stepper.look(tokens, state, step, alive.flatten(), history)
+            index, tokens = self._advance(outlook, step)
             steps = step + 1
             last = steps == own.max_length
             if (steps % check_every == 0 or last) and not stepper.any_left(self.live > -torch.inf):
                 break
             if not last:
-                state = stepper.model.reorder(state, index)
+                state = stepper.model.reorder(outlook.state, index)
             if own.no_repeat_ngram:
                 history = torch.cat((history[index], tokens.unsqueeze(1)), 1)
         return self._traced(steps)
 
-    def _advance(self, log_probs: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def _advance(self, outlook: Outlook, step: int) -> tuple[Tensor, Tensor]:
         """One step of all sentences; rows to go on from, (N,), and their tokens, (N,)."""
         K, eos, beams = self.K, self.stepper.constraints.eos, self.beams
-        each = min(2 * K, log_probs.size(1))
-        found = top(log_probs, each)
-        totals = (self.live.view(-1, 1) + found.values).view(self.B, -1)  # (B, K * each)
+        each = min(2 * K, outlook.log_probs.size(1))
+        found = top(outlook.log_probs, each)
+        live = self.live.flatten().masked_fill(~outlook.usable, -torch.inf).unsqueeze(1)
+        totals = live + found.values.masked_fill(~outlook.usable.unsqueeze(1), 0)
+        totals = totals.view(self.B, -1)  # (B, K * each)
         totals, order = totals.sort(dim=1, descending=True, stable=True)
         # All that can matter: k at most end, k live on.
         totals, order = totals[:, : 2 * K], order[:, : 2 * K]

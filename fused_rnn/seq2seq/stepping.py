@@ -55,6 +55,15 @@ class Constraints(NamedTuple):
             )
 
 
+class Outlook(NamedTuple):
+    """What a step leaves to choose from."""
+
+    log_probs: Tensor  # (N, V), float32, -inf where a constraint forbids
+    # Rows with probability somewhere, bool, (N,); what the others hold has no meaning.
+    usable: Tensor
+    state: Any
+
+
 class Rows(NamedTuple):
     """How many sentences a state is of, and where it is."""
 
@@ -144,10 +153,10 @@ class Stepper:
         index = torch.arange(self.rows.sentences, device=self.rows.device).repeat_interleave(each)
         return self.model.reorder(state, index)
 
-    def log_probs(
+    def look(
         self, tokens: Tensor, state: Any, step: int, alive: Tensor, history: Tensor
-    ) -> tuple[Tensor, Any]:
-        """Returns the log-probabilities of the next token, float32, (N, V), and the state.
+    ) -> Outlook:
+        """Returns what the model and the constraints say of the next token.
 
         Args:
             tokens: the last ones, (N,).
@@ -169,10 +178,8 @@ class Stepper:
         # NaN is not below infinity, either.
         self._broken |= (alive & ~(peak < torch.inf)).any()
         log_probs = logits.log_softmax(-1)
-        # No probability anywhere, or none that can be told: nothing can be chosen.
-        log_probs.masked_fill_(~peak.isfinite().unsqueeze(1), -torch.inf)
         self._constrain(log_probs, step, history)
-        return log_probs, state
+        return Outlook(log_probs, peak.isfinite(), state)
 
     def any_left(self, alive: Tensor) -> bool:
         """Returns whether any row matters still; the one question the host asks of the device.
