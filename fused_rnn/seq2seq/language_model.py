@@ -15,6 +15,8 @@ from ..text.metrics import perplexity
 from .decoder import output_layer
 from .interfaces import Prediction
 from .recurrence import CELLS, State, recurrence, take_rows
+from .sampling import sample
+from .stepping import evaluating
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,6 @@ class Evaluation(NamedTuple):
         return perplexity(self.loss_sum, self.predicted)
 
 
-@torch.no_grad()
 def evaluate(
     model: LanguageModel, tokens: Tensor, *, batch_size: int = 1, num_steps: int = 256
 ) -> Evaluation:
@@ -159,18 +160,15 @@ def evaluate(
     gap = length * batch_size - count
     x = F.pad(tokens[:-1], (0, gap)).view(batch_size, length).t()  # (n, B)
     y = F.pad(tokens[1:], (0, gap), value=-100).view(batch_size, length).t()
-    training = model.training
-    model.eval()
     total, state = 0.0, None
-    for first in range(0, length, num_steps):
-        logits, state = model(x[first : first + num_steps], state)
-        labels = y[first : first + num_steps].flatten()
-        total += F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").item()
-    model.train(training)
+    with evaluating(model):
+        for first in range(0, length, num_steps):
+            logits, state = model(x[first : first + num_steps], state)
+            labels = y[first : first + num_steps].flatten()
+            total += F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").item()
     return Evaluation(total, count)
 
 
-@torch.no_grad()
 def generate(
     model: LanguageModel,
     prefix: Tensor,
@@ -190,7 +188,8 @@ def generate(
         ban: token numbers never returned. Default none.
 
     Raises:
-        ValueError: the prefix is empty, or the length or the temperature negative.
+        ValueError: the prefix is empty, the length or the temperature negative, or what is to be
+            banned no token.
     """
     if prefix.dim() != 1 or len(prefix) == 0:
         raise ValueError(f"prefix: expected tokens in one dimension, got {tuple(prefix.shape)}")
@@ -198,21 +197,21 @@ def generate(
         raise ValueError(f"length: expected 0 or more, got {length}")
     if temperature < 0:
         raise ValueError(f"temperature: expected 0 or more, got {temperature}")
-    training = model.training
-    model.eval()
-    banned = list(ban)
-    logits, state = model(prefix.unsqueeze(1))
-    logits = logits[-1]
-    tokens: list[int] = []
-    while len(tokens) < length:
-        logits[:, banned] = -torch.inf
-        if temperature > 0:
-            # The largest logit is made 0, so that a tiny temperature cannot overflow to inf.
-            weights = ((logits - logits.max()) / temperature).softmax(-1)
-            token = torch.multinomial(weights, 1, generator=generator)[:, 0]
-        else:
-            token = logits.argmax(-1)
-        tokens.append(int(token))
-        logits, state = model.step(token, state)
-    model.train(training)
-    return tokens
+    if length == 0:
+        return []
+    state = model.initial_state(1)
+    with evaluating(model):
+        if len(prefix) > 1:
+            state = model(prefix[:-1].unsqueeze(1), state).state
+    found = sample(
+        model,
+        state,
+        bos=prefix[-1:],
+        eos=None,
+        pad=0,
+        max_length=length,
+        temperature=temperature,
+        generator=generator,
+        ban=list(ban),
+    )
+    return found.tokens[0, 0].tolist()

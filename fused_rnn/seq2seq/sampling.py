@@ -73,6 +73,7 @@ def _filtered(log_probs: Tensor, temperature: float, top_k: int, top_p: float) -
     """Probabilities to draw with, (N, V), not of sum 1; zero in all of a row without any."""
     # The largest is made 0 first, so that a tiny temperature cannot overflow to inf.
     peak = log_probs.amax(-1, keepdim=True)
+    temperature = max(temperature, torch.finfo(log_probs.dtype).tiny)
     logits = (log_probs - peak.where(peak > -torch.inf, 0)) / temperature
     if 0 < top_k < logits.size(1):
         least = logits.topk(top_k, -1).values[:, -1:]

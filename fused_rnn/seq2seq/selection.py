@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 32
-_LOW = 0x7FFFFFFF
+_SIGNLESS, _LOW = 0x7FFFFFFF, 0xFFFFFFFF
 
 
 class Top(NamedTuple):
@@ -49,9 +49,8 @@ def _ranked(values: Tensor, some: Tensor, index: Tensor, k: int) -> Top:
     """The k largest of some values, whose places in `values` are given."""
     # A float's bits, as an integer that has its order; -0.0 is made 0.0.
     bits = (some + 0.0).view(torch.int32)
-    bits = bits ^ ((bits >> 31) & _LOW)
+    bits = bits ^ ((bits >> 31) & _SIGNLESS)
     # Values above, places below, the lowest first; no two keys are equal.
-    keys = (bits.to(torch.int64) << 32) | (_LOW - index)
-    best = _LOW - (keys.topk(k, -1).values & _LOW)
-    best = best.clamp(max=values.size(1) - 1)
+    keys = (bits.to(torch.int64) << 32) - index
+    best = (-keys.topk(k, -1).values & _LOW).clamp(max=values.size(1) - 1)
     return Top(values.gather(1, best), best)
