@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..text.metrics import perplexity
 from .decoder import output_layer
 from .interfaces import Prediction
 from .recurrence import CELLS, State, recurrence, take_rows
 from .sampling import sample
 from .stepping import evaluating
+from .training import Evaluation
 
 
 @dataclass(frozen=True)
@@ -126,17 +125,6 @@ class LanguageModel(nn.Module):
             self.config.num_layers, batch_size, self.config.hidden_size
         )
         return (h, torch.zeros_like(h)) if self.config.cell == "lstm" else h
-
-
-class Evaluation(NamedTuple):
-    """Negative log-likelihood of a text, summed over its predicted tokens."""
-
-    loss_sum: float
-    predicted: int
-
-    @property
-    def perplexity(self) -> float:
-        return perplexity(self.loss_sum, self.predicted)
 
 
 def evaluate(

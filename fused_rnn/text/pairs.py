@@ -47,8 +47,10 @@ class PairData(Protocol):
     def digest(self) -> str:
         """Names the data in a checkpoint."""
 
-    def batches(self, batch_size: int, rng: random.Random) -> Iterator[TranslationBatch]:
-        """One pass in an order that rng draws."""
+    def batches(
+        self, batch_size: int, rng: random.Random | None = None
+    ) -> Iterator[TranslationBatch]:
+        """One pass in an order that rng draws; without one, as they come."""
 
 
 def read_pairs(path: str | Path) -> Iterator[Pair]:
