@@ -193,7 +193,7 @@ def test_learns_number_words() -> None:
     torch.manual_seed(0)
     sizes = dict(zip(NAMES, (len(source.vocab), len(target.vocab)), strict=True))
     config = TranslatorConfig(**sizes, hidden_size=64, embedding_size=64, outer_dropout=0.0)
-    options = Options(steps=130, batch_size=32, learning_rate=0.01)
+    options = Options(steps=200, batch_size=32, learning_rate=0.01)
     data = Pairs(pairs, source, target)
     trainer = TranslatorTraining(Translator(config), data, target.vocab.bos, options)
     train(trainer, data, save=lambda: None)
