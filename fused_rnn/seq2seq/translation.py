@@ -23,7 +23,9 @@ class SearchOptions:
     Args:
         beam_size: hypotheses live at every step. Default 5.
         n_best: translations for each sentence. Default 1.
-        length_penalty, normalization, stop: as in `beam_search`.
+        length_penalty, normalization: as in `beam_search`.
+        stop: as there. Default "exact": of a model that is sure of itself, "k" may be given k
+            short and unlikely ends before the likeliest translation has come to its own.
         longest: most tokens of a translation; None: twice those of the longest source sentence
             read along with it, and ten. Default None.
         attention: whether to return where the decoder looked. Default False.
@@ -33,7 +35,7 @@ class SearchOptions:
     n_best: int = 1
     length_penalty: float = 0.75
     normalization: str = "length"
-    stop: str = "k"
+    stop: str = "exact"
     longest: int | None = None
     attention: bool = False
 
