@@ -37,6 +37,7 @@ from fused_rnn.text import (
     pad_batch,
     read_lines,
     read_pairs,
+    split_pairs,
     streamed_batches,
     translation_batches,
 )
@@ -101,6 +102,18 @@ def test_read_pairs(tmp_path: Path) -> None:
             list(read_pairs(path))
     with pytest.raises(FileNotFoundError):
         list(read_pairs(tmp_path / "absent"))
+
+
+def test_sentences_are_held_out_with_all_their_translations() -> None:
+    pairs = [Pair(f"s{i % 7}", f"t{i}") for i in range(20)]
+    train, held = split_pairs(pairs, 3, seed=1)
+    assert sorted(train + held) == sorted(pairs) and train == sorted(train, key=pairs.index)
+    assert len({pair.source for pair in held}) == 3
+    assert not {pair.source for pair in held} & {pair.source for pair in train}
+    assert split_pairs(pairs, 3, seed=1) == (train, held) != split_pairs(pairs, 3, seed=2)
+    for wrong in (0, 7):
+        with pytest.raises(ValueError, match="sources: expected 1 to 6"):
+            split_pairs(pairs, wrong)
 
 
 def test_end_of_sentence_is_cut_off_as_in_the_book() -> None:

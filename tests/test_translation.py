@@ -202,7 +202,8 @@ def test_learns_number_words() -> None:
     right = sum(t.candidates[0].text == pair.target for t, pair in zip(found, pairs, strict=True))
     assert right >= 95
     scores = corpus_scores([t.candidates[0].text for t in found], [[p.target] for p in pairs])
-    assert scores["bleu"] > 90 and scores["chrf"] > 90
+    # Of two or three words, there are no four in a row.
+    assert scores["bleu"] == 0 and scores["chrf"] > 99
 
 
 def test_translations_of_sentences() -> None:

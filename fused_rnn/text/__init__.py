@@ -18,6 +18,7 @@ from .pairs import (
     encode_pair,
     pad_batch,
     read_pairs,
+    split_pairs,
     translation_batches,
 )
 from .streaming import streamed_batches
@@ -63,6 +64,7 @@ __all__ = [
     "read_pairs",
     "read_text",
     "sequential_batches",
+    "split_pairs",
     "streamed_batches",
     "translation_batches",
 ]

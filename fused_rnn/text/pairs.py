@@ -80,6 +80,32 @@ def read_pairs(path: str | Path) -> Iterator[Pair]:
         raise TextError(f"{path}: expected sentence pairs, got a file with none")
 
 
+def split_pairs(
+    pairs: Sequence[Pair], sources: int, *, seed: int = 0
+) -> tuple[list[Pair], list[Pair]]:
+    """Returns pairs to train on and pairs held out: some source sentences with all translations.
+
+    Args:
+        pairs: in any order, which is kept.
+        sources: how many distinct source sentences are held out.
+        seed: of the choice. Default 0.
+
+    Raises:
+        ValueError: not one distinct source sentence would be left on either side.
+    """
+    distinct = list(dict.fromkeys(pair.source for pair in pairs))
+    if not 1 <= sources < len(distinct):
+        raise ValueError(
+            f"sources: expected 1 to {len(distinct) - 1:,}, fewer than the distinct source "
+            f"sentences, got {sources:,}"
+        )
+    held = set(random.Random(seed).sample(distinct, sources))
+    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair in pairs:
+        parts[pair.source in held].append(pair)
+    return parts
+
+
 def encode_pair(pair: Pair, source: Codec, target: Codec, num_steps: int | None) -> EncodedPair:
     """Returns the token numbers of a pair.
 
