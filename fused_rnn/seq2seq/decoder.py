@@ -218,7 +218,10 @@ class AttentionDecoder(Decoder):
 
 
 def output_layer(embedding: nn.Embedding, hidden_size: int, *, tied: bool) -> nn.Linear:
-    """Returns the layer from a state to logits; tied, its weight is the embedding's.
+    """Returns the layer from a state to logits; tied, its weight becomes the embedding's.
+
+    The weight starts as a linear layer's: an embedding's, of variance 1, would make logits far
+    too large.
 
     Raises:
         ValueError: the embedding's vectors are not of the state's size and the layer is tied.
@@ -230,7 +233,7 @@ def output_layer(embedding: nn.Embedding, hidden_size: int, *, tied: bool) -> nn
                 f"tied: expected embedding_size equal to hidden_size {hidden_size}, got "
                 f"{embedding.embedding_dim}"
             )
-        output.weight = embedding.weight
+        embedding.weight = output.weight
     return output
 
 
