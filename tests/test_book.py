@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import book
+from bench import book, bounds, search, search_peers, translation
 from bench.book_models import bidirectional_language_model, language_model, translator, twin
 from fused_rnn.testing import assert_within_budget
 
@@ -82,3 +82,46 @@ def test_runs_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     before = out.read_text()
     assert book.main(arguments) == 0
     assert out.read_text() == before and capsys.readouterr().out == shown
+
+
+def test_the_larger_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not os.environ.get("FUSED_RNN_TEST_DATA"):
+        pytest.skip("FUSED_RNN_TEST_DATA does not name a folder with the corpora")
+    out = tmp_path / "translation.jsonl"
+    arguments = [f"--work={tmp_path / 'work'}", f"--out={out}", "--steps=4", "--held-out=20"]
+    arguments += ["--pairs=600", "--hidden-size=8", "--compare-steps=2", "--threads=1"]
+    for _ in range(2):
+        assert translation.main(arguments) == 0
+    assert "Going on after step 4" in capsys.readouterr().out
+    first, second = (json.loads(line) for line in out.read_text().splitlines())
+    assert first["sentences"] == 20 and first["references"] >= 20
+    for name in ("comparison", "validations", "held_out_perplexity", "train_seconds"):
+        assert first[name] == second[name]
+    for beam in ("beam 1", "beam 5"):
+        assert first[beam]["bleu"] == second[beam]["bleu"]
+
+
+def test_search_is_timed_where_it_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = bounds.Rates(100e9, 200e9, {"L1": 1e9}, {"L1": 1 << 15})
+    monkeypatch.setattr(bounds, "measure", lambda threads: rates)
+
+    def wrong(setting: search_peers.Setting) -> search_peers.Search:
+        return lambda: torch.zeros(setting.batch, setting.steps, dtype=torch.int64)
+
+    def absent(setting: search_peers.Setting) -> search_peers.Search:
+        raise search_peers.Unavailable("it is not there")
+
+    monkeypatch.setattr(search, "PEERS", {"wrong": wrong, "absent": absent})
+    out = tmp_path / "search.jsonl"
+    sizes = ["--batch=2", "--beam=3", "--vocab=50", "--hidden=8", "--steps=5", "--seconds=0.05"]
+    assert search.main([*sizes, f"--out={out}"]) == 0
+    beam, greedy = (json.loads(line) for line in out.read_text().splitlines())
+    assert (beam["search"], greedy["search"]) == ("beam 3", "greedy")
+    # Two layers of three gates, each with 8 x 8 twice, and the output; 6 rows, 5 steps.
+    assert beam["flop"] == 2 * 6 * 5 * (2 * 2 * 3 * 64 + 8 * 50) == 3 * greedy["flop"]
+    for row in (beam, greedy):
+        assert set(row["times"]) == {"fused_rnn", "fused_rnn over torch.nn"}
+        assert row["reasons"] == {"wrong": "finds other sequences", "absent": "it is not there"}
+    assert "none: it is not there" in capsys.readouterr().out
