@@ -55,27 +55,7 @@ def exhaustive_search(
         stepper = Stepper(model, constraints, rows)
         normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
         tokens, state = stepper.start(bos, 1), stepper.spread(state, 1)
-        empty = torch.zeros(rows.sentences, 1, 0, dtype=torch.float32, device=rows.device)
-        open_ = _Level(empty.to(torch.int64), empty, empty.new_zeros(rows.sentences, 1))
-        done: list[_Level] = []
-        for step in range(max_length):
-            alive, history = open_.totals.flatten() > -torch.inf, open_.paths.flatten(0, 1)
-            outlook = stepper.look(tokens, state, step, alive, history)
-            log_probs = outlook.log_probs.masked_fill(~outlook.usable.unsqueeze(1), -torch.inf)
-            size = log_probs.size(1)
-            if step == 0:
-                _refuse(rows.sentences * size**max_length, max_sequences)
-            before = open_.totals.size(1)
-            whole = open_.grown(log_probs)
-            ends = whole.paths[0, :, -1] == (-1 if eos is None else eos)
-            done.append(whole.some(ends))
-            open_ = whole.some(~ends)
-            if step + 1 < max_length:
-                parents = (~ends).nonzero().squeeze(1) // size
-                base = torch.arange(0, rows.sentences * before, before, device=rows.device)
-                state = model.reorder(outlook.state, (base.unsqueeze(1) + parents).flatten())
-                tokens = open_.paths[:, :, -1].flatten()
-        stepper.any_left(open_.totals > -torch.inf)
+        done, open_ = _enumerate(stepper, tokens, state, max_sequences)
         parts = (
             _best(done, normalizer, n_best, constraints, finished=True),
             _best([open_], normalizer, n_best, constraints, finished=False),
@@ -130,18 +110,7 @@ def score(
         given = targets.masked_fill(~inside, 0)
         state = stepper.spread(state, n)
         tokens = first.flatten() if bos is None else stepper.start(bos, n)
-        gains, seen = torch.zeros_like(given, dtype=torch.float32), []
-        for step in range(T):
-            alive, following = inside[:, :, step].flatten(), given[:, :, step].flatten()
-            outlook = stepper.look(tokens, state, step, alive, given[:, 0])
-            if step == 0:
-                _check_targets(given, outlook.log_probs.size(1))
-            gain = outlook.log_probs.gather(1, following.unsqueeze(1)).squeeze(1)
-            gains[:, :, step] = gain.masked_fill(~outlook.usable, -torch.inf).view(B, n)
-            if stepper.attention is not None:
-                seen.append((stepper.attention * alive.unsqueeze(1)).view(B, n, -1))
-            tokens, state = following, outlook.state
-        stepper.any_left(inside)
+        gains, attention = _walk(stepper, tokens, state, given, inside)
     gains = gains.masked_fill(~inside, 0)
     log_probs = sum_in_order(gains)
     return Hypotheses(
@@ -151,8 +120,35 @@ def score(
         log_probs,
         gains,
         finished,
-        torch.stack(seen, 2) if seen else None,
+        attention,
     )
+
+
+def _walk(
+    stepper: Stepper, tokens: Tensor, state: Any, given: Tensor, inside: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities (B, n, T) of given tokens, and the attention (B, n, T, S) of their steps.
+
+    Args:
+        stepper: of the model; it constrains nothing.
+        tokens, state: to begin with, (B * n,).
+        given: targets, (B, n, T).
+        inside: which of them count, bool, (B, n, T).
+    """
+    B, n, T = given.shape
+    gains, seen = torch.zeros_like(given, dtype=torch.float32), []
+    for step in range(T):
+        alive, following = inside[:, :, step].flatten(), given[:, :, step].flatten()
+        outlook = stepper.look(tokens, state, step, alive, given[:, 0])
+        if step == 0:
+            _check_targets(given, outlook.log_probs.size(1))
+        gain = outlook.log_probs.gather(1, following.unsqueeze(1)).squeeze(1)
+        gains[:, :, step] = gain.masked_fill(~outlook.usable, -torch.inf).view(B, n)
+        if stepper.attention is not None:
+            seen.append((stepper.attention * alive.unsqueeze(1)).view(B, n, -1))
+        tokens, state = following, outlook.state
+    stepper.any_left(inside)
+    return gains, torch.stack(seen, 2) if seen else None
 
 
 class _Level(NamedTuple):
@@ -176,6 +172,35 @@ class _Level(NamedTuple):
     def some(self, which: Tensor) -> _Level:
         """Those marked, bool, (M,)."""
         return _Level(self.paths[:, which], self.gains[:, which], self.totals[:, which])
+
+
+def _enumerate(
+    stepper: Stepper, tokens: Tensor, state: Any, max_sequences: int
+) -> tuple[list[_Level], _Level]:
+    """All sequences that end, by their length, and all that have not at the greatest length."""
+    own, rows = stepper.constraints, stepper.rows
+    empty = torch.zeros(rows.sentences, 1, 0, dtype=torch.float32, device=rows.device)
+    open_ = _Level(empty.to(torch.int64), empty, empty.new_zeros(rows.sentences, 1))
+    done: list[_Level] = []
+    for step in range(own.max_length):
+        alive, history = open_.totals.flatten() > -torch.inf, open_.paths.flatten(0, 1)
+        outlook = stepper.look(tokens, state, step, alive, history)
+        log_probs = outlook.log_probs.masked_fill(~outlook.usable.unsqueeze(1), -torch.inf)
+        size, before = log_probs.size(1), open_.totals.size(1)
+        if step == 0:
+            _refuse(rows.sentences * size**own.max_length, max_sequences)
+        whole = open_.grown(log_probs)
+        ends = whole.paths[0, :, -1] == (-1 if own.eos is None else own.eos)
+        done.append(whole.some(ends))
+        open_ = whole.some(~ends)
+        if step + 1 < own.max_length:
+            parents = (~ends).nonzero().squeeze(1) // size
+            base = torch.arange(0, rows.sentences * before, before, device=rows.device)
+            index = (base.unsqueeze(1) + parents).flatten()
+            state = stepper.model.reorder(outlook.state, index)
+            tokens = open_.paths[:, :, -1].flatten()
+    stepper.any_left(open_.totals > -torch.inf)
+    return done, open_
 
 
 def _best(

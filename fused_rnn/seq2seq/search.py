@@ -104,19 +104,17 @@ def beam_search(
         max_length: most tokens generated, T.
         beam_size: k. With one, the search ends where its hypothesis does, whatever `stop` says.
         n_best: sequences returned for each sentence, at most beam_size. Default 1.
-        length_penalty: a, in log P / L^a. Default 0.75.
-        normalization: divisor of log P: "length" L^a, "gnmt" ((5 + L) / 6)^a, "none" 1.
+        length_penalty, normalization: a, and the divisor of log P: "length" L^a, "gnmt"
+            ((5 + L) / 6)^a, "none" 1.
         stop: "k": a sentence is done when k hypotheses have finished; "exact": when none that
             is live can still come to score better than the n_best finished ones.
         min_length: fewest tokens of a finished sequence, `<eos>` counted. Default 0.
         no_repeat_ngram: no n-gram of this length comes twice in a sequence. Default 0: any may.
         prefix: tokens that sequences begin with, (B, P), `pad` where they are free; they count
             and score as others do, and go before all other constraints. Default None.
-        ban: tokens never generated. Default none.
-        allow: the only tokens generated, besides `eos`. Default None: all.
+        ban, allow: tokens never generated, and the only ones besides `eos`; None: all.
         return_attention: whether the model's `attention(state)` (N, S) of each step is returned.
-        check_every: steps between looks at whether all is done, each of which makes the host
-            wait for the device. Default 8.
+        check_every: steps between looks of the host at whether all is done. Default 8.
 
     Raises:
         ValueError: an argument does not fit, or logits are NaN or infinite.
