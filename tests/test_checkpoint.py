@@ -185,7 +185,7 @@ def test_language_model_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_importing_needs_only_torch() -> None:
-    blocked = ("safetensors", "tqdm", "matplotlib")
+    blocked = ("safetensors", "tqdm", "matplotlib", "tokenizers", "sacrebleu")
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
     code += "import fused_rnn, fused_rnn.text, fused_rnn.seq2seq, fused_rnn.cli.main\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(fused_rnn.__file__).parents[1])}

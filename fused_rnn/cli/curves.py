@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..seq2seq import Translation
     from .comparison import Comparison
 
 _FUSED, _TORCH, _BASELINE = "#1f6fb4", "#e07b39", "#444444"
@@ -32,6 +33,29 @@ def draw_training(path: Path, course: Course) -> None:
     """Writes a picture of perplexity over steps, a PNG file."""
     figure = _figure(width=7)
     _draw_perplexity(figure.subplots(), course)
+    figure.savefig(path)
+
+
+def draw_attention(path: Path, translations: Sequence[Translation]) -> None:
+    """Writes a picture of where the decoder looked, a panel for each sentence, a PNG file.
+
+    Args:
+        path: made or replaced.
+        translations: with attention; the best candidate of each is drawn.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(translations)
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5 * columns, 4.5 * rows), dpi=120, layout="constrained")
+    for place, one in enumerate(translations, 1):
+        candidate, axes = one.candidates[0], figure.add_subplot(rows, columns, place)
+        axes.imshow(candidate.attention or [], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        # The encoder reads an end, too.
+        source = [*one.tokens, "<eos>"]
+        axes.set_xticks(range(len(source)), source, rotation=60, ha="right")
+        axes.set_yticks(range(len(candidate.tokens)), candidate.tokens)
     figure.savefig(path)
 
 

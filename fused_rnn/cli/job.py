@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A training of a language model from text to checkpoint, whoever asked for it."""
+"""Trainings from text to checkpoint, whoever asked for them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,13 @@ from ..seq2seq import (
     LanguageModel,
     LanguageModelConfig,
     Trainer,
+    Training,
     TrainingOptions,
     load_language_model,
     save_language_model,
     train,
 )
+from ..seq2seq.parallel import world
 from ..text import Codec, TextError, Vocab
 from ..text.batches import least_tokens
 from .interruption import interruption
@@ -89,13 +92,26 @@ def run(job: Job, folder: Path, *, save_every: int = 200) -> bool:
     def save() -> None:
         save_language_model(folder, job.codec, job.trainer)
 
+    return run_training(job.trainer, job.held_out, save, folder, save_every=save_every)
+
+
+def run_training(
+    trainer: Training, held_out: Any, save: Callable[[], None], folder: Path, *, save_every: int
+) -> bool:
+    """Trains anything to the end, or to Ctrl-C; returns whether it was the end."""
     with interruption() as asked:
         # Before the first step, so that a folder that cannot be written to costs no time.
         save()
-        train(job.trainer, job.held_out, save=save, save_every=save_every, stop=asked.is_set)
-    if not job.trainer.finished:
-        print(f"Stopped after step {job.trainer.step:,}, saved in {folder}; --resume goes on.")
-    return job.trainer.finished
+        train(trainer, held_out, save=save, save_every=save_every, stop=asked.is_set)
+    if not trainer.finished:
+        say(f"Stopped after step {trainer.step:,}, saved in {folder}; --resume goes on.")
+    return trainer.finished
+
+
+def say(text: str) -> None:
+    """Prints a text, in one of the processes that train together."""
+    if world().main:
+        print(text, flush=True)
 
 
 def _split(name: str, numbers: Tensor, options: TrainingOptions) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,34 @@ import torch
 from ..seq2seq import (
     CELLS,
     OPTIMIZERS,
+    PRECISIONS,
     SAMPLINGS,
     SCHEDULES,
-    CheckpointError,
     LanguageModelConfig,
     TrainingOptions,
     evaluate,
     generate,
-    holds_checkpoint,
     load_language_model,
 )
+from ..seq2seq.parallel import launched, world
 from ..text import NORMALIZATIONS, TOKENIZERS, Codec, TextError, Vocab, read_text
 from . import job as jobs
 from .curves import Course, draw_training
+from .options import (
+    TRAINING_HELP,
+    add_fields,
+    add_option,
+    given_of,
+    refuse_changes,
+    refuse_occupied,
+)
 
 _CHOICES = {
     "cell": CELLS,
     "sampling": SAMPLINGS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "precision": PRECISIONS,
     "tokenizer": TOKENIZERS,
     "normalization": NORMALIZATIONS,
 }
@@ -44,19 +52,13 @@ _MODEL_HELP = {
     "num_layers": "layers",
     "embedding_size": "size of a token's vector; 0 = one-hot",
     "dropout": "on embeddings, between layers and before the output",
+    "tied": "whether the output layer's weight is the embedding's",
 }
 _TRAINING_HELP = {
-    "steps": "minibatches in all",
-    "batch_size": "rows of a minibatch",
+    **TRAINING_HELP,
     "num_steps": "tokens of a row; gradients reach back as far",
     "sampling": "sequential carries the state from minibatch to minibatch, random does not",
-    "optimizer": "how weights follow gradients",
-    "learning_rate": "at its highest",
-    "schedule": "cosine rises, then falls to a fiftieth; constant stays",
-    "clip": "longest gradient",
     "held_out": "part of the text, at its end, that is not trained on",
-    "validate_every": "steps between looks at the held-out text",
-    "seed": "of weights, dropout and order",
 }
 
 
@@ -70,11 +72,9 @@ def add_commands(actions: Any) -> None:
     parser.add_argument("--save-every", type=int, default=200, help="steps (default 200)")
     codec_defaults = Codec._field_defaults
     for name, text in _CODEC_HELP.items():
-        _add_option(parser, name, codec_defaults[name], text)
-    for options, texts in ((LanguageModelConfig, _MODEL_HELP), (TrainingOptions, _TRAINING_HELP)):
-        defaults = {field.name: field.default for field in fields(options)}
-        for name, text in texts.items():
-            _add_option(parser, name, defaults[name], text)
+        add_option(parser, name, codec_defaults[name], text, _CHOICES[name])
+    add_fields(parser, LanguageModelConfig, _MODEL_HELP, _CHOICES)
+    add_fields(parser, TrainingOptions, _TRAINING_HELP, _CHOICES)
 
     parser = actions.add_parser("generate", help="let a trained model write")
     parser.set_defaults(run=_generate)
@@ -92,56 +92,37 @@ def add_commands(actions: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="UTF-8 text")
 
 
-def _add_option(parser: argparse.ArgumentParser, name: str, default: Any, text: str) -> None:
-    """An option that is absent where it is not given: a resumed training must know."""
-    parser.add_argument(
-        "--" + name.replace("_", "-"),
-        type=type(default),
-        choices=tuple(_CHOICES[name]) if name in _CHOICES else None,
-        default=argparse.SUPPRESS,
-        help=f"{text} (default {default})",
-    )
-
-
 def _train(arguments: argparse.Namespace) -> int:
+    with launched():
+        return _train_here(arguments)
+
+
+def _train_here(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out)
-    given = vars(arguments)
     codec, config, training = (
-        {name: given[name] for name in names if name in given}
-        for names in (_CODEC_HELP, _MODEL_HELP, _TRAINING_HELP)
+        given_of(arguments, names) for names in (_CODEC_HELP, _MODEL_HELP, _TRAINING_HELP)
     )
     if arguments.save_every < 1:
         raise ValueError(f"--save-every: expected at least 1, got {arguments.save_every}")
     text = read_text(arguments.file)
     if arguments.resume:
         job = jobs.resume(arguments.file, text, folder)
-        _refuse_changes(job, {**codec, **config, **training})
-    elif holds_checkpoint(folder):
-        raise CheckpointError(
-            f"--out: {folder} already holds a checkpoint; go on from it with --resume, or choose "
-            "another folder"
-        )
+        holders = (job.codec, job.trainer.model.config, job.trainer.options)
+        refuse_changes({**codec, **config, **training}, holders)
     else:
+        refuse_occupied(folder)
         options = TrainingOptions(**training)
         job = jobs.start(arguments.file, text, Codec(Vocab(), **codec), options, config)
-    print(jobs.describe(job), flush=True)
+    jobs.say(jobs.describe(job))
     if not jobs.run(job, folder, save_every=arguments.save_every):
         return 130
     result = evaluate(job.trainer.model, job.held_out)
     course = Course(job.trainer.losses, job.trainer.validations, result.perplexity)
-    draw_training(folder / "curves.png", course)
-    print(f"Held-out perplexity {result.perplexity:.3f} over {result.predicted:,} tokens")
-    print(f"Checkpoint and curves.png are in {folder}")
+    if world().main:
+        draw_training(folder / "curves.png", course)
+    jobs.say(f"Held-out perplexity {result.perplexity:.3f} over {result.predicted:,} tokens")
+    jobs.say(f"Checkpoint and curves.png are in {folder}")
     return 0
-
-
-def _refuse_changes(job: jobs.Job, given: dict[str, Any]) -> None:
-    for name, value in given.items():
-        holders = (job.codec, job.trainer.model.config, job.trainer.options)
-        (saved,) = (getattr(holder, name) for holder in holders if hasattr(holder, name))
-        if value != saved:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag}: the checkpoint was made with {saved}, got {value}")
 
 
 def _generate(arguments: argparse.Namespace) -> int:

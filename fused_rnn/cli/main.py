@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Entry point of the command line: `fused-rnn doctor` and `fused-rnn lm`."""
+"""Entry point of the command line: `fused-rnn doctor`, `lm` and `translate`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from . import demo, doctor, lm
+from . import demo, doctor, lm, translate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     actions = language_model.add_subparsers(required=True, metavar="ACTION")
     lm.add_commands(actions)
     demo.add_command(actions)
+    translator = commands.add_parser("translate", help="translators")
+    translate.add_commands(translator.add_subparsers(required=True, metavar="ACTION"))
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

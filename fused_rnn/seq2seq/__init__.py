@@ -3,47 +3,90 @@
 
 from .archive import (
     SavedLanguageModel,
+    SavedTranslator,
     load_language_model,
+    load_translator,
     save_language_model,
+    save_translator,
 )
+from .attention import ATTENTIONS
 from .checkpoint import CheckpointError, holds_checkpoint
+from .decoder import ATTENDS, AttentionDecoder, RNNDecoder
+from .encoder import RNNEncoder
+from .exhaustive import exhaustive_search, score
+from .hypotheses import Hypotheses
+from .interfaces import Decoder, Encoded, Encoder, EncoderDecoder, Prediction, Steps
 from .language_model import (
-    CELLS,
-    Evaluation,
     LanguageModel,
     LanguageModelConfig,
-    Prediction,
-    detach,
     evaluate,
     generate,
 )
-from .training import (
-    OPTIMIZERS,
-    SAMPLINGS,
-    SCHEDULES,
-    Trainer,
-    TrainingOptions,
-    train,
+from .language_model_training import SAMPLINGS, Trainer, TrainingOptions
+from .recurrence import CELLS, detach
+from .sampling import sample
+from .search import STOPS, beam_search, greedy_search
+from .training import OPTIMIZERS, PRECISIONS, SCHEDULES, Evaluation, Options, Training, train
+from .translation import Candidate, SearchOptions, Translation, corpus_scores, translate
+from .translator import (
+    Translator,
+    TranslatorConfig,
+    TranslatorTraining,
+    evaluate_translator,
+    masked_cross_entropy,
 )
 
 __all__ = [
+    "ATTENDS",
+    "ATTENTIONS",
     "CELLS",
     "OPTIMIZERS",
+    "PRECISIONS",
     "SAMPLINGS",
     "SCHEDULES",
+    "STOPS",
+    "AttentionDecoder",
+    "Candidate",
     "CheckpointError",
+    "Decoder",
+    "Encoded",
+    "Encoder",
+    "EncoderDecoder",
     "Evaluation",
+    "Hypotheses",
     "LanguageModel",
     "LanguageModelConfig",
+    "Options",
     "Prediction",
+    "RNNDecoder",
+    "RNNEncoder",
     "SavedLanguageModel",
+    "SavedTranslator",
+    "SearchOptions",
+    "Steps",
     "Trainer",
+    "Training",
     "TrainingOptions",
+    "Translation",
+    "Translator",
+    "TranslatorConfig",
+    "TranslatorTraining",
+    "beam_search",
+    "corpus_scores",
     "detach",
     "evaluate",
+    "evaluate_translator",
+    "exhaustive_search",
     "generate",
+    "greedy_search",
     "holds_checkpoint",
     "load_language_model",
+    "load_translator",
+    "masked_cross_entropy",
+    "sample",
     "save_language_model",
+    "save_translator",
+    "score",
     "train",
+    "translate",
 ]

@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""A language model in a checkpoint: weights, vocabulary, configuration, position of training."""
+"""Models in checkpoints: weights, vocabularies, configuration, position of training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..text.codec import Codec
-from ..text.vocab import Vocab
-from . import checkpoint
-from .checkpoint import CheckpointError
+from ..text.pairs import PairData
+from . import checkpoint, parallel
+from .checkpoint import Checkpoint, CheckpointError
 from .language_model import LanguageModel, LanguageModelConfig
-from .training import Trainer, TrainingOptions
+from .language_model_training import Trainer, TrainingOptions
+from .training import Options, Training, under
+from .translator import Translator, TranslatorConfig, TranslatorTraining
 
-_KIND = "language model"
+_LANGUAGE_MODEL = "language model"
+_TRANSLATOR = "translator"
 
 
 class SavedLanguageModel(NamedTuple):
@@ -41,7 +44,34 @@ class SavedLanguageModel(NamedTuple):
             ValueError: the text is too short.
         """
         trainer = Trainer(self.model, tokens, self.options)
-        with _fitting():
+        with _fitting(_LANGUAGE_MODEL):
+            trainer.restore(self.position, self.tensors)
+        return trainer
+
+
+class SavedTranslator(NamedTuple):
+    """What a checkpoint of a translator holds."""
+
+    model: Translator
+    source: Codec
+    target: Codec
+    options: Options
+    # What else the training's owner wanted kept.
+    data: dict[str, Any]
+    position: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def resume(self, pairs: PairData) -> TranslatorTraining:
+        """Returns the training of the model where it was saved.
+
+        Args:
+            pairs: what it was trained on.
+
+        Raises:
+            CheckpointError: they are other pairs, or the position is damaged.
+        """
+        trainer = TranslatorTraining(self.model, pairs, self.target.vocab.bos, self.options)
+        with _fitting(_TRANSLATOR):
             trainer.restore(self.position, self.tensors)
         return trainer
 
@@ -49,18 +79,44 @@ class SavedLanguageModel(NamedTuple):
 def save_language_model(folder: str | Path, codec: Codec, trainer: Trainer) -> None:
     """Puts a language model and its training into a folder, as a checkpoint.
 
+    Of processes that train together, all must ask; the first one writes.
+
     Raises:
         OSError: it could not be written; the checkpoint that was there is untouched.
     """
+    record = {"config": asdict(trainer.model.config), "codec": codec.record()}
+    _save(folder, _LANGUAGE_MODEL, record, trainer.model, trainer, trainer.options)
+
+
+def save_translator(
+    folder: str | Path,
+    source: Codec,
+    target: Codec,
+    trainer: TranslatorTraining,
+    data: Mapping[str, Any],
+) -> None:
+    """Puts a translator and its training into a folder, as a checkpoint.
+
+    Of processes that train together, all must ask; the first one writes.
+
+    Args:
+        data: whatever JSON can hold, kept beside the rest.
+        folder, source, target, trainer: what to save where.
+
+    Raises:
+        OSError: it could not be written; the checkpoint that was there is untouched.
+        ValueError: the model is not made from a configuration.
+    """
+    model = trainer.model
+    if not isinstance(model, Translator):
+        raise ValueError(f"trainer: expected one of a Translator, got {type(model).__name__}")
     record = {
-        "config": asdict(trainer.model.config),
-        "options": asdict(trainer.options),
-        "position": trainer.position(),
-        "codec": {**codec._asdict(), "vocab": codec.vocab.tokens},
+        "config": asdict(model.config),
+        "source": source.record(),
+        "target": target.record(),
+        "data": dict(data),
     }
-    tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
-    tensors.update({f"training.{name}": value for name, value in trainer.tensors().items()})
-    checkpoint.save(folder, _KIND, record, tensors)
+    _save(folder, _TRANSLATOR, record, model, trainer, trainer.options)
 
 
 def load_language_model(folder: str | Path) -> SavedLanguageModel:
@@ -69,19 +125,64 @@ def load_language_model(folder: str | Path) -> SavedLanguageModel:
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    record, tensors = checkpoint.load(folder, _KIND)
-    with _fitting():
+    with _loaded(folder, _LANGUAGE_MODEL) as (record, tensors):
         model = LanguageModel(LanguageModelConfig(**record["config"]))
-        model.load_state_dict(_under("model.", tensors))
-        codec = record["codec"]
-        codec = Codec(**{**codec, "vocab": Vocab.from_list(codec["vocab"])})
+        model.load_state_dict(under("model.", tensors))
+        codec = Codec.from_record(record["codec"])
         options = TrainingOptions(**record["options"])
-        position = record["position"]
-    return SavedLanguageModel(model, codec, options, position, _under("training.", tensors))
+        position, training = record["position"], under("training.", tensors)
+    return SavedLanguageModel(model, codec, options, position, training)
+
+
+def load_translator(folder: str | Path) -> SavedTranslator:
+    """Returns the translator in a folder.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, or its vocabularies are not
+            those of its weights.
+    """
+    with _loaded(folder, _TRANSLATOR) as (record, tensors):
+        config = TranslatorConfig(**record["config"])
+        model = Translator(config)
+        model.load_state_dict(under("model.", tensors))
+        source, target = (Codec.from_record(record[side]) for side in ("source", "target"))
+        for side, codec in (("source", source), ("target", target)):
+            size = getattr(config, f"{side}_vocab_size")
+            if len(codec.vocab) != size:
+                raise CheckpointError(
+                    f"{folder}: expected a {side} vocabulary of {size:,} tokens as the weights "
+                    f"have, got {len(codec.vocab):,}"
+                )
+        options = Options(**record["options"])
+        data, position = record["data"], record["position"]
+        training = under("training.", tensors)
+    return SavedTranslator(model, source, target, options, data, position, training)
+
+
+def _save(
+    folder: str | Path,
+    kind: str,
+    record: dict[str, Any],
+    model: nn.Module,
+    trainer: Training,
+    options: Options,
+) -> None:
+    record = {**record, "options": asdict(options), "position": trainer.position()}
+    tensors = {f"model.{name}": value.clone() for name, value in model.state_dict().items()}
+    tensors.update({f"training.{name}": value for name, value in trainer.tensors().items()})
+    if parallel.world().main:
+        checkpoint.save(folder, kind, record, tensors)
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
+def _loaded(folder: str | Path, kind: str) -> Iterator[Checkpoint]:
+    found = checkpoint.load(folder, kind)
+    with _fitting(kind):
+        yield found
+
+
+@contextmanager
+def _fitting(kind: str) -> Iterator[None]:
     """Turns whatever a record of another make runs into into the one error for that."""
     try:
         yield
@@ -89,9 +190,5 @@ def _fitting() -> Iterator[None]:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"expected the checkpoint of a language model, got one that does not fit: {error!r}"
+            f"expected the checkpoint of a {kind}, got one that does not fit: {error!r}"
         ) from error
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

@@ -3,29 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layer import FusedLayer
-from ..modules import FusedGRU, FusedLSTM, FusedRNN
-from ..text.metrics import perplexity
-
-State = Tensor | tuple[Tensor, Tensor]
-
-_LAYERS: dict[str, Callable[..., FusedLayer]] = {
-    "rnn_tanh": partial(FusedRNN, nonlinearity="tanh"),
-    "rnn_relu": partial(FusedRNN, nonlinearity="relu"),
-    "gru": FusedGRU,
-    "gru_reset_before": partial(FusedGRU, reset_after=False),
-    "lstm": FusedLSTM,
-}
-CELLS = tuple(_LAYERS)
+from .decoder import output_layer
+from .interfaces import Prediction
+from .recurrence import CELLS, State, recurrence, take_rows
+from .sampling import sample
+from .stepping import evaluating
+from .training import Evaluation
 
 
 @dataclass(frozen=True)
@@ -39,6 +29,8 @@ class LanguageModelConfig:
         num_layers: layers, L. Default 1.
         embedding_size: size of the learned vector of a token; 0 = one-hot vectors. Default 64.
         dropout: on embeddings, between layers and on the last layer's output. Default 0.1.
+        tied: whether the output layer's weight is the embedding's (Press and Wolf 2017), for
+            which both sizes must be equal. Default False.
     """
 
     vocab_size: int
@@ -47,6 +39,7 @@ class LanguageModelConfig:
     num_layers: int = 1
     embedding_size: int = 64
     dropout: float = 0.1
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
@@ -58,31 +51,39 @@ class LanguageModelConfig:
             raise ValueError(f"embedding_size: expected 0 or more, got {self.embedding_size}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected at least 0, below 1, got {self.dropout}")
-
-
-class Prediction(NamedTuple):
-    """Unnormalised log-probabilities of the next token, and the state to go on from."""
-
-    logits: Tensor
-    state: State
+        if self.tied and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                f"tied: expected embedding_size equal to hidden_size {self.hidden_size}, got "
+                f"{self.embedding_size}"
+            )
 
 
 class LanguageModel(nn.Module):
-    """Embedding or one-hot vectors, recurrent layers, a linear layer over the vocabulary."""
+    """Embedding or one-hot vectors, recurrent layers, a linear layer over the vocabulary.
 
-    def __init__(self, config: LanguageModelConfig) -> None:
+    Args:
+        config: its sizes.
+        backend: of the recurrent layers. Default "auto".
+    """
+
+    def __init__(self, config: LanguageModelConfig, *, backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         size, hidden = config.embedding_size, config.hidden_size
         self.embedding = nn.Embedding(config.vocab_size, size) if size else None
-        self.rnn = _LAYERS[config.cell](
+        self.rnn = recurrence(
+            config.cell,
             size or config.vocab_size,
             hidden,
             config.num_layers,
-            dropout=config.dropout if config.num_layers > 1 else 0.0,
+            dropout=config.dropout,
+            backend=backend,
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(hidden, config.vocab_size)
+        if self.embedding is not None and config.tied:
+            self.output = output_layer(self.embedding, hidden, tied=True)
+        else:
+            self.output = nn.Linear(hidden, config.vocab_size)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> Prediction:
         """Returns what each token makes the model expect next.
@@ -114,24 +115,18 @@ class LanguageModel(nn.Module):
         logits, state = self(tokens.unsqueeze(0), state)
         return Prediction(logits.squeeze(0), state)
 
+    def reorder(self, state: State, index: Tensor) -> State:
+        """Returns the state whose row n is row index[n], (N,), of the one given."""
+        return take_rows(state, index)
 
-class Evaluation(NamedTuple):
-    """Negative log-likelihood of a text, summed over its predicted tokens."""
-
-    loss_sum: float
-    predicted: int
-
-    @property
-    def perplexity(self) -> float:
-        return perplexity(self.loss_sum, self.predicted)
-
-
-def detach(state: State) -> State:
-    """Returns a state through which no gradient flows back."""
-    return state.detach() if isinstance(state, Tensor) else (state[0].detach(), state[1].detach())
+    def initial_state(self, batch_size: int) -> State:
+        """Returns the state of zeros for so many rows, as a search needs it."""
+        h = self.output.weight.new_zeros(
+            self.config.num_layers, batch_size, self.config.hidden_size
+        )
+        return (h, torch.zeros_like(h)) if self.config.cell == "lstm" else h
 
 
-@torch.no_grad()
 def evaluate(
     model: LanguageModel, tokens: Tensor, *, batch_size: int = 1, num_steps: int = 256
 ) -> Evaluation:
@@ -153,18 +148,15 @@ def evaluate(
     gap = length * batch_size - count
     x = F.pad(tokens[:-1], (0, gap)).view(batch_size, length).t()  # (n, B)
     y = F.pad(tokens[1:], (0, gap), value=-100).view(batch_size, length).t()
-    training = model.training
-    model.eval()
     total, state = 0.0, None
-    for first in range(0, length, num_steps):
-        logits, state = model(x[first : first + num_steps], state)
-        labels = y[first : first + num_steps].flatten()
-        total += F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").item()
-    model.train(training)
+    with evaluating(model):
+        for first in range(0, length, num_steps):
+            logits, state = model(x[first : first + num_steps], state)
+            labels = y[first : first + num_steps].flatten()
+            total += F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").item()
     return Evaluation(total, count)
 
 
-@torch.no_grad()
 def generate(
     model: LanguageModel,
     prefix: Tensor,
@@ -184,7 +176,8 @@ def generate(
         ban: token numbers never returned. Default none.
 
     Raises:
-        ValueError: the prefix is empty, or the length or the temperature negative.
+        ValueError: the prefix is empty, the length or the temperature negative, or what is to be
+            banned no token.
     """
     if prefix.dim() != 1 or len(prefix) == 0:
         raise ValueError(f"prefix: expected tokens in one dimension, got {tuple(prefix.shape)}")
@@ -192,21 +185,21 @@ def generate(
         raise ValueError(f"length: expected 0 or more, got {length}")
     if temperature < 0:
         raise ValueError(f"temperature: expected 0 or more, got {temperature}")
-    training = model.training
-    model.eval()
-    banned = list(ban)
-    logits, state = model(prefix.unsqueeze(1))
-    logits = logits[-1]
-    tokens: list[int] = []
-    while len(tokens) < length:
-        logits[:, banned] = -torch.inf
-        if temperature > 0:
-            # The largest logit is made 0, so that a tiny temperature cannot overflow to inf.
-            weights = ((logits - logits.max()) / temperature).softmax(-1)
-            token = torch.multinomial(weights, 1, generator=generator)[:, 0]
-        else:
-            token = logits.argmax(-1)
-        tokens.append(int(token))
-        logits, state = model.step(token, state)
-    model.train(training)
-    return tokens
+    if length == 0:
+        return []
+    state = model.initial_state(1)
+    with evaluating(model):
+        if len(prefix) > 1:
+            state = model(prefix[:-1].unsqueeze(1), state).state
+    found = sample(
+        model,
+        state,
+        bos=prefix[-1:],
+        eos=None,
+        pad=0,
+        max_length=length,
+        temperature=temperature,
+        generator=generator,
+        ban=list(ban),
+    )
+    return found.tokens[0, 0].tolist()

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .normalization import normalize
+from .subwords import Subwords
 from .tokenizers import TOKENIZERS
 from .vocab import Vocab
+
+# The name of the tokenizer that is learnt.
+SUBWORD = "subword"
 
 
 class Codec(NamedTuple):
@@ -19,25 +23,63 @@ class Codec(NamedTuple):
 
     Args:
         vocab: the numbering.
-        tokenizer: a name in TOKENIZERS. Default "char".
+        tokenizer: a name in TOKENIZERS, or "subword". Default "char".
         normalization: a name in NORMALIZATIONS. Default "none".
+        subwords: what "subword" has learnt; None for any other tokenizer.
     """
 
     vocab: Vocab
     tokenizer: str = "char"
     normalization: str = "none"
+    subwords: Subwords | None = None
 
     @classmethod
     def of(
         cls, text: str, *, tokenizer: str = "char", normalization: str = "none", min_freq: int = 0
     ) -> Codec:
         """Returns the codec whose vocabulary is that of a text."""
-        tokens = cls(Vocab(), tokenizer, normalization).split(text)
-        return cls(Vocab(tokens, min_freq=min_freq), tokenizer, normalization)
+        return cls.learn(
+            (text,), tokenizer=tokenizer, normalization=normalization, min_freq=min_freq
+        )
+
+    @classmethod
+    def learn(
+        cls,
+        texts: Iterable[str],
+        *,
+        tokenizer: str = "word",
+        normalization: str = "none",
+        min_freq: int = 0,
+        reserved: Sequence[str] = (),
+        size: int = 8000,
+    ) -> Codec:
+        """Returns the codec whose vocabulary is that of many texts.
+
+        Args:
+            texts: read once, or twice for "subword", which takes no one-time iterator.
+            tokenizer: a name in TOKENIZERS, or "subword". Default "word".
+            normalization: a name in NORMALIZATIONS. Default "none".
+            min_freq: tokens seen fewer times are left out. Default 0: none.
+            reserved: tokens numbered right after `<unk>`. Default none.
+            size: of the subwords learnt; no other tokenizer looks at it. Default 8000.
+
+        Raises:
+            ValueError: there is no tokenizer of this name.
+        """
+        if tokenizer not in (*TOKENIZERS, SUBWORD):
+            known = sorted((*TOKENIZERS, SUBWORD))
+            raise ValueError(f"tokenizer: expected one of {known}, got {tokenizer!r}")
+        subwords = None
+        if tokenizer == SUBWORD:
+            pieces = (piece for text in texts for piece in normalize(text, normalization))
+            subwords = Subwords.train(pieces, size)
+        bare = cls(Vocab(), tokenizer, normalization, subwords)
+        tokens = (token for text in texts for token in bare.split(text))
+        return bare._replace(vocab=Vocab(tokens, min_freq=min_freq, reserved=reserved))
 
     def split(self, text: str) -> list[str]:
         """Returns the tokens of a text, normalised."""
-        split = TOKENIZERS[self.tokenizer].split
+        split = self._scheme().split
         return [token for piece in normalize(text, self.normalization) for token in split(piece)]
 
     def encode(self, text: str) -> Tensor:
@@ -46,4 +88,20 @@ class Codec(NamedTuple):
 
     def decode(self, numbers: Iterable[int]) -> str:
         """Returns the text of token numbers."""
-        return TOKENIZERS[self.tokenizer].join(self.vocab.decode(numbers))
+        return self._scheme().join(self.vocab.decode(numbers))
+
+    def record(self) -> dict[str, Any]:
+        """Returns what JSON can hold of this, for `from_record`."""
+        subwords = None if self.subwords is None else self.subwords.to_json()
+        return {**self._asdict(), "vocab": self.vocab.tokens, "subwords": subwords}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Codec:
+        """Returns the codec that gave this record."""
+        model = record.get("subwords")
+        subwords = None if model is None else Subwords(model)
+        return cls(**{**record, "vocab": Vocab.from_list(record["vocab"]), "subwords": subwords})
+
+    def _scheme(self) -> Any:
+        """What splits and joins."""
+        return TOKENIZERS[self.tokenizer] if self.subwords is None else self.subwords

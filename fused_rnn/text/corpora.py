@@ -1,13 +1,57 @@
 # SPDX-License-Identifier: MIT
-"""Where text comes from."""
+"""Where text comes from: files of the user's, and corpora known by name."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+# Read once: the folder that holds what `corpus` downloads.
+FOLDER = Path(os.environ.get("FUSED_RNN_DATA", Path.home() / ".cache" / "fused_rnn"))
+_TIMEOUT = 60
 
 
 class TextError(ValueError):
     """A text that cannot be used, and why."""
+
+
+class Corpus(NamedTuple):
+    """A file on the net, and the file wanted from it."""
+
+    url: str
+    sha1: str
+    # Name and SHA-1 of the file itself; in a zip archive, `member` is its path there.
+    file: str
+    file_sha1: str
+    member: str | None
+    origin: str
+
+
+CORPORA = {
+    "time-machine": Corpus(
+        "http://d2l-data.s3-accelerate.amazonaws.com/timemachine.txt",
+        "090b5e7e70c295757f55df93cb0a180b9691891a",
+        "timemachine.txt",
+        "090b5e7e70c295757f55df93cb0a180b9691891a",
+        None,
+        "H. G. Wells, The Time Machine (1895), public domain",
+    ),
+    "fra-eng": Corpus(
+        "http://d2l-data.s3-accelerate.amazonaws.com/fra-eng.zip",
+        "94646ad1522d915e7b0f9296181140edcf86a4f5",
+        "fra.txt",
+        "c43f99dce27311d3afd4d3e0716848194cfcc103",
+        "fra-eng/fra.txt",
+        "www.manythings.org/anki and tatoeba.org, CC-BY 2.0 FR",
+    ),
+}
 
 
 def read_text(path: str | Path) -> str:
@@ -30,8 +74,103 @@ def read_text(path: str | Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_lines(path: str | Path, start: int = 0, end: int | None = None) -> Iterator[str]:
+    """Yields a UTF-8 file's lines without their ends, each read when it is asked for.
+
+    Args:
+        path: a file of any size.
+        start, end: offsets in bytes; lines that begin in between are read. Default: all.
+
+    Raises:
+        OSError: the file cannot be read.
+        TextError: it is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        if start:
+            # Up to the first line that begins at or after `start`.
+            file.seek(start - 1)
+            file.readline()
+        while end is None or file.tell() < end:
+            place = file.tell()
+            data = file.readline()
+            if not data:
+                return
+            try:
+                line = data.decode("utf-8-sig" if place == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise TextError(
+                    f"{path}: expected UTF-8 text, got byte 0x{data[error.start]:02x} at offset "
+                    f"{place + error.start} ({error.reason})"
+                ) from None
+            yield line.rstrip("\r\n")
+
+
+def corpus(name: str, folder: str | Path | None = None) -> Path:
+    """Returns the file of a corpus known by name, which is downloaded the first time.
+
+    Args:
+        name: one of CORPORA.
+        folder: where it is or will be. Default: what the environment variable FUSED_RNN_DATA
+            named when this package was imported, else ~/.cache/fused_rnn.
+
+    Raises:
+        ValueError: there is no corpus of this name.
+        TextError: the file there, or what was downloaded, is not the one expected; or it cannot
+            be downloaded. The message says what to do.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"name: expected one of {sorted(CORPORA)}, got {name!r}")
+    wanted = CORPORA[name]
+    path = Path(folder if folder is not None else FOLDER) / wanted.file
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            got = _extract(_download(wanted, path, Path(scratch)), wanted.member)
+            _check(got, wanted.file_sha1)
+            os.replace(got, path)
+    _check(path, wanted.file_sha1)
+    return path
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Returns the hexadecimal digest of a file of any size."""
+    result = hashlib.new(algorithm)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            result.update(block)
+    return result.hexdigest()
+
+
 def python_topics() -> str:
     """Returns the help texts that come with every CPython, some 465,000 characters of English."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics))
+
+
+def _download(wanted: Corpus, path: Path, scratch: Path) -> Path:
+    got = scratch / "download"
+    try:
+        with urllib.request.urlopen(wanted.url, timeout=_TIMEOUT) as answer, open(got, "wb") as out:
+            shutil.copyfileobj(answer, out)
+    except OSError as error:
+        raise TextError(
+            f"{wanted.url}: cannot be downloaded ({error}). Without a network, put the file "
+            f"{wanted.file} at {path}, or name a folder that holds it with the environment "
+            "variable FUSED_RNN_DATA"
+        ) from None
+    _check(got, wanted.sha1)
+    return got
+
+
+def _extract(path: Path, member: str | None) -> Path:
+    if member is None:
+        return path
+    with zipfile.ZipFile(path) as archive:
+        return Path(archive.extract(member, path.parent))
+
+
+def _check(path: Path, sha1: str) -> None:
+    found = digest(path, "sha1")
+    if found != sha1:
+        raise TextError(f"{path}: expected a file of SHA-1 {sha1}, got {found}")

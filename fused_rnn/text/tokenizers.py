@@ -14,9 +14,15 @@ class Tokenizer(NamedTuple):
     join: Callable[[Iterable[str]], str]
 
 
+def _between_spaces(text: str) -> list[str]:
+    return text.split(" ")
+
+
 # "char": one token a Unicode code point, nothing is lost.
 # "word": what stands between white space; joined by single spaces.
+# "space": what stands between single spaces, as the book's translation data has it.
 TOKENIZERS = {
     "char": Tokenizer(split=list, join="".join),
     "word": Tokenizer(split=str.split, join=" ".join),
+    "space": Tokenizer(split=_between_spaces, join=" ".join),
 }

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-UNKNOWN = "<unk>"
+UNKNOWN, PAD, BOS, EOS = "<unk>", "<pad>", "<bos>", "<eos>"
+# What a translation needs besides `<unk>`.
+RESERVED = (PAD, BOS, EOS)
 
 
 class Vocab:
@@ -16,7 +18,7 @@ class Vocab:
     number of its own is read as `<unk>`.
 
     Args:
-        tokens: the tokens of a text, counted here.
+        tokens: the tokens of a text, counted here one by one: any iterable, of any length.
         min_freq: tokens seen fewer times get no number of their own. Default 0: all do.
         reserved: tokens numbered right after `<unk>`, such as `<pad>`. Default none.
     """
@@ -54,6 +56,21 @@ class Vocab:
     def __getitem__(self, token: str) -> int:
         return self._numbers.get(token, self.unknown)
 
+    @property
+    def pad(self) -> int:
+        """The number of `<pad>`; ValueError if the vocabulary has none."""
+        return self._reserved(PAD)
+
+    @property
+    def bos(self) -> int:
+        """The number of `<bos>`; ValueError if the vocabulary has none."""
+        return self._reserved(BOS)
+
+    @property
+    def eos(self) -> int:
+        """The number of `<eos>`; ValueError if the vocabulary has none."""
+        return self._reserved(EOS)
+
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Returns the number of each token."""
         numbers, unknown = self._numbers, self.unknown
@@ -62,3 +79,8 @@ class Vocab:
     def decode(self, numbers: Iterable[int]) -> list[str]:
         """Returns the token of each number."""
         return [self.tokens[number] for number in numbers]
+
+    def _reserved(self, token: str) -> int:
+        if token not in self._numbers:
+            raise ValueError(f"vocab: expected one with {token!r} reserved, got one without")
+        return self._numbers[token]

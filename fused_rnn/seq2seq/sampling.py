@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""Sequences drawn at random from what a model predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .hypotheses import Hypotheses, Normalizer
+from .interfaces import Steps
+from .rowwise import likeliest, one_by_one
+from .stepping import Constraints, Stepper, evaluating, rows_of
+
+
+def sample(
+    model: Steps,
+    state: Any,
+    *,
+    bos: int | Tensor,
+    eos: int | None,
+    pad: int,
+    max_length: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    num_samples: int = 1,
+    generator: torch.Generator | None = None,
+    length_penalty: float = 0.75,
+    normalization: str = "length",
+    min_length: int = 0,
+    no_repeat_ngram: int = 0,
+    prefix: Tensor | None = None,
+    ban: Collection[int] = (),
+    allow: Collection[int] | None = None,
+    return_attention: bool = False,
+    check_every: int = 8,
+) -> Hypotheses:
+    """Returns sequences drawn token by token, (B, num_samples), in the order they were drawn.
+
+    Log-probabilities and scores are the model's own, whatever the temperature and the filters.
+    What is drawn depends on the generator and on the number of rows, B * num_samples.
+
+    Args:
+        temperature: logits are divided by it; 0 = the likeliest token. Default 1.
+        top_k: only so many of the likeliest tokens are drawn from. Default 0: all.
+        top_p: only the fewest likeliest tokens that have this much probability together are
+            drawn from, after temperature and top_k (Holtzman et al. 2020). Default 1: all.
+        num_samples: sequences for each sentence. Default 1.
+        generator: draws. Default: PyTorch's global generator.
+        model, state and the rest: as in `beam_search`.
+
+    Raises:
+        ValueError: an argument does not fit, or logits are NaN or infinite.
+    """
+    _check(temperature, top_k, top_p, num_samples, check_every)
+    constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
+    with evaluating(model):
+        rows = rows_of(model, state)
+        stepper = Stepper(model, constraints, rows, with_attention=return_attention)
+        normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
+
+        def draw(log_probs: Tensor) -> Tensor:
+            return _draw(_filtered(log_probs, temperature, top_k, top_p), generator)
+
+        choose = draw if temperature > 0 else likeliest
+        return one_by_one(stepper, normalizer, state, bos, choose, num_samples, check_every)
+
+
+def _filtered(log_probs: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Probabilities to draw with, (N, V), not of sum 1; zero in all of a row without any."""
+    # The largest is made 0 first, so that a tiny temperature cannot overflow to inf.
+    peak = log_probs.amax(-1, keepdim=True)
+    temperature = max(temperature, torch.finfo(log_probs.dtype).tiny)
+    logits = (log_probs - peak.where(peak > -torch.inf, 0)) / temperature
+    if 0 < top_k < logits.size(1):
+        least = logits.topk(top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    weights = logits.exp()
+    if top_p < 1:
+        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-30)
+        ranked, order = weights.sort(dim=-1, descending=True, stable=True)
+        # Those whose predecessors have enough already.
+        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0)
+        weights = torch.zeros_like(weights).scatter_(1, order, ranked)
+    return weights
+
+
+def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A token of each row, (N,): the first of independent exponential clocks to ring."""
+    clocks = torch.empty_like(weights).exponential_(generator=generator)
+    return (weights / clocks).argmax(-1)
+
+
+def _check(
+    temperature: float, top_k: int, top_p: float, num_samples: int, check_every: int
+) -> None:
+    if not temperature >= 0:
+        raise ValueError(f"temperature: expected 0 or more, got {temperature}")
+    if top_k < 0:
+        raise ValueError(f"top_k: expected 0 or more, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected more than 0, at most 1, got {top_p}")
+    for name, value in (("num_samples", num_samples), ("check_every", check_every)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""What all searches share: rows of a state, steps of the model, and what a step may choose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .interfaces import Steps, attention_of
+
+
+class Constraints(NamedTuple):
+    """What may be generated. Probabilities are not renormalised: those of the model stand.
+
+    Args:
+        eos: ends a sequence; None: nothing does.
+        pad: marks the free places of `prefix`.
+        max_length: most tokens of a sequence, `<eos>` counted.
+        min_length: fewest tokens of a finished sequence, `<eos>` counted.
+        no_repeat_ngram: no n-gram of this length comes twice in a sequence; 0: any may.
+        prefix: tokens that sequences must begin with, (B, P), `pad` where they are free.
+        ban: tokens never generated.
+        allow: the only tokens generated, besides `eos`; None: all.
+    """
+
+    eos: int | None
+    pad: int
+    max_length: int
+    min_length: int = 0
+    no_repeat_ngram: int = 0
+    prefix: Tensor | None = None
+    ban: Collection[int] = ()
+    allow: Collection[int] | None = None
+
+    def check(self) -> None:
+        """Raises ValueError unless the numbers fit together."""
+        if self.max_length < 1:
+            raise ValueError(f"max_length: expected at least 1, got {self.max_length}")
+        if not 0 <= self.min_length <= self.max_length:
+            raise ValueError(
+                f"min_length: expected 0 to max_length {self.max_length}, got {self.min_length}"
+            )
+        if self.no_repeat_ngram < 0:
+            raise ValueError(f"no_repeat_ngram: expected 0 or more, got {self.no_repeat_ngram}")
+        prefix = self.prefix
+        if prefix is not None and (prefix.dim() != 2 or prefix.size(1) > self.max_length):
+            raise ValueError(
+                f"prefix: expected (B, P) with P at most max_length {self.max_length}, got "
+                f"{tuple(prefix.shape)}"
+            )
+
+
+class Outlook(NamedTuple):
+    """What a step leaves to choose from."""
+
+    log_probs: Tensor  # (N, V), float32, -inf where a constraint forbids
+    # Rows with probability somewhere, bool, (N,); what the others hold has no meaning.
+    usable: Tensor
+    state: Any
+
+
+class Rows(NamedTuple):
+    """How many sentences a state is of, and where it is."""
+
+    sentences: int
+    device: torch.device
+
+
+def rows_of(model: Steps, state: Any) -> Rows:
+    """Returns the number of rows of a state, whatever it is made of.
+
+    It is the size along which states that `reorder` makes of one row and of two rows differ. A
+    state in which nothing differs is one row.
+
+    Raises:
+        ValueError: parts of the state have different numbers of rows.
+    """
+    whole = list(_parts(state))
+    device = next((part.device for part in whole if isinstance(part, Tensor)), torch.device("cpu"))
+    one, two = (
+        list(_parts(model.reorder(state, torch.zeros(n, dtype=torch.int64, device=device))))
+        for n in (1, 2)
+    )
+    counts = set()
+    for part, single, double in zip(whole, one, two, strict=False):
+        if isinstance(part, Tensor):
+            sizes = zip(part.shape, single.shape, double.shape, strict=False)
+            counts |= {size for size, a, b in sizes if (a, b) == (1, 2)}
+    if len(counts) > 1:
+        raise ValueError(f"state: expected one number of rows, got {sorted(counts)}")
+    return Rows(counts.pop() if counts else 1, device)
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Without gradients and, where the model is a module, without dropout."""
+    training = isinstance(model, nn.Module) and model.training
+    with torch.no_grad():
+        if isinstance(model, nn.Module) and training:
+            model.eval()
+        try:
+            yield
+        finally:
+            if isinstance(model, nn.Module):
+                model.train(training)
+
+
+class Stepper:
+    """Steps of a model with the choices that constraints leave.
+
+    Args:
+        model: see `Steps`.
+        constraints: checked here; what depends on the size of the vocabulary, at the first step.
+        rows: of the state, B.
+        with_attention: whether `attention` is noted at each step.
+
+    Raises:
+        ValueError: the constraints do not fit.
+    """
+
+    def __init__(
+        self, model: Steps, constraints: Constraints, rows: Rows, *, with_attention: bool = False
+    ) -> None:
+        constraints.check()
+        self.model, self.constraints, self.rows = model, constraints, rows
+        self.with_attention = with_attention
+        self.attention: Tensor | None = None  # (N, S), of the last step
+        self._prefix = _checked_prefix(constraints.prefix, rows)
+        self._excluded: Tensor | None = None
+        # Whether some row that matters has had logits that are no numbers.
+        self._broken = torch.zeros((), dtype=torch.bool, device=rows.device)
+
+    def start(self, bos: int | Tensor, each: int) -> Tensor:
+        """Returns the first tokens, (B * each,).
+
+        Raises:
+            ValueError: bos is a tensor of another shape than (B,).
+        """
+        if isinstance(bos, Tensor) and bos.dim():
+            if bos.shape != (self.rows.sentences,):
+                raise ValueError(f"bos: expected ({self.rows.sentences},), got {tuple(bos.shape)}")
+            return bos.to(self.rows.device).repeat_interleave(each)
+        size = (self.rows.sentences * each,)
+        return torch.full(size, int(bos), dtype=torch.int64, device=self.rows.device)
+
+    def spread(self, state: Any, each: int) -> Any:
+        """Returns a state with each row `each` times, side by side."""
+        index = torch.arange(self.rows.sentences, device=self.rows.device).repeat_interleave(each)
+        return self.model.reorder(state, index)
+
+    def look(
+        self, tokens: Tensor, state: Any, step: int, alive: Tensor, history: Tensor
+    ) -> Outlook:
+        """Returns what the model and the constraints say of the next token.
+
+        Args:
+            tokens: the last ones, (N,).
+            state: before them.
+            step: how many tokens have been generated.
+            alive: rows that matter, bool, (N,).
+            history: the tokens generated, (N, step); only no_repeat_ngram looks at it.
+
+        Raises:
+            ValueError: at the first step, if the vocabulary and the constraints do not fit.
+        """
+        logits, state = self.model.step(tokens, state)
+        if step == 0:
+            self._check_vocabulary(logits)
+        if self.with_attention:
+            self.attention = attention_of(self.model, state).float()
+        logits = logits.float()
+        peak = logits.amax(-1)
+        # NaN is not below infinity, either.
+        self._broken |= (alive & ~(peak < torch.inf)).any()
+        log_probs = logits.log_softmax(-1)
+        self._constrain(log_probs, step, history)
+        return Outlook(log_probs, peak.isfinite(), state)
+
+    def any_left(self, alive: Tensor) -> bool:
+        """Returns whether any row matters still; the one question the host asks of the device.
+
+        Raises:
+            ValueError: logits were NaN or infinite.
+        """
+        left, broken = torch.stack((alive.any(), self._broken)).tolist()
+        if broken:
+            raise ValueError("logits: expected numbers below infinity, got NaN or infinity")
+        return bool(left)
+
+    def _check_vocabulary(self, logits: Tensor) -> None:
+        size, own = logits.size(-1), self.constraints
+        if logits.dim() != 2:
+            raise ValueError(f"logits: expected (N, V), got {tuple(logits.shape)}")
+        eos = () if own.eos is None else (own.eos,)
+        for name, numbers in (("eos", eos), ("ban", own.ban), ("allow", own.allow or ())):
+            wrong = [int(number) for number in numbers if not 0 <= number < size]
+            if wrong:
+                raise ValueError(f"{name}: expected tokens from 0 to {size - 1}, got {wrong}")
+        excluded = set(map(int, own.ban))
+        if own.allow is not None:
+            excluded |= set(range(size)) - set(map(int, own.allow)) - set(eos)
+        if excluded:
+            self._excluded = torch.tensor(sorted(excluded), device=logits.device)
+
+    def _constrain(self, log_probs: Tensor, step: int, history: Tensor) -> None:
+        """Makes -inf, in place, what may not come next."""
+        own = self.constraints
+        forced = None
+        if self._prefix is not None and step < self._prefix.size(1):
+            forced = self._prefix[:, step].repeat_interleave(len(log_probs) // self.rows.sentences)
+            free = forced == own.pad
+            forced = forced.masked_fill(free, 0).unsqueeze(1)
+            kept = log_probs.gather(1, forced)
+        if self._excluded is not None:
+            log_probs.index_fill_(1, self._excluded, -torch.inf)
+        if own.eos is not None and step + 1 < own.min_length:
+            log_probs[:, own.eos] = -torch.inf
+        if 0 < own.no_repeat_ngram <= step:
+            _ban_repeated(log_probs, history, own.no_repeat_ngram)
+        if forced is not None:
+            kept = torch.where(free.unsqueeze(1), log_probs.gather(1, forced), kept)
+            log_probs.masked_fill_(~free.unsqueeze(1), -torch.inf)
+            log_probs.scatter_(1, forced, kept)
+
+
+def _ban_repeated(log_probs: Tensor, history: Tensor, n: int) -> None:
+    """Excludes, in place, tokens that would make an n-gram come twice; history is (N, t)."""
+    followers = history[:, n - 1 :]  # (N, t - n + 1)
+    if n == 1:
+        same = torch.ones_like(followers, dtype=torch.bool)
+    else:
+        windows = history.unfold(1, n - 1, 1)[:, :-1]  # (N, t - n + 1, n - 1)
+        same = (windows == history[:, None, 1 - n :]).all(-1)
+    values = log_probs.gather(1, followers).masked_fill_(same, -torch.inf)
+    # A token may follow several times: the lowest value must win, whatever the order.
+    log_probs.scatter_reduce_(1, followers, values, "amin")
+
+
+def _checked_prefix(prefix: Tensor | None, rows: Rows) -> Tensor | None:
+    if prefix is None:
+        return None
+    if prefix.size(0) != rows.sentences:
+        raise ValueError(f"prefix: expected {rows.sentences} rows, got {prefix.size(0)}")
+    if prefix.dtype.is_floating_point:
+        raise ValueError(f"prefix: expected integers, got {prefix.dtype}")
+    return prefix.to(rows.device, torch.int64)
+
+
+def _parts(state: Any) -> Iterator[Any]:
+    """The leaves of a state, in one order."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for key in state:
+            yield from _parts(state[key])
+    elif isinstance(state, tuple | list):
+        for part in state:
+            yield from _parts(part)
+    elif is_dataclass(state) and not isinstance(state, type):
+        for field in fields(state):
+            yield from _parts(getattr(state, field.name))
+    else:
+        yield state

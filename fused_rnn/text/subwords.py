@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""Tokens between characters and words, learnt from text by the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .vocab import UNKNOWN
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
+
+# Stands in a token for the space before it.
+_SPACE = "\u2581"
+
+
+class Subwords:
+    """Byte-pair encoding of characters (Sennrich et al. 2016), spaces being part of the tokens.
+
+    Args:
+        model: the library's own JSON, as `to_json` gave it.
+
+    Raises:
+        ValueError: it is no such JSON.
+        ModuleNotFoundError: the `tokenizers` package is not installed.
+    """
+
+    def __init__(self, model: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._model = model
+        try:
+            self._library: Library = Tokenizer.from_str(model)
+        except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
+            raise ValueError(f"model: expected a tokenizer's JSON, got another ({error})") from None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> Subwords:
+        """Returns the subwords learnt from texts, which may be a stream.
+
+        Args:
+            texts: any number of them.
+            size: how many different tokens there may be, single characters included.
+
+        Raises:
+            ValueError: size is below 2.
+        """
+        if size < 2:
+            raise ValueError(f"size: expected at least 2, got {size}")
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        library = Tokenizer(models.BPE(unk_token=UNKNOWN))
+        library.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE)
+        library.decoder = decoders.Metaspace(replacement=_SPACE)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=[UNKNOWN], show_progress=False
+        )
+        library.train_from_iterator(texts, trainer)
+        return cls(library.to_str())
+
+    def split(self, text: str) -> list[str]:
+        """Returns the tokens of a text."""
+        return list(self._library.encode(text).tokens)
+
+    def join(self, tokens: Iterable[str]) -> str:
+        """Returns the text of tokens."""
+        return "".join(tokens).replace(_SPACE, " ").strip(" ")
+
+    def to_json(self) -> str:
+        """Returns what a checkpoint keeps."""
+        return self._model
