@@ -14,6 +14,7 @@ from fused_rnn.backends import PREDICATES, Query, choose, explain, use_backend
 from fused_rnn.testing import assert_within_budget
 
 PLAIN = Query("gru", torch.float32, "cpu")
+CUDA = PLAIN._replace(device="cuda")
 
 
 def only(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:
@@ -53,7 +54,10 @@ def test_unknown_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "query", "reason"),
     [
-        ("triton", PLAIN, "this build has no Triton kernels"),
+        ("triton", PLAIN, "on CUDA devices, not on cpu"),
+        ("triton", CUDA._replace(dtype=torch.float64), "not torch.float64"),
+        ("triton", CUDA._replace(projection=True), "no projection"),
+        ("triton", CUDA._replace(reverse=(0,) * 63), "62 recurrences"),
         ("native", PLAIN._replace(device="cuda"), "cuda"),
         ("native", PLAIN._replace(dtype=torch.complex64), "complex64"),
         ("torch", PLAIN._replace(cell="gru_reset_before"), "reset gate before"),
@@ -94,12 +98,12 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
         lines = explain(PLAIN._replace(resets=True)).splitlines()
     assert lines[0] == "reference runs this"
     assert lines[1] == "  not native: the build failed"
-    assert lines[2] == "  not triton: this build has no Triton kernels"
+    assert lines[2] == "  not triton: its kernels run on CUDA devices, not on cpu"
     assert "no resets" in lines[3]
     assert len(lines) == 4
     asked = explain(PLAIN, "reference").splitlines()
     assert asked[-1] == "  not torch: reference was asked for"
-    with pytest.raises(RuntimeError, match="Triton"):
+    with pytest.raises(RuntimeError, match="CUDA devices"):
         explain(PLAIN, "triton")
 
 
