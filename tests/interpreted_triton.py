@@ -14,7 +14,8 @@ from cases import CELLS, Case, judge, make, options, run
 from triton_interpreter import LIBRARY
 
 from fused_rnn.testing import assert_within_budget
-from fused_rnn.triton import common
+from fused_rnn.triton import common, exchange, layer
+from fused_rnn.triton.configurations import Grid
 
 assert LIBRARY is not None
 
@@ -61,4 +62,34 @@ def block_cases() -> list[Case]:
 
 @pytest.mark.parametrize("case", block_cases(), ids=str)
 def test_block_kernels(case: Case) -> None:
+    judge(case, run(case, make(case), "triton"), "triton")
+
+
+def grid_cases() -> list[Case]:
+    """Two slices at least, of 16 units."""
+    cases = []
+    for cell in CELLS:
+        full = Case(cell, 4, 3, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
+        cases += [
+            full,
+            replace(full, dtype="bf16", batch=19, reverse=(1,)),
+            replace(full, dtype="fp16", states=False, bias=False, reverse=(0,), lengths=False),
+            Case(cell, 3, 2, 6, 70, "fp32"),
+            Case(cell, 1, 2, 6, 33, "bf16", states=False),
+        ]
+    return cases
+
+
+@pytest.fixture(params=[True, False], ids=["resident", "streamed"])
+def grid(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid kernels serve every size, with small tiles."""
+    form = Grid(32, 4, 16, 16, True, 4) if request.param else Grid(16, 2, 16, 16, False, 4)
+    monkeypatch.setattr(layer, "choose", lambda hidden, dtype: form)
+
+
+@pytest.mark.usefixtures("grid")
+@pytest.mark.parametrize("case", grid_cases(), ids=str)
+def test_grid_kernels_a_launch_a_stage(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device too small for all slices at once: every exchange lies between two launches."""
+    monkeypatch.setattr(exchange, "processors", lambda device: 0)
     judge(case, run(case, make(case), "triton"), "triton")

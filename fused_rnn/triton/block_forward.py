@@ -88,10 +88,10 @@ def block_forward_kernel(
         o_next = o_row + tl.where(backward, -rows, rows)
         if CELL == "gru_reset_before":
             s = recurrent_sums(w, before_h.to(dtype), b, 0, 2)
-            r, z, reset = reset_before_gates(x[0], x[1], s[0], s[1], before_h)
+            rz, reset = reset_before_gates(x[0], x[1], s[0], s[1], before_h)
             s = recurrent_sums(w, reset.to(dtype), b, 2, 3)
-            n, new_h = reset_before_output(x[2], s[0], z, before_h)
-            new_c, saved = c, (r, z, n)
+            n, new_h = reset_before_output(x[2], s[0], rz[1], before_h)
+            new_c, saved = c, (rz[0], rz[1], n)
         else:
             s = recurrent_sums(w, before_h.to(dtype), b, 0, G)
             new_h, new_c, saved = cell_forward(x, s, before_h, before_c, CELL)

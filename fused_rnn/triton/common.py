@@ -78,9 +78,9 @@ def cell_backward(v, h, c, dh, dc, CELL: tl.constexpr):
 
 @triton.jit
 def reset_before_gates(x_r, x_z, s_r, s_z, h):
-    """r, z and the reset state r * h of the textbook GRU, eq. 1 and 2."""
+    """(r, z) and the reset state r * h of the textbook GRU, eq. 1 and 2."""
     r, z = sigmoid(x_r + s_r), sigmoid(x_z + s_z)
-    return r, z, r * h
+    return (r, z), r * h
 
 
 @triton.jit

@@ -9,7 +9,9 @@ from torch import Tensor
 from ..ops import GATES, Weights, split
 from .block_backward import block_backward
 from .block_forward import block_forward
-from .configurations import choose
+from .configurations import Block, choose
+from .grid_backward import grid_backward
+from .grid_forward import grid_forward
 from .problem import GRADS, SLOTS, Backward, Forward
 
 # Gate gradients of the GRUs stand in the order n r z (q), their weights as r z n.
@@ -41,10 +43,9 @@ def forward(
         xg = _project(x, parts).view(steps, batch, count, GATES[cell], hidden)
         bias = None if parts[0].b_hh is None else _stack([w.b_hh for w in parts])
         w_hh = _stack([w.w_hh for w in parts])
-        block_forward(
-            Forward(cell, reverse, xg, w_hh, bias, h0, c0, lengths, resets, y, hn, cn, tape),
-            choose(hidden, x.dtype),
-        )
+        form = choose(hidden, x.dtype)
+        a = Forward(cell, reverse, xg, w_hh, bias, h0, c0, lengths, resets, y, hn, cn, tape)
+        block_forward(a, form) if isinstance(form, Block) else grid_forward(a, form)
     return y, hn, none if cn is None else cn, none if tape is None else tape
 
 
@@ -75,13 +76,12 @@ def backward(
     dc0 = x.new_empty((count, batch, hidden)) if need_dstate and cell == "lstm" else None
     if batch:
         w_hh = _stack([w.w_hh for w in parts])
-        block_backward(
-            Backward(
-                *(cell, reverse, dy, dhn, dcn, w_hh, h0, c0, lengths, resets),
-                *(y, tape if SLOTS[cell] else None, dg, dh0, dc0),
-            ),
-            choose(hidden, x.dtype),
+        form = choose(hidden, x.dtype)
+        a = Backward(
+            *(cell, reverse, dy, dhn, dcn, w_hh, h0, c0, lengths, resets),
+            *(y, tape if SLOTS[cell] else None, dg, dh0, dc0),
         )
+        block_backward(a, form) if isinstance(form, Block) else grid_backward(a, form)
     dx = _input_gradient(dg, x, parts, cell) if need_dx else none
     dweights: list[Tensor] = []
     if need_dweights:
@@ -92,7 +92,12 @@ def backward(
             x = torch.where(inside.unsqueeze(2), x, 0)
         for n, part in enumerate(parts):
             before = _before(y, h0, lengths, inside, resets, n, bool(reverse[n]))
-            dweights += _weight_gradients(dg, x, before, tape, part, cell, n)
+            reset = None
+            if cell == "gru_reset_before":
+                reset = tape[:, :, n, 0] * before
+                # The tape holds anything past a row's end.
+                reset = reset if inside is None else torch.where(inside.unsqueeze(2), reset, 0)
+            dweights += _weight_gradients(dg, x, before, reset, part, cell, n)
     return dx, none if dh0 is None else dh0, none if dc0 is None else dc0, dweights
 
 
@@ -161,7 +166,7 @@ def _before(
 
 
 def _weight_gradients(
-    dg: Tensor, x: Tensor, before: Tensor, tape: Tensor, part: Weights, cell: str, n: int
+    dg: Tensor, x: Tensor, before: Tensor, reset: Tensor | None, part: Weights, cell: str, n: int
 ) -> list[Tensor]:
     """Of one recurrence, in the order of its weights: products over all T*B rows."""
     gates, grads = GATES[cell], GRADS[cell]
@@ -178,10 +183,9 @@ def _weight_gradients(
         of_state = _columns(dg, n, 1, grads)
         dw_hh = of_state.t() @ rows
         db_hh = None if db_ih is None else of_state.sum(0)
-    elif cell == "gru_reset_before":
-        reset = (tape[:, :, n, 0] * before).flatten(0, 1)
-        dw_rz, dw_n = _columns(dg, n, 1, 3).t() @ rows, _columns(dg, n, 0, 1).t() @ reset
-        dw_hh = torch.cat([dw_rz, dw_n])
+    elif reset is not None:
+        of_reset = _columns(dg, n, 0, 1).t() @ reset.flatten(0, 1)
+        dw_hh = torch.cat([_columns(dg, n, 1, 3).t() @ rows, of_reset])
     else:
         dw_hh = of_input.t() @ rows
     if db_ih is None or db_hh is None:
