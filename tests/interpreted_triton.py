@@ -10,8 +10,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from cases import CELLS, Case, judge, make, options, run
-from triton_interpreter import LIBRARY
+from cases import CELLS, DTYPES, Case, judge, make, options, run
+from triton_interpreter import LIBRARY, programs_together
 
 from fused_rnn.testing import assert_within_budget
 from fused_rnn.triton import common, exchange, layer
@@ -51,45 +51,94 @@ def small(case: Case) -> Case:
     return replace(case, steps=steps, hidden=max(case.hidden, 3))
 
 
-def block_cases() -> list[Case]:
-    every = [small(c) for cell in CELLS for d in ("fp32", "bf16") for c in options(cell, d)]
-    every += [
-        Case(cell, 4, 19, 6, 20, "fp16", reverse=(0, 1), lengths=True, resets=True)
-        for cell in CELLS
-    ]
+def every_option() -> list[Case]:
+    every = [small(c) for cell in CELLS for d in DTYPES if d != "fp64" for c in options(cell, d)]
     return [c for c in every if not c.projection and c.hidden <= (32 if c.dtype == "fp32" else 128)]
 
 
-@pytest.mark.parametrize("case", block_cases(), ids=str)
-def test_block_kernels(case: Case) -> None:
-    judge(case, run(case, make(case), "triton"), "triton")
-
-
-def grid_cases() -> list[Case]:
-    """Two slices at least, of 16 units."""
+def some_options() -> list[Case]:
+    """For each cell a few cases, with every option and type in one of them at least."""
     cases = []
     for cell in CELLS:
-        full = Case(cell, 4, 3, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
+        ragged = Case(cell, 4, 19, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
         cases += [
-            full,
-            replace(full, dtype="bf16", batch=19, reverse=(1,)),
-            replace(full, dtype="fp16", states=False, bias=False, reverse=(0,), lengths=False),
-            Case(cell, 3, 2, 6, 70, "fp32"),
-            Case(cell, 1, 2, 6, 33, "bf16", states=False),
+            ragged,
+            replace(ragged, dtype="bf16", reverse=(1, 0), states=False, bias=False, batch=3),
+            Case(cell, 3, 3, 33, 65, "fp16"),
+            Case(cell, 1, 1, 3, 5, "bf16"),
+            Case(cell, 4, 2, 6, 13, "fp32", reverse=(1,), lengths=True),
         ]
     return cases
 
 
-@pytest.fixture(params=[True, False], ids=["resident", "streamed"])
-def grid(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grid kernels serve every size, with small tiles."""
-    form = Grid(32, 4, 16, 16, True, 4) if request.param else Grid(16, 2, 16, 16, False, 4)
-    monkeypatch.setattr(layer, "choose", lambda hidden, dtype: form)
-
-
-@pytest.mark.usefixtures("grid")
-@pytest.mark.parametrize("case", grid_cases(), ids=str)
-def test_grid_kernels_a_launch_a_stage(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a device too small for all slices at once: every exchange lies between two launches."""
-    monkeypatch.setattr(exchange, "processors", lambda device: 0)
+@pytest.mark.parametrize("case", some_options(), ids=str)
+def test_block_kernels(case: Case) -> None:
     judge(case, run(case, make(case), "triton"), "triton")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", every_option(), ids=str)
+def test_block_kernels_with_every_option(case: Case) -> None:
+    judge(case, run(case, make(case), "triton"), "triton")
+
+
+RESIDENT, STREAMED = Grid(32, 4, 16, 16, True, 4), Grid(16, 2, 16, 16, False, 4)
+
+
+def grid_cases(cell: str) -> list[Case]:
+    """Two slices at least, of 16 units."""
+    ragged = Case(cell, 3, 3, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
+    return [
+        ragged,
+        replace(ragged, dtype="bf16", batch=19, reverse=(1,)),
+        replace(ragged, dtype="fp16", states=False, bias=False, reverse=(0,), lengths=False),
+        Case(cell, 3, 2, 6, 70, "fp32"),
+        Case(cell, 1, 2, 6, 33, "bf16", states=False),
+    ]
+
+
+def grid_run(case: Case, form: Grid, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges a case that the grid kernels are made to serve, on a device of some size."""
+    monkeypatch.setattr(layer, "choose", lambda hidden, dtype: form)
+    monkeypatch.setattr(exchange, "processors", lambda device: processors)
+    judge(case, run(case, make(case), "triton"), "triton")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("form", "which"), [(RESIDENT, 0), (STREAMED, 1)], ids=["resident", "streamed"]
+)
+def test_grid_kernels_a_launch_a_stage(
+    form: Grid, which: int, cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device too small for all slices at once: every exchange lies between two launches."""
+    grid_run(grid_cases(cell)[which], form, 0, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", [RESIDENT, STREAMED], ids=["resident", "streamed"])
+@pytest.mark.parametrize("case", [case for cell in CELLS for case in grid_cases(cell)], ids=str)
+def test_grid_kernels_with_more_options(
+    case: Case, form: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid_run(case, form, 0, monkeypatch)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_grid_kernels_exchange_inside_a_launch(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two slices each of two groups of rows and two recurrences, in one launch a pass."""
+    ragged = Case(cell, 3, 17, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
+    with programs_together(monkeypatch) as launched:
+        grid_run(ragged, RESIDENT, 8, monkeypatch)
+    assert launched == [8, 8]
+
+
+def test_recurrences_that_do_not_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processors hold one recurrence of two slices: there are two launches a pass.
+
+    The rows of both blocks are one group's then, which loops over them in each stage.
+    """
+    case = Case("gru", 2, 17, 6, 20, "bf16", reverse=(0, 1))
+    with programs_together(monkeypatch) as launched:
+        grid_run(case, STREAMED, 3, monkeypatch)
+    assert launched == [2, 2, 2, 2]

@@ -5,9 +5,17 @@ To import in a process of its own, started with TRITON_INTERPRET=1: Triton reads
 is defined, and no kernel of such a process compiles.
 """
 
+import inspect
+import itertools
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import triton.language as tl
 from triton.runtime import interpreter
 
@@ -36,8 +44,80 @@ def _patch_tensor(tensor: Any, scope: Any) -> None:
     scope.set_attr(tensor, "__index__", lambda number: number.handle.data.item())
 
 
+def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+    # Triton patches the language anew at every call of a function, which takes most of the time
+    # and which threads cannot do at once; here it is patched for good, below.
+    return function.rewrite()(*args, **kwargs)
+
+
 _Builder.create_dot = _dot
+interpreter.InterpretedFunction.__call__ = _call
 interpreter._patch_lang_tensor = _patch_tensor
+interpreter._patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
 
 # The ops of the backend take CPU tensors as long as this lives.
 LIBRARY = backend.register("CPU")
+
+_program = threading.local()
+# Which program runs is a question to the thread.
+_Builder.grid_idx = property(
+    lambda builder: _program.index, lambda builder, index: setattr(_program, "index", index)
+)
+interpreter.interpreter_builder.__dict__.pop("grid_idx", None)
+
+
+def _run_together(executor: Any, *args: Any, **kwargs: Any) -> None:
+    """GridExecutor.__call__ for CPU tensors, with a thread for each program of the grid."""
+    known = inspect.getfullargspec(executor.fn).args
+    kwargs = {name: value for name, value in kwargs.items() if name in known}
+    values = {
+        name: value if name in executor.constexprs else interpreter._implicit_cvt(value)
+        for name, value in inspect.getcallargs(executor.fn, *args, **kwargs).items()
+    }
+    builder, failures = interpreter.interpreter_builder, []
+
+    def run(index: tuple[int, int, int]) -> None:
+        try:
+            builder.set_grid_idx(*index)
+            executor.fn(**values)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    scope = interpreter._patch_lang(executor.fn)
+    try:
+        builder.set_grid_dim(*executor.grid)
+        programs = itertools.product(*(range(size) for size in executor.grid))
+        # Daemons: a program that waits for ever must not keep the process from ending.
+        threads = [threading.Thread(target=run, args=(p,), daemon=True) for p in programs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=120)
+            assert not failures and not thread.is_alive(), f"a program waits in vain; {failures}"
+    finally:
+        scope.restore()
+
+
+@contextmanager
+def programs_together(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Programs of a launch run at the same time, so that they may wait for each other.
+
+    The interpreter itself runs one after another. Here each gets a thread: waiting is a loop over
+    an atomic operation on memory that all share, and Python switches threads inside it, as often
+    as it is told to. The list gets the number of programs of each launch.
+    """
+    launched: list[int] = []
+
+    def call(executor: Any, *args: Any, **kwargs: Any) -> None:
+        launched.append(int(np.prod(executor.grid)))
+        _run_together(executor, *args, **kwargs)
+
+    before = sys.getswitchinterval()
+    with monkeypatch.context() as patch:
+        patch.setattr(interpreter.GridExecutor, "__call__", call)
+        sys.setswitchinterval(1e-4)
+        try:
+            yield launched
+        finally:
+            sys.setswitchinterval(before)
