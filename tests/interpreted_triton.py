@@ -4,6 +4,7 @@
 Run by test_triton.py in a process with TRITON_INTERPRET=1; pytest does not collect this by itself.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,15 @@ from fused_rnn.triton import common, exchange, layer
 from fused_rnn.triton.configurations import Grid
 
 assert LIBRARY is not None
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Every tensor that is allocated without values holds NaN, or the largest integer."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 @triton.jit
@@ -60,19 +70,33 @@ def some_options() -> list[Case]:
     """For each cell a few cases, with every option and type in one of them at least."""
     cases = []
     for cell in CELLS:
-        ragged = Case(cell, 4, 19, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
+        ragged = Case(cell, 3, 17, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
         cases += [
             ragged,
-            replace(ragged, dtype="bf16", reverse=(1, 0), states=False, bias=False, batch=3),
-            Case(cell, 3, 3, 33, 65, "fp16"),
-            Case(cell, 1, 1, 3, 5, "bf16"),
-            Case(cell, 4, 2, 6, 13, "fp32", reverse=(1,), lengths=True),
+            replace(ragged, dtype="bf16", reverse=(1,), states=False, bias=False, batch=3),
+            Case(cell, 2, 1, 33, 65, "fp16"),
         ]
     return cases
 
 
 @pytest.mark.parametrize("case", some_options(), ids=str)
 def test_block_kernels(case: Case) -> None:
+    judge(case, run(case, make(case), "triton"), "triton")
+
+
+def step_cases() -> list[Case]:
+    cases = []
+    for cell in CELLS:
+        ragged = Case(cell, 1, 3, 40, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
+        cases += [
+            ragged,
+            replace(ragged, dtype="bf16", bias=False, states=False, reverse=(0,), batch=17),
+        ]
+    return cases
+
+
+@pytest.mark.parametrize("case", step_cases(), ids=str)
+def test_step_kernel(case: Case) -> None:
     judge(case, run(case, make(case), "triton"), "triton")
 
 
@@ -93,7 +117,7 @@ def grid_cases(cell: str) -> list[Case]:
         replace(ragged, dtype="bf16", batch=19, reverse=(1,)),
         replace(ragged, dtype="fp16", states=False, bias=False, reverse=(0,), lengths=False),
         Case(cell, 3, 2, 6, 70, "fp32"),
-        Case(cell, 1, 2, 6, 33, "bf16", states=False),
+        Case(cell, 2, 2, 6, 33, "bf16", states=False),
     ]
 
 
@@ -105,14 +129,9 @@ def grid_run(case: Case, form: Grid, processors: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(
-    ("form", "which"), [(RESIDENT, 0), (STREAMED, 1)], ids=["resident", "streamed"]
-)
-def test_grid_kernels_a_launch_a_stage(
-    form: Grid, which: int, cell: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_grid_kernels_a_launch_a_stage(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a device too small for all slices at once: every exchange lies between two launches."""
-    grid_run(grid_cases(cell)[which], form, 0, monkeypatch)
+    grid_run(grid_cases(cell)[1], STREAMED, 0, monkeypatch)
 
 
 @pytest.mark.long
@@ -127,7 +146,7 @@ def test_grid_kernels_with_more_options(
 @pytest.mark.parametrize("cell", CELLS)
 def test_grid_kernels_exchange_inside_a_launch(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two slices each of two groups of rows and two recurrences, in one launch a pass."""
-    ragged = Case(cell, 3, 17, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
+    ragged = Case(cell, 2, 17, 6, 20, "fp32", reverse=(0, 1), lengths=True, resets=True)
     with programs_together(monkeypatch) as launched:
         grid_run(ragged, RESIDENT, 8, monkeypatch)
     assert launched == [8, 8]

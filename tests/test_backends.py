@@ -4,12 +4,13 @@
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
 import fused_rnn
-from fused_rnn import backends
+from fused_rnn import backends, triton
 from fused_rnn.backends import PREDICATES, Query, choose, explain, use_backend
 from fused_rnn.testing import assert_within_budget
 
@@ -126,3 +127,34 @@ print(fused_rnn.explain(fused_rnn.FusedGRU(2, 3), torch.randn(4, 1, 2)).splitlin
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "torch runs this"
+
+
+@pytest.mark.parametrize(
+    ("replaced", "reason"),
+    [
+        ({}, "sees no CUDA device"),
+        ({"is_available": lambda: True, "get_device_capability": lambda: (7, 5)}, "capability 8.0"),
+        ({"is_available": lambda: True, "get_device_capability": lambda: (9, 0)}, "imported"),
+    ],
+    ids=["device", "capability", "triton"],
+)
+def test_why_triton_cannot_run_here(
+    replaced: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, function in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert reason in triton.why_unavailable.__wrapped__()
+
+
+def test_triton_is_imported_for_its_own_inputs_only() -> None:
+    script = """
+import sys, torch, fused_rnn
+print(fused_rnn.explain(fused_rnn.FusedGRU(2, 3), torch.randn(4, 1, 2)))
+assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -2,7 +2,6 @@
 """The Triton backend: why it cannot run, and its ops, which import Triton at their first call."""
 
 import functools
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -18,18 +17,18 @@ _OLDEST = (3, 6)
 @functools.cache
 def why_unavailable() -> str | None:
     """Returns why no kernel can run here, or None if they can."""
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
-        return "Triton is not installed"
-    if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST:
-        return f"Triton 3.6 or later is needed, {found} is installed"
     if torch.version.hip is not None:
         return "its kernels are made for NVIDIA GPUs, this PyTorch is built for AMD's"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     if torch.cuda.get_device_capability() < (8, 0):
         return "its kernels need compute capability 8.0"
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < _OLDEST:
+        return f"Triton 3.6 or later is needed, {triton.__version__} is installed"
     return None
 
 

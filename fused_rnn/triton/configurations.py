@@ -17,8 +17,8 @@ class Block(NamedTuple):
 class Grid(NamedTuple):
     """A slice of a recurrence's units in each program, for some blocks of rows."""
 
-    block_k: int  # columns of a warp
-    split: int  # parts that K is cut into, one a warp
+    block_k: int  # columns of a part
+    split: int  # parts that K is cut into, for the warps
     block_u: int
     block_b: int
     resident: bool  # weights stay in the program: block_k * split is H at least
@@ -28,7 +28,6 @@ class Grid(NamedTuple):
 # By bits of the type, each with the largest H it serves.
 TABLE: dict[int, dict[int, Block | Grid]] = {
     16: {
-        16: Block(16, 16, 4),
         32: Block(32, 16, 4),
         64: Block(64, 16, 4),
         128: Block(128, 16, 8),
@@ -36,16 +35,20 @@ TABLE: dict[int, dict[int, Block | Grid]] = {
         512: Grid(64, 8, 16, 16, True, 8),
         1024: Grid(128, 8, 16, 16, True, 8),
     },
-    32: {16: Block(16, 16, 4), 32: Block(32, 16, 4)},
+    32: {32: Block(32, 16, 4)},
 }
-# For any H: the weights come from the second-level cache, or memory, at every step.
-STREAMED = {16: Grid(32, 8, 16, 16, False, 8), 32: Grid(16, 8, 16, 16, False, 8)}
+# For any H, and for a single step: weights come from the second-level cache, or memory, each time.
+STREAMED = {16: Grid(32, 8, 16, 16, False, 8), 32: Grid(16, 4, 16, 16, False, 8)}
 
 
 def choose(hidden: int, dtype: torch.dtype) -> Block | Grid:
-    """The configuration of a layer."""
-    bits = dtype.itemsize * 8
-    for most, form in TABLE[bits].items():
+    """The configuration of all steps of a layer."""
+    for most, form in TABLE[dtype.itemsize * 8].items():
         if hidden <= most:
             return form
-    return STREAMED[bits]
+    return streamed(dtype)
+
+
+def streamed(dtype: torch.dtype) -> Grid:
+    """The configuration without resident weights."""
+    return STREAMED[dtype.itemsize * 8]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What the programs of one recurrence share: products with their slices, and the wait for others.
 
-A slice is BLOCK_U units. Its products are three-dimensional, (SPLIT, U, K) by (SPLIT, K, B): each
-warp sums over a part of K, and the parts are added at the end.
+A slice is BLOCK_U units. Its products are three-dimensional, (SPLIT, U, K) by (SPLIT, K, B): the
+warps sum over parts of K, and the parts are added at the end.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,11 @@ from .configurations import Grid
 
 @triton.jit
 def weight_tile(
-    p_w,  # (H, H), of one gate
+    p_w,  # (H, K) of one gate, (K, H) if it is to be transposed
     o_u,
     start,
     H,
+    K,
     TRANSPOSED: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -29,16 +30,16 @@ def weight_tile(
     """(SPLIT, U, K) of a gate's matrix or its transpose, from column `start`."""
     o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
     o_k, o_u = o_k + start, o_u[None, :, None]
-    o = o_k * H + o_u if TRANSPOSED else o_u * H + o_k
-    return tl.load(p_w + o, mask=(o_u < H) & (o_k < H), other=0.0)
+    o = o_k * H + o_u if TRANSPOSED else o_u * K + o_k
+    return tl.load(p_w + o, mask=(o_u < H) & (o_k < K), other=0.0)
 
 
 @triton.jit
-def operand_tile(p_rows, m_rows, start, H, SPLIT: tl.constexpr, BLOCK_K: tl.constexpr):
+def operand_tile(p_rows, m_rows, start, K, SPLIT: tl.constexpr, BLOCK_K: tl.constexpr):
     """(SPLIT, K, B) of what all programs wrote; past the cache of this processor."""
     o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :, None]
     o_k += start
-    m = (o_k < H) & m_rows[None, None, :]
+    m = (o_k < K) & m_rows[None, None, :]
     return tl.load(p_rows[None, None, :] + o_k, mask=m, other=0.0, cache_modifier=".cg")
 
 
@@ -57,19 +58,20 @@ def resident_tiles(
     w = ()
     if RESIDENT:
         for g in tl.static_range(G):
-            w = w + (weight_tile(p_w + g * H * H, o_u, 0, H, TRANSPOSED, SPLIT, BLOCK_K),)
+            w = w + (weight_tile(p_w + g * H * H, o_u, 0, H, H, TRANSPOSED, SPLIT, BLOCK_K),)
     return w
 
 
 @triton.jit
 def gate_products(
     w,
-    p_w,  # (G, H, H)
-    p_rows,  # (B,) of pointers to (H,)
+    p_w,  # (G, H, K)
+    p_rows,  # (B,) of pointers to (K,)
     m_rows,
     o_u,
     b,
     H,
+    K,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -81,18 +83,18 @@ def gate_products(
     """W_g h + b_g, (U, B), for the gates from FIRST to before LAST."""
     out = ()
     if RESIDENT:
-        h = operand_tile(p_rows, m_rows, 0, H, SPLIT, BLOCK_K)
+        h = operand_tile(p_rows, m_rows, 0, K, SPLIT, BLOCK_K)
         for g in tl.static_range(FIRST, LAST):
             out = out + (tl.sum(tl.dot(w[g], h, input_precision="ieee"), 0) + b[g],)
     else:
         sums = ()
         for _ in tl.static_range(FIRST, LAST):
             sums = sums + (tl.zeros((SPLIT, BLOCK_U, BLOCK_B), tl.float32),)
-        for k in range(0, H, SPLIT * BLOCK_K):
-            h = operand_tile(p_rows, m_rows, k, H, SPLIT, BLOCK_K)
+        for k in range(0, K, SPLIT * BLOCK_K):
+            h = operand_tile(p_rows, m_rows, k, K, SPLIT, BLOCK_K)
             added = ()
             for g in tl.static_range(FIRST, LAST):
-                tile = weight_tile(p_w + g * H * H, o_u, k, H, False, SPLIT, BLOCK_K)
+                tile = weight_tile(p_w + g * H * K, o_u, k, H, K, False, SPLIT, BLOCK_K)
                 added = added + (tl.dot(tile, h, sums[g - FIRST], input_precision="ieee"),)
             sums = added
         for g in tl.static_range(FIRST, LAST):
@@ -127,7 +129,7 @@ def summed_products(
         else:
             for k in range(0, H, SPLIT * BLOCK_K):
                 d = operand_tile(p_gate, m_rows, k, H, SPLIT, BLOCK_K)
-                tile = weight_tile(p_w + g * H * H, o_u, k, H, True, SPLIT, BLOCK_K)
+                tile = weight_tile(p_w + g * H * H, o_u, k, H, H, True, SPLIT, BLOCK_K)
                 total = tl.dot(tile, d, total, input_precision="ieee")
     return tl.sum(total, 0)
 

@@ -127,7 +127,7 @@ def grid_forward_kernel(
                 p_saved = p_tape + o_row * (S * H) + o_u[:, None]
             if CELL != "gru_reset_before":
                 s = gate_products(
-                    *(w, p_w, p_rows, m_rows, o_u, b, H, 0, G),
+                    *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, G),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 new_h, new_c, saved = cell_forward(x, s, h, c, CELL)
@@ -139,7 +139,7 @@ def grid_forward_kernel(
                     store_slots(p_saved, saved, m_in, H, S)
             elif part == 0:
                 s_rz = gate_products(
-                    *(w, p_w, p_rows, m_rows, o_u, b, H, 0, 2),
+                    *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, 2),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 rz, reset = reset_before_gates(x[0], x[1], s_rz[0], s_rz[1], h)
@@ -150,7 +150,7 @@ def grid_forward_kernel(
             else:
                 p_seen = p_reset + state * H
                 s_n = gate_products(
-                    *(w, p_w, p_seen, inside, o_u, b, H, 2, 3),
+                    *(w, p_w, p_seen, inside, o_u, b, H, H, 2, 3),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 z = tl.load(p_z + o_state, mask=m_in, other=0.0)

@@ -9,10 +9,11 @@ from torch import Tensor
 from ..ops import GATES, Weights, split
 from .block_backward import block_backward
 from .block_forward import block_forward
-from .configurations import Block, choose
+from .configurations import Block, choose, streamed
 from .grid_backward import grid_backward
 from .grid_forward import grid_forward
-from .problem import GRADS, SLOTS, Backward, Forward
+from .problem import GRADS, SLOTS, Backward, Forward, Step
+from .step import step
 
 # Gate gradients of the GRUs stand in the order n r z (q), their weights as r z n.
 _ROLLED = ("gru", "gru_reset_before")
@@ -39,7 +40,11 @@ def forward(
     hn = x.new_empty((count, batch, hidden))
     cn = torch.empty_like(hn) if cell == "lstm" else None
     none = x.new_empty((0,))
-    if batch:
+    if batch and steps == 1:
+        slices = x[0], parts, h0, c0, lengths, None if resets is None else resets[0], y[0], hn, cn
+        one = Step(cell, reverse, *slices, None if tape is None else tape[0])
+        step(one, streamed(x.dtype))
+    elif batch:
         xg = _project(x, parts).view(steps, batch, count, GATES[cell], hidden)
         bias = None if parts[0].b_hh is None else _stack([w.b_hh for w in parts])
         w_hh = _stack([w.w_hh for w in parts])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import GATES, tape_slots
+from ..ops import GATES, Weights, tape_slots
 
 # The gate gradients a step produces: n r z q for the GRU, n r z for the textbook one.
 GRADS = GATES | {"gru": 4}
@@ -31,6 +31,23 @@ class Forward(NamedTuple):
     hn: Tensor  # (N, B, H)
     cn: Tensor | None  # (N, B, H)
     tape: Tensor | None  # (T, B, N, S, H)
+
+
+class Step(NamedTuple):
+    """A forward pass of one step."""
+
+    cell: str
+    reverse: Sequence[int]
+    x: Tensor  # (B, I)
+    weights: Sequence[Weights]  # of each recurrence
+    h0: Tensor | None  # (N, B, H)
+    c0: Tensor | None  # (N, B, H)
+    lengths: Tensor | None  # (B,)
+    resets: Tensor | None  # (B,)
+    y: Tensor  # (B, N, H)
+    hn: Tensor  # (N, B, H)
+    cn: Tensor | None  # (N, B, H)
+    tape: Tensor | None  # (B, N, S, H)
 
 
 class Backward(NamedTuple):
