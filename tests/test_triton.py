@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ TYPES = {16: "bf16", 32: "fp32"}
 # Every entry of the table at its largest size; beyond them, a size that nothing divides.
 ENTRIES = [(bits, most) for bits, forms in TABLE.items() for most in forms]
 ENTRIES += [(bits, 1025) for bits in STREAMED]
-# Bytes of its stack that a thread may use for want of registers, by bits of the type. Some float32
-# kernels fit two programs on a multiprocessor that way.
-SPILLED = {16: 0, 32: 16}
+# Bytes of stack that a thread may use: ptxas gives up a few words for more programs at a time.
+SPILLED = 16
 
 
 @pytest.mark.parametrize(
@@ -72,7 +70,7 @@ def check_figures(case: Case, architecture: int, monkeypatch: pytest.MonkeyPatch
     for kernel in kernels:
         found = figures(kernel)
         assert 0 < found.registers <= 255, found
-        assert found.spilled <= SPILLED[32 if case.dtype == "fp32" else 16], found
+        assert found.spilled <= SPILLED, found
         assert found.shared <= SHARED[architecture], found
 
 
@@ -107,11 +105,17 @@ def test_the_step_compiles(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_kernels_on_all_architectures(
     architecture: int, cell: str, bits: int, hidden: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = full(cell, TYPES[bits], hidden)
-    check_figures(case, architecture, monkeypatch)
-    if bits == 16:
-        check_figures(replace(case, dtype="fp16"), architecture, monkeypatch)
-    check_figures(replace(case, steps=1), architecture, monkeypatch)
+    check_figures(full(cell, TYPES[bits], hidden), architecture, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("architecture", SHARED)
+def test_the_step_on_all_architectures(
+    architecture: int, cell: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_figures(full(cell, dtype, 65, steps=1), architecture, monkeypatch)
 
 
 @pytest.mark.parametrize("hidden", [128, 1024])
