@@ -15,10 +15,16 @@ from cases import CELLS, DTYPES, Case, judge, make, options, run
 from triton_interpreter import LIBRARY, programs_together
 
 from fused_rnn.testing import assert_within_budget
-from fused_rnn.triton import common, exchange, layer
-from fused_rnn.triton.configurations import Grid
+from fused_rnn.triton import common, configurations, layer
+from fused_rnn.triton.configurations import Device, Grid
 
 assert LIBRARY is not None
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU tensors lie on what an H100 is to the launchers."""
+    monkeypatch.setattr(configurations, "device_of", lambda device: Device(132, 227 * 1024))
 
 
 @pytest.fixture(autouse=True)
@@ -123,8 +129,8 @@ def grid_cases(cell: str) -> list[Case]:
 
 def grid_run(case: Case, form: Grid, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judges a case that the grid kernels are made to serve, on a device of some size."""
-    monkeypatch.setattr(layer, "choose", lambda hidden, dtype: form)
-    monkeypatch.setattr(exchange, "processors", lambda device: processors)
+    monkeypatch.setattr(layer, "choose", lambda *_: form)
+    monkeypatch.setattr(configurations, "device_of", lambda device: Device(processors, 0))
     judge(case, run(case, make(case), "triton"), "triton")
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import CELLS, Case, make
+from cases import CELLS, DTYPES, Case, make
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton_compiler import SHARED, compile_only, figures
 
 from fused_rnn.ops import GATES
-from fused_rnn.triton import exchange, layer
-from fused_rnn.triton.configurations import STREAMED, TABLE, Grid
+from fused_rnn.triton import configurations, layer
+from fused_rnn.triton.configurations import STREAMED, TABLE, Block, Device, Grid, shared_bytes
 
 HERE = Path(__file__).parent
 TYPES = {16: "bf16", 32: "fp32"}
@@ -54,7 +54,8 @@ def compiled(case: Case, architecture: int, monkeypatch: pytest.MonkeyPatch) -> 
     """The kernels that a pass forward and one back launch, for 132 multiprocessors."""
     inputs = make(case)
     arguments, options = inputs[:6], (case.cell, list(case.reverse))
-    monkeypatch.setattr(exchange, "processors", lambda device: 132)
+    device = Device(132, SHARED[architecture])
+    monkeypatch.setattr(configurations, "device_of", lambda _: device)
     with compile_only(architecture, monkeypatch) as kernels:
         y, _, _, tape = layer.forward(*arguments, *options, True)
         cotangents = (*inputs.cotangents, None)[:3]
@@ -65,6 +66,7 @@ def compiled(case: Case, architecture: int, monkeypatch: pytest.MonkeyPatch) -> 
 def check_figures(case: Case, architecture: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = compiled(case, architecture, monkeypatch)
     # One launch forward, but for a step with two products that depend on each other; one back.
+    form = chosen(case, Device(132, SHARED[architecture]))
     twice = case.steps == 1 and case.cell == "gru_reset_before"
     assert len(kernels) == 2 + twice
     for kernel in kernels:
@@ -72,6 +74,12 @@ def check_figures(case: Case, architecture: int, monkeypatch: pytest.MonkeyPatch
         assert 0 < found.registers <= 255, found
         assert found.spilled <= SPILLED, found
         assert found.shared <= SHARED[architecture], found
+        if case.steps > 1:
+            assert found.shared <= shared_bytes(form, case.cell, DTYPES[case.dtype]), (found, form)
+
+
+def chosen(case: Case, device: Device) -> Block | Grid:
+    return configurations.choose(case.cell, case.hidden, DTYPES[case.dtype], device)
 
 
 def full(cell: str, dtype: str, hidden: int, steps: int = 3) -> Case:
@@ -133,6 +141,16 @@ def test_resident_weights_are_read_before_the_steps(
         pattern = rf"local_alloc %\S+ : \(tensor<{shape}xbf16"
         assert len(re.findall(pattern, before)) == GATES["lstm"]
         assert not re.search(pattern, loops)
+
+
+def test_what_fits_no_program_is_parted_or_streamed() -> None:
+    """The figures of a GPU of compute capability 8.6, which has 99 KiB of shared memory."""
+    small = Device(80, 99 * 1024)
+    assert chosen(full("lstm", "bf16", 64), small) == TABLE[16][64]
+    assert chosen(full("lstm", "bf16", 128), small) == TABLE[16][256]
+    assert chosen(full("lstm", "bf16", 512), small) == TABLE[16][512]
+    assert chosen(full("lstm", "bf16", 1024), small) == STREAMED[16]
+    assert chosen(full("rnn_tanh", "bf16", 1024), small) == TABLE[16][1024]
 
 
 def test_sizes_of_a_call_compile_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The Triton kernels on a GPU, where there is one: the truth, the first call, graphs, repetition."""
+"""The Triton kernels on a GPU: truth, repetition, graphs, tapes shared, the first call."""
 
 import os
 import subprocess

@@ -6,20 +6,21 @@ warps sum over parts of K, and the parts are added at the end.
 """
 
 from collections.abc import Iterator
-from functools import cache
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+from . import configurations
 from .configurations import Grid
 
 
 @triton.jit
 def weight_tile(
-    p_w,  # (H, K) of one gate, (K, H) if it is to be transposed
+    p_w,  # (G, H, K), or (G, K, H) to be transposed
     o_u,
+    gate,
     start,
     H,
     K,
@@ -30,8 +31,12 @@ def weight_tile(
     """(SPLIT, U, K) of a gate's matrix or its transpose, from column `start`."""
     o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
     o_k, o_u = o_k + start, o_u[None, :, None]
-    o = o_k * H + o_u if TRANSPOSED else o_u * K + o_k
-    return tl.load(p_w + o, mask=(o_u < H) & (o_k < K), other=0.0)
+    m = (o_u < H) & (o_k < K)
+    if TRANSPOSED:
+        o = (o_k + tl.cast(gate * K, tl.int64)) * H + o_u
+    else:
+        o = (o_u + tl.cast(gate * H, tl.int64)) * K + o_k
+    return tl.load(p_w + o, mask=m, other=0.0)
 
 
 @triton.jit
@@ -58,7 +63,7 @@ def resident_tiles(
     w = ()
     if RESIDENT:
         for g in tl.static_range(G):
-            w = w + (weight_tile(p_w + g * H * H, o_u, 0, H, H, TRANSPOSED, SPLIT, BLOCK_K),)
+            w = w + (weight_tile(p_w, o_u, g, 0, H, H, TRANSPOSED, SPLIT, BLOCK_K),)
     return w
 
 
@@ -94,7 +99,7 @@ def gate_products(
             h = operand_tile(p_rows, m_rows, k, K, SPLIT, BLOCK_K)
             added = ()
             for g in tl.static_range(FIRST, LAST):
-                tile = weight_tile(p_w + g * H * K, o_u, k, H, K, False, SPLIT, BLOCK_K)
+                tile = weight_tile(p_w, o_u, g, k, H, K, False, SPLIT, BLOCK_K)
                 added = added + (tl.dot(tile, h, sums[g - FIRST], input_precision="ieee"),)
             sums = added
         for g in tl.static_range(FIRST, LAST):
@@ -129,7 +134,7 @@ def summed_products(
         else:
             for k in range(0, H, SPLIT * BLOCK_K):
                 d = operand_tile(p_gate, m_rows, k, H, SPLIT, BLOCK_K)
-                tile = weight_tile(p_w + g * H * H, o_u, k, H, H, True, SPLIT, BLOCK_K)
+                tile = weight_tile(p_w, o_u, g, k, H, H, True, SPLIT, BLOCK_K)
                 total = tl.dot(tile, d, total, input_precision="ieee")
     return tl.sum(total, 0)
 
@@ -148,6 +153,14 @@ def signal(p_count):
     tl.atomic_add(p_count, 1, sem="release", scope="gpu")
 
 
+@triton.jit
+def signal_after(p_count, is_last):
+    """Counts the stage as finished with its last block of rows, where others wait for it."""
+    if p_count is not None:
+        if is_last:
+            signal(p_count)
+
+
 class Launch(NamedTuple):
     """One launch: programs (slices, groups of rows, recurrences), and the stages they walk."""
 
@@ -156,12 +169,6 @@ class Launch(NamedTuple):
     begin: int
     end: int
     count: torch.Tensor | None  # (recurrences, groups), zeros; None where nobody waits
-
-
-@cache
-def processors(device: torch.device) -> int:
-    """How many programs run at the same time, one for each multiprocessor."""
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def launches(
@@ -174,13 +181,14 @@ def launches(
     with so many slices a stage takes longer than its launch.
     """
     slices, blocks = triton.cdiv(hidden, form.block_u), triton.cdiv(batch, form.block_b)
-    at_once = min(count, processors(device) // slices)
+    processors = configurations.device_of(device).processors
+    at_once = min(count, processors // slices)
     if at_once == 0:
         for stage in range(stages):
             yield Launch((slices, blocks, count), 0, stage, stage + 1, None)
         return
     for first in range(0, count, at_once):
         part = min(at_once, count - first)
-        groups = min(blocks, processors(device) // (slices * part))
+        groups = min(blocks, processors // (slices * part))
         counters = torch.zeros((part, groups), dtype=torch.int32, device=device)
         yield Launch((slices, groups, part), first, 0, stages, counters)

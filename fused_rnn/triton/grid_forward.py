@@ -16,7 +16,7 @@ from .common import (
     visit,
 )
 from .configurations import Grid
-from .exchange import gate_products, launches, resident_tiles, signal, wait
+from .exchange import gate_products, launches, resident_tiles, signal_after, wait
 from .problem import SLOTS, Forward, reverse_bits, sizes
 
 # The textbook GRU exchanges twice in a step: r * h before the product with W_hn, then h.
@@ -122,6 +122,8 @@ def grid_forward_kernel(
             else:
                 m_rows = seen & ~first
             p_out = p_y + o_row * H + o_u[:, None]
+            # Nobody waits for the tape.
+            is_last = start + tl.num_programs(1) * BLOCK_B >= B
             p_saved = None
             if p_tape is not None:
                 p_saved = p_tape + o_row * (S * H) + o_u[:, None]
@@ -135,6 +137,7 @@ def grid_forward_kernel(
                 if CELL == "lstm":
                     tl.store(p_c + o_state, new_c, mask=m_in)
                     tl.store(p_cn + o_state, new_c.to(dtype), mask=m & last[None, :])
+                signal_after(p_count, is_last)
                 if p_saved is not None:
                     store_slots(p_saved, saved, m_in, H, S)
             elif part == 0:
@@ -145,6 +148,7 @@ def grid_forward_kernel(
                 rz, reset = reset_before_gates(x[0], x[1], s_rz[0], s_rz[1], h)
                 tl.store(p_reset + o_state, reset.to(dtype), mask=m_in)
                 tl.store(p_z + o_state, rz[1], mask=m_in)
+                signal_after(p_count, is_last)
                 if p_saved is not None:
                     store_slots(p_saved, rz, m_in, H, 2)
             else:
@@ -156,10 +160,9 @@ def grid_forward_kernel(
                 z = tl.load(p_z + o_state, mask=m_in, other=0.0)
                 n, after = reset_before_output(x[2], s_n[0], z, h)
                 emit(after, p_out, p_h, p_hn, o_state, m, inside, last)
+                signal_after(p_count, is_last)
                 if p_saved is not None:
                     store_slots(p_saved + 2 * H, (n,), m_in, H, 1)
-        if p_count is not None:
-            signal(p_count)
 
 
 def grid_forward(a: Forward, form: Grid) -> None:

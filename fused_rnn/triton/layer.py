@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..ops import GATES, Weights, split
+from . import configurations
 from .block_backward import block_backward
 from .block_forward import block_forward
 from .configurations import Block, choose, streamed
@@ -48,7 +49,7 @@ def forward(
         xg = _project(x, parts).view(steps, batch, count, GATES[cell], hidden)
         bias = None if parts[0].b_hh is None else _stack([w.b_hh for w in parts])
         w_hh = _stack([w.w_hh for w in parts])
-        form = choose(hidden, x.dtype)
+        form = choose(cell, hidden, x.dtype, configurations.device_of(x.device))
         a = Forward(cell, reverse, xg, w_hh, bias, h0, c0, lengths, resets, y, hn, cn, tape)
         block_forward(a, form) if isinstance(form, Block) else grid_forward(a, form)
     return y, hn, none if cn is None else cn, none if tape is None else tape
@@ -81,7 +82,7 @@ def backward(
     dc0 = x.new_empty((count, batch, hidden)) if need_dstate and cell == "lstm" else None
     if batch:
         w_hh = _stack([w.w_hh for w in parts])
-        form = choose(hidden, x.dtype)
+        form = choose(cell, hidden, x.dtype, configurations.device_of(x.device))
         a = Backward(
             *(cell, reverse, dy, dhn, dcn, w_hh, h0, c0, lengths, resets),
             *(y, tape if SLOTS[cell] else None, dg, dh0, dc0),
