@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import native
+from . import native, triton
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -23,6 +23,7 @@ class Query(NamedTuple):
     device: str
     reverse: tuple[int, ...] = (0,)
     resets: bool = False
+    projection: bool = False
 
 
 def _why_not_native(query: Query) -> str | None:
@@ -34,7 +35,15 @@ def _why_not_native(query: Query) -> str | None:
 
 
 def _why_not_triton(query: Query) -> str | None:
-    return "this build has no Triton kernels"
+    if query.device != "cuda":
+        return f"its kernels run on CUDA devices, not on {query.device}"
+    if query.dtype not in triton.DTYPES:
+        return f"its kernels compute in float32, bfloat16 and float16, not {query.dtype}"
+    if query.projection:
+        return "its LSTM has no projection of the output"
+    if len(query.reverse) > triton.MOST_RECURRENCES:
+        return f"it runs {triton.MOST_RECURRENCES} recurrences side by side, not more"
+    return triton.why_unavailable()
 
 
 def _why_not_torch(query: Query) -> str | None:

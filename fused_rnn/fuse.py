@@ -51,5 +51,11 @@ def explain(module: nn.Module, input: Tensor | PackedSequence) -> str:
     if dtype != torch.float64:
         dtype = precision.autocast_dtype(data.device) or dtype
     both = isinstance(module, FusedLayer) and module.bidirectional
-    query = backends.Query(module._cell(), dtype, data.device.type, (0, 1) if both else (0,))
+    query = backends.Query(
+        module._cell(),
+        dtype,
+        data.device.type,
+        (0, 1) if both else (0,),
+        projection=bool(getattr(module, "proj_size", 0)),
+    )
     return backends.explain(query, module.backend)

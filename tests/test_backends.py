@@ -4,16 +4,18 @@
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
 import fused_rnn
-from fused_rnn import backends
+from fused_rnn import backends, triton
 from fused_rnn.backends import PREDICATES, Query, choose, explain, use_backend
 from fused_rnn.testing import assert_within_budget
 
 PLAIN = Query("gru", torch.float32, "cpu")
+CUDA = PLAIN._replace(device="cuda")
 
 
 def only(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:
@@ -53,7 +55,10 @@ def test_unknown_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "query", "reason"),
     [
-        ("triton", PLAIN, "this build has no Triton kernels"),
+        ("triton", PLAIN, "on CUDA devices, not on cpu"),
+        ("triton", CUDA._replace(dtype=torch.float64), "not torch.float64"),
+        ("triton", CUDA._replace(projection=True), "no projection"),
+        ("triton", CUDA._replace(reverse=(0,) * 63), "62 recurrences"),
         ("native", PLAIN._replace(device="cuda"), "cuda"),
         ("native", PLAIN._replace(dtype=torch.complex64), "complex64"),
         ("torch", PLAIN._replace(cell="gru_reset_before"), "reset gate before"),
@@ -94,12 +99,12 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
         lines = explain(PLAIN._replace(resets=True)).splitlines()
     assert lines[0] == "reference runs this"
     assert lines[1] == "  not native: the build failed"
-    assert lines[2] == "  not triton: this build has no Triton kernels"
+    assert lines[2] == "  not triton: its kernels run on CUDA devices, not on cpu"
     assert "no resets" in lines[3]
     assert len(lines) == 4
     asked = explain(PLAIN, "reference").splitlines()
     assert asked[-1] == "  not torch: reference was asked for"
-    with pytest.raises(RuntimeError, match="Triton"):
+    with pytest.raises(RuntimeError, match="CUDA devices"):
         explain(PLAIN, "triton")
 
 
@@ -122,3 +127,34 @@ print(fused_rnn.explain(fused_rnn.FusedGRU(2, 3), torch.randn(4, 1, 2)).splitlin
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "torch runs this"
+
+
+@pytest.mark.parametrize(
+    ("replaced", "reason"),
+    [
+        ({}, "sees no CUDA device"),
+        ({"is_available": lambda: True, "get_device_capability": lambda: (7, 5)}, "capability 8.0"),
+        ({"is_available": lambda: True, "get_device_capability": lambda: (9, 0)}, "imported"),
+    ],
+    ids=["device", "capability", "triton"],
+)
+def test_why_triton_cannot_run_here(
+    replaced: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, function in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert reason in triton.why_unavailable.__wrapped__()
+
+
+def test_triton_is_imported_for_its_own_inputs_only() -> None:
+    script = """
+import sys, torch, fused_rnn
+print(fused_rnn.explain(fused_rnn.FusedGRU(2, 3), torch.randn(4, 1, 2)))
+assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""The Triton backend: why it cannot run, and its ops, which import Triton at their first call."""
+
+import functools
+from typing import Any
+
+import torch
+
+from ..ops import PAIRS
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# A launch takes their directions as the bits of one number.
+MOST_RECURRENCES = 62
+_OLDEST = (3, 6)
+
+
+@functools.cache
+def why_unavailable() -> str | None:
+    """Returns why no kernel can run here, or None if they can."""
+    if torch.version.hip is not None:
+        return "its kernels are made for NVIDIA GPUs, this PyTorch is built for AMD's"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "its kernels need compute capability 8.0"
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < _OLDEST:
+        return f"Triton 3.6 or later is needed, {triton.__version__} is installed"
+    return None
+
+
+def _forward(*arguments: Any) -> Any:
+    from .layer import forward
+
+    with torch.cuda.device_of(arguments[0]):
+        return forward(*arguments)
+
+
+def _backward(*arguments: Any) -> Any:
+    from .layer import backward
+
+    with torch.cuda.device_of(arguments[3]):
+        return backward(*arguments)
+
+
+def register(key: str) -> torch.library.Library:
+    """Makes the kernels those of both ops for one dispatch key, as long as the result lives."""
+    library = torch.library.Library("fused_rnn", "IMPL")
+    library.impl(PAIRS["triton"].forward, _forward, key)
+    library.impl(PAIRS["triton"].backward, _backward, key)
+    return library
+
+
+_LIBRARY = register("CUDA")

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""All steps of a small recurrence, backward: one program per block of rows, weights read once.
+
+It stops at the gradients of the gates; those of weights and input are products over all steps.
+"""
+
+import triton
+import triton.language as tl
+
+from ..ops import GATES
+from .common import (
+    cell_backward,
+    load_slots,
+    reset_before_gates_backward,
+    reset_before_output_backward,
+    row_lengths,
+    store_slots,
+    visit,
+)
+from .configurations import Block
+from .problem import GRADS, SLOTS, Backward, reverse_bits, sizes
+
+
+@triton.jit(do_not_specialize=["T", "B", "N", "reverse"])
+def block_backward_kernel(
+    p_dy,  # (T, B, N, H)
+    p_dhn,  # (N, B, H)
+    p_dcn,
+    p_w,  # (N, G, H, H)
+    p_h0,  # (N, B, H)
+    p_c0,
+    p_lengths,  # (B,)
+    p_resets,  # (T, B)
+    p_y,  # (T, B, N, H)
+    p_tape,  # (T, B, N, S, H)
+    p_dg,  # (T, B, N, D, H)
+    p_dh0,  # (N, B, H)
+    p_dc0,
+    T,
+    B,
+    N,
+    H,
+    reverse,
+    CELL: tl.constexpr,
+    G: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    i_n = tl.program_id(1)
+    backward = ((reverse >> i_n) & 1) != 0
+    o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    o_u = tl.arange(0, BLOCK_H)
+    m_b, m_u = o_b < B, o_u < H
+    m = m_u[:, None] & m_b[None, :]
+    dtype = p_y.dtype.element_ty
+    row = o_b.to(tl.int64) * N + i_n
+    rows = B.to(tl.int64) * N
+    o_state = (i_n.to(tl.int64) * B + o_b)[None, :] * H + o_u[:, None]
+    length = row_lengths(p_lengths, o_b, m_b, T)
+
+    # Transposed: (H before, H of the gate).
+    w = ()
+    for g in tl.static_range(G):
+        o_w = ((i_n * G + g) * H + o_u[None, :]) * H + o_u[:, None]
+        w = w + (tl.load(p_w + o_w, mask=m_u[:, None] & m_u[None, :], other=0.0),)
+    dh = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
+    dc = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
+    if p_dhn is not None:
+        dh = tl.load(p_dhn + o_state, mask=m, other=0.0).to(tl.float32)
+    if p_dcn is not None:
+        dc = tl.load(p_dcn + o_state, mask=m, other=0.0).to(tl.float32)
+
+    for i in range(T):
+        t = tl.where(backward, i, T - 1 - i)
+        inside, first, seen = visit(t, o_b, m_b, length, backward, p_resets, T, B)
+        o_row = (row + t * rows)[None, :]
+        o_before = o_row + tl.where(backward, rows, -rows)
+        m_in, m_seen, m_first = m & inside[None, :], m & seen[None, :], first[None, :]
+        h = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
+        c = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
+        if CELL == "lstm":
+            p_c = p_tape + o_before * (S * H) + 4 * H + o_u[:, None]
+            c = tl.load(p_c, mask=m_seen & ~m_first, other=0.0).to(tl.float32)
+            if p_c0 is not None:
+                c0 = tl.load(p_c0 + o_state, mask=m_seen & m_first, other=0.0).to(tl.float32)
+                c = tl.where(m_first, c0, c)
+        elif (CELL == "gru") or (CELL == "gru_reset_before"):
+            p_h = p_y + o_before * H + o_u[:, None]
+            h = tl.load(p_h, mask=m_seen & ~m_first, other=0.0).to(tl.float32)
+            if p_h0 is not None:
+                h0 = tl.load(p_h0 + o_state, mask=m_seen & m_first, other=0.0).to(tl.float32)
+                h = tl.where(m_first, h0, h)
+        if S > 0:
+            v = load_slots(p_tape + o_row * (S * H) + o_u[:, None], m_in, H, S)
+        else:
+            v = load_slots(p_y + o_row * H + o_u[:, None], m_in, H, 1)
+        d = dh
+        if p_dy is not None:
+            d += tl.load(p_dy + o_row * H + o_u[:, None], mask=m_in, other=0.0).to(tl.float32)
+        if CELL == "gru_reset_before":
+            dn, dz, direct = reset_before_output_backward(v[1], v[2], h, d)
+            d_reset = tl.dot(w[2], dn.to(dtype), input_precision="ieee")
+            dr, more = reset_before_gates_backward(v[0], h, d_reset)
+            dv, dc_before = (dn, dr, dz), dc
+            through = tl.dot(w[0], dr.to(dtype), direct + more, input_precision="ieee")
+            through = tl.dot(w[1], dz.to(dtype), through, input_precision="ieee")
+        else:
+            dv, through, dc_before = cell_backward(v, h, c, d, dc, CELL)
+            for g in tl.static_range(G):
+                # The GRU's slots n r z q: its gates r z n meet dr, dz and dq.
+                through = tl.dot(w[g], dv[g + D - G].to(dtype), through, input_precision="ieee")
+        inside_dv = ()
+        for g in tl.static_range(D):
+            inside_dv = inside_dv + (tl.where(m_in, dv[g], 0.0),)
+        store_slots(p_dg + o_row * (D * H) + o_u[:, None], inside_dv, m, H, D)
+        dh = tl.where(inside[None, :], tl.where(seen[None, :], through, 0.0), dh)
+        dc = tl.where(inside[None, :], tl.where(seen[None, :], dc_before, 0.0), dc)
+    if p_dh0 is not None:
+        tl.store(p_dh0 + o_state, dh.to(dtype), mask=m)
+    if p_dc0 is not None:
+        tl.store(p_dc0 + o_state, dc.to(dtype), mask=m)
+
+
+def block_backward(a: Backward, form: Block) -> None:
+    """Fills the gradients of the gates and of the initial states."""
+    steps, batch, count, hidden = sizes(a)
+    block_backward_kernel[(triton.cdiv(batch, form.block_b), count)](
+        *(a.dy, a.dhn, a.dcn, a.w_hh, a.h0, a.c0, a.lengths, a.resets),
+        *(a.y, a.tape, a.dg, a.dh0, a.dc0),
+        *(steps, batch, count, hidden, reverse_bits(a.reverse)),
+        CELL=a.cell,
+        G=GATES[a.cell],
+        S=SLOTS[a.cell],
+        D=GRADS[a.cell],
+        BLOCK_H=form.block_h,
+        BLOCK_B=form.block_b,
+        num_warps=form.warps,
+        num_stages=1,
+    )

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""The fixed table of launch configurations: by bits of the type and hidden size, never T or B."""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from ..ops import GATES
+
+
+class Device(NamedTuple):
+    """What a launch depends on besides the layer."""
+
+    processors: int  # programs that run at the same time, one for each multiprocessor
+    shared: int  # bytes of shared memory that a program may have
+
+
+class Block(NamedTuple):
+    """A whole recurrence in one program, for a block of rows."""
+
+    block_h: int
+    block_b: int
+    warps: int
+
+
+class Grid(NamedTuple):
+    """A slice of a recurrence's units in each program, for some blocks of rows."""
+
+    block_k: int  # columns of a part
+    split: int  # parts that K is cut into, for the warps
+    block_u: int
+    block_b: int
+    resident: bool  # weights stay in the program: block_k * split is H at least
+    warps: int
+
+
+# By bits of the type, each with the largest H it serves.
+TABLE: dict[int, dict[int, Block | Grid]] = {
+    16: {
+        32: Block(32, 16, 4),
+        64: Block(64, 16, 4),
+        128: Block(128, 16, 8),
+        256: Grid(32, 8, 16, 16, True, 8),
+        512: Grid(64, 8, 16, 16, True, 8),
+        1024: Grid(128, 8, 16, 16, True, 8),
+    },
+    32: {32: Block(32, 16, 4)},
+}
+# For any H, and for a single step: weights come from the second-level cache, or memory, each time.
+STREAMED = {16: Grid(32, 4, 16, 16, False, 8), 32: Grid(16, 4, 16, 16, False, 8)}
+
+
+@cache
+def device_of(device: torch.device) -> Device:
+    """The sizes of a CUDA device."""
+    found = torch.cuda.get_device_properties(device)
+    return Device(found.multi_processor_count, found.shared_memory_per_block_optin)
+
+
+def shared_bytes(form: Block | Grid, cell: str, dtype: torch.dtype) -> int:
+    """At most as much shared memory a program takes: its weights, and operands of its products."""
+    if isinstance(form, Block):
+        rows, columns, operand = form.block_h, form.block_h, 4 * form.block_b
+    else:
+        rows, columns, operand = form.block_u, form.split * form.block_k, form.block_b
+    return dtype.itemsize * columns * (GATES[cell] * rows + operand)
+
+
+def choose(cell: str, hidden: int, dtype: torch.dtype, device: Device) -> Block | Grid:
+    """The configuration of all steps of a layer: the first of the table that fits."""
+    for most, form in TABLE[dtype.itemsize * 8].items():
+        if hidden <= most and shared_bytes(form, cell, dtype) <= device.shared:
+            return form
+    return streamed(dtype)
+
+
+def streamed(dtype: torch.dtype) -> Grid:
+    """The configuration without resident weights."""
+    return STREAMED[dtype.itemsize * 8]

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""All steps of a large recurrence, backward: programs own parts of dh and exchange dG.
+
+It stops at the gradients of the gates; those of weights and input are products over all steps.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..ops import GATES
+from .common import (
+    cell_backward,
+    load_slots,
+    reset_before_gates_backward,
+    reset_before_output_backward,
+    row_lengths,
+    store_slots,
+    visit,
+)
+from .configurations import Grid
+from .exchange import launches, resident_tiles, signal, summed_products, wait
+from .grid_forward import STAGES
+from .problem import GRADS, SLOTS, Backward, reverse_bits, sizes
+
+
+@triton.jit
+def load_before(p_step, p_start, o_start, seen, first, m):
+    """What a step saw of a state: nothing, that of the step before, or the initial one."""
+    before = tl.load(p_step, mask=m & (seen & ~first)[None, :], other=0.0).to(tl.float32)
+    if p_start is not None:
+        m_start = m & (seen & first)[None, :]
+        before += tl.load(p_start + o_start, mask=m_start, other=0.0).to(tl.float32)
+    return before
+
+
+@triton.jit
+def load_carried(p_final, p_state, o_state, stage, m):
+    """What earlier stages left for a state; at the first, the gradient of the final state."""
+    carried = tl.load(p_state + o_state, mask=m & (stage > 0), other=0.0)
+    if p_final is not None:
+        carried += tl.load(p_final + o_state, mask=m & (stage == 0), other=0.0).to(tl.float32)
+    return carried
+
+
+@triton.jit
+def store_carried(p_state, o_state, before, after, inside, seen, m):
+    """A step gives `before` to the state it saw; past a row's end `after` stays."""
+    carried = tl.where(inside[None, :], tl.where(seen[None, :], before, 0.0), after)
+    tl.store(p_state + o_state, carried, mask=m)
+
+
+@triton.jit(do_not_specialize=["T", "B", "N", "reverse", "n_first", "begin", "end"])
+def grid_backward_kernel(
+    p_dy,  # (T, B, N, H)
+    p_dhn,  # (N, B, H)
+    p_dcn,
+    p_w,  # (N, G, H, H)
+    p_h0,  # (N, B, H)
+    p_c0,
+    p_lengths,  # (B,)
+    p_resets,  # (T, B)
+    p_y,  # (T, B, N, H)
+    p_tape,  # (T, B, N, S, H)
+    p_dg,  # (T, B, N, D, H)
+    p_dh0,  # (N, B, H)
+    p_dc0,
+    p_dh,  # (N, B, H) float32, what reaches h past the products
+    p_dc,
+    p_count,  # (recurrences, groups)
+    T,
+    B,
+    N,
+    H,
+    reverse,
+    n_first,
+    begin,
+    end,
+    CELL: tl.constexpr,
+    G: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    FED: tl.constexpr,  # gates whose gradients reach h at once
+    SLOT: tl.constexpr,  # of the first of them
+    STAGES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
+    i_g, i_n = tl.program_id(1), n_first + tl.program_id(2)
+    backward = ((reverse >> i_n) & 1) != 0
+    o_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
+    m_u = o_u < H
+    dtype = p_y.dtype.element_ty
+    rows = B.to(tl.int64) * N
+    p_w += (i_n * G).to(tl.int64) * H * H
+    w = resident_tiles(p_w, o_u, H, G, True, SPLIT, BLOCK_K, RESIDENT)
+    if p_count is not None:
+        p_count += tl.program_id(2) * tl.num_programs(1) + i_g
+
+    for stage in range(begin, end):
+        # Visit T is past the last step and only sums up what reached the initial states.
+        i, part = stage // STAGES, stage % STAGES
+        t = tl.where(backward, i, T - 1 - i)
+        later = tl.where(backward, i - 1, T - i)
+        for start in range(i_g * BLOCK_B, B, tl.num_programs(1) * BLOCK_B):
+            o_b = start + tl.arange(0, BLOCK_B)
+            m_b = o_b < B
+            m = m_u[:, None] & m_b[None, :]
+            length = row_lengths(p_lengths, o_b, m_b, T)
+            inside, first, seen = visit(t, o_b, m_b & (i < T), length, backward, p_resets, T, B)
+            _, _, carries = visit(later, o_b, m_b & (i > 0), length, backward, p_resets, T, B)
+            row = (o_b + t * B.to(tl.int64)) * N + i_n
+            o_row, o_before = row[None, :], (row + tl.where(backward, rows, -rows))[None, :]
+            o_state = (i_n * B.to(tl.int64) + o_b)[None, :] * H + o_u[:, None]
+            m_in = m & inside[None, :]
+            # What only this program needs is read before it waits.
+            h = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
+            c = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
+            dc = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
+            if CELL == "lstm":
+                p_c = p_tape + o_before * (S * H) + 4 * H + o_u[:, None]
+                c = load_before(p_c, p_c0, o_state, seen, first, m)
+                dc = load_carried(p_dcn, p_dc, o_state, stage, m)
+            elif (CELL == "gru") or (CELL == "gru_reset_before"):
+                h = load_before(p_y + o_before * H + o_u[:, None], p_h0, o_state, seen, first, m)
+            if S > 0:
+                v = load_slots(p_tape + o_row * (S * H) + o_u[:, None], m_in, H, S)
+            else:
+                v = load_slots(p_y + o_row * H + o_u[:, None], m_in, H, 1)
+            dh = load_carried(p_dhn, p_dh, o_state, stage, m)
+            if p_count is not None:
+                if start == i_g * BLOCK_B:
+                    wait(p_count, (stage - begin) * tl.num_programs(0))
+            p_out, m_out = p_dg + o_row * (D * H) + o_u[:, None], m & (i < T)
+            if part == 0:
+                p_rows = p_dg + ((o_b + later * B.to(tl.int64)) * N + i_n) * D * H
+                # The slots n r z q of the GRUs: gates r z n meet dr, dz and dq, if there is one.
+                dh += summed_products(
+                    *(w, p_w, p_rows, carries, o_u, H, 0, FED, SLOT),
+                    *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
+                )
+                if p_dh0 is not None:
+                    tl.store(p_dh0 + o_state, dh.to(dtype), mask=m & (i == T))
+                if p_dc0 is not None:
+                    tl.store(p_dc0 + o_state, dc.to(dtype), mask=m & (i == T))
+                d = dh
+                if p_dy is not None:
+                    p_d = p_dy + o_row * H + o_u[:, None]
+                    d += tl.load(p_d, mask=m_in, other=0.0).to(tl.float32)
+                if CELL == "gru_reset_before":
+                    dn, dz, direct = reset_before_output_backward(v[1], v[2], h, d)
+                    # dr waits for all of dn.
+                    store_slots(p_out, (tl.where(m_in, dn, 0.0),), m_out, H, 1)
+                    store_slots(p_out + 2 * H, (tl.where(m_in, dz, 0.0),), m_out, H, 1)
+                else:
+                    dv, direct, dc_before = cell_backward(v, h, c, d, dc, CELL)
+                    inside_dv = ()
+                    for g in tl.static_range(D):
+                        inside_dv = inside_dv + (tl.where(m_in, dv[g], 0.0),)
+                    store_slots(p_out, inside_dv, m_out, H, D)
+                    if CELL == "lstm":
+                        store_carried(p_dc, o_state, dc_before, dc, inside, seen, m)
+                store_carried(p_dh, o_state, direct, dh, inside, seen, m)
+            if CELL == "gru_reset_before":
+                if part == 1:
+                    d_reset = summed_products(
+                        *(w, p_w, p_dg + row * D * H, inside, o_u, H, 2, 3, 0),
+                        *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
+                    )
+                    dr, more = reset_before_gates_backward(v[0], h, d_reset)
+                    store_slots(p_out + H, (tl.where(m_in, dr, 0.0),), m_out, H, 1)
+                    dh += tl.where(seen[None, :], more, 0.0)
+                    tl.store(p_dh + o_state, dh, mask=m)
+        if p_count is not None:
+            signal(p_count)
+
+
+def grid_backward(a: Backward, form: Grid) -> None:
+    """Fills the gradients of the gates and of the initial states."""
+    steps, batch, count, hidden = sizes(a)
+    dh = torch.empty((count, batch, hidden), dtype=torch.float32, device=a.y.device)
+    dc = torch.empty_like(dh) if a.cell == "lstm" else None
+    gates, grads, stages = GATES[a.cell], GRADS[a.cell], STAGES[a.cell]
+    for launch in launches(form, batch, count, hidden, stages * steps + 1, a.y.device):
+        grid_backward_kernel[launch.grid](
+            *(a.dy, a.dhn, a.dcn, a.w_hh, a.h0, a.c0, a.lengths, a.resets),
+            *(a.y, a.tape, a.dg, a.dh0, a.dc0, dh, dc, launch.count),
+            *(steps, batch, count, hidden, reverse_bits(a.reverse)),
+            *(launch.first, launch.begin, launch.end),
+            CELL=a.cell,
+            G=gates,
+            S=SLOTS[a.cell],
+            D=grads,
+            FED=gates if stages == 1 else 2,
+            SLOT=int(a.cell in ("gru", "gru_reset_before")),
+            STAGES=stages,
+            SPLIT=form.split,
+            BLOCK_K=form.block_k,
+            BLOCK_U=form.block_u,
+            BLOCK_B=form.block_b,
+            RESIDENT=form.resident,
+            num_warps=form.warps,
+            num_stages=1,
+            launch_cooperative_grid=launch.count is not None,
+        )

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""All steps of a large recurrence, forward: its units are parted among programs that exchange h."""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..ops import GATES
+from .common import (
+    cell_forward,
+    load_slots,
+    reset_before_gates,
+    reset_before_output,
+    row_lengths,
+    store_slots,
+    visit,
+)
+from .configurations import Grid
+from .exchange import gate_products, launches, resident_tiles, signal_after, wait
+from .problem import SLOTS, Forward, reverse_bits, sizes
+
+# The textbook GRU exchanges twice in a step: r * h before the product with W_hn, then h.
+STAGES = dict.fromkeys(GATES, 1) | {"gru_reset_before": 2}
+
+
+@triton.jit
+def emit(h, p_out, p_h, p_hn, o_state, m, inside, last):
+    """Stores a step's h where the others, the next step, and the caller look for it."""
+    dtype = p_out.dtype.element_ty
+    tl.store(p_out, tl.where(inside[None, :], h, 0.0).to(dtype), mask=m)
+    tl.store(p_hn + o_state, h.to(dtype), mask=m & last[None, :])
+    if p_h is not None:
+        tl.store(p_h + o_state, h, mask=m & inside[None, :])
+
+
+@triton.jit(do_not_specialize=["T", "B", "N", "reverse", "n_first", "begin", "end"])
+def grid_forward_kernel(
+    p_xg,  # (T, B, N, G, H)
+    p_w,  # (N, G, H, H)
+    p_bias,  # (N, G, H)
+    p_h0,  # (N, B, H)
+    p_c0,
+    p_lengths,  # (B,)
+    p_resets,  # (T, B)
+    p_y,  # (T, B, N, H)
+    p_hn,  # (N, B, H)
+    p_cn,
+    p_tape,  # (T, B, N, S, H)
+    p_h,  # (N, B, H) float32, the state where y is rounded
+    p_c,
+    p_z,  # (N, B, H) float32, of the textbook GRU
+    p_reset,  # (N, B, H), its r * h: read by all before the next step's is stored
+    p_count,  # (recurrences, groups)
+    T,
+    B,
+    N,
+    H,
+    reverse,
+    n_first,
+    begin,
+    end,
+    CELL: tl.constexpr,
+    G: tl.constexpr,
+    S: tl.constexpr,
+    STAGES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
+    i_g, i_n = tl.program_id(1), n_first + tl.program_id(2)
+    backward = ((reverse >> i_n) & 1) != 0
+    o_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
+    m_u = o_u < H
+    dtype = p_y.dtype.element_ty
+    rows = B.to(tl.int64) * N
+    p_w += (i_n * G).to(tl.int64) * H * H
+    w = resident_tiles(p_w, o_u, H, G, False, SPLIT, BLOCK_K, RESIDENT)
+    if p_bias is not None:
+        b = load_slots(p_bias + (i_n * G * H + o_u)[:, None], m_u[:, None], H, G)
+    else:
+        b = (0.0,) * G
+    if p_count is not None:
+        p_count += tl.program_id(2) * tl.num_programs(1) + i_g
+
+    for stage in range(begin, end):
+        i, part = stage // STAGES, stage % STAGES
+        t = tl.where(backward, T - 1 - i, i)
+        for start in range(i_g * BLOCK_B, B, tl.num_programs(1) * BLOCK_B):
+            o_b = start + tl.arange(0, BLOCK_B)
+            m_b = o_b < B
+            m = m_u[:, None] & m_b[None, :]
+            length = row_lengths(p_lengths, o_b, m_b, T)
+            inside, first, seen = visit(t, o_b, m_b, length, backward, p_resets, T, B)
+            last = inside & tl.where(backward, t == 0, t == length - 1)
+            row = (o_b + t * B.to(tl.int64)) * N + i_n
+            o_row = row[None, :]
+            state = i_n * B.to(tl.int64) + o_b
+            o_state = state[None, :] * H + o_u[:, None]
+            m_in, m_first = m & inside[None, :], m & (seen & first)[None, :]
+            m_later = m & (seen & ~first)[None, :]
+            # What only this program needs is read before it waits.
+            x = load_slots(p_xg + o_row * (G * H) + o_u[:, None], m_in, H, G)
+            h = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
+            c = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
+            if CELL == "lstm":
+                c = tl.load(p_c + o_state, mask=m_later, other=0.0)
+                if p_c0 is not None:
+                    c += tl.load(p_c0 + o_state, mask=m_first, other=0.0).to(tl.float32)
+            elif (CELL == "gru") or (CELL == "gru_reset_before"):
+                h = tl.load(p_h + o_state, mask=m_later, other=0.0)
+                if p_h0 is not None:
+                    h += tl.load(p_h0 + o_state, mask=m_first, other=0.0).to(tl.float32)
+            if p_count is not None:
+                if start == i_g * BLOCK_B:
+                    wait(p_count, (stage - begin) * tl.num_programs(0))
+            p_rows = p_y + (row + tl.where(backward, rows, -rows)) * H
+            m_rows = seen
+            if p_h0 is not None:
+                p_rows = tl.where(first, p_h0 + state * H, p_rows)
+            else:
+                m_rows = seen & ~first
+            p_out = p_y + o_row * H + o_u[:, None]
+            # Nobody waits for the tape.
+            is_last = start + tl.num_programs(1) * BLOCK_B >= B
+            p_saved = None
+            if p_tape is not None:
+                p_saved = p_tape + o_row * (S * H) + o_u[:, None]
+            if CELL != "gru_reset_before":
+                s = gate_products(
+                    *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, G),
+                    *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
+                )
+                new_h, new_c, saved = cell_forward(x, s, h, c, CELL)
+                emit(new_h, p_out, p_h, p_hn, o_state, m, inside, last)
+                if CELL == "lstm":
+                    tl.store(p_c + o_state, new_c, mask=m_in)
+                    tl.store(p_cn + o_state, new_c.to(dtype), mask=m & last[None, :])
+                signal_after(p_count, is_last)
+                if p_saved is not None:
+                    store_slots(p_saved, saved, m_in, H, S)
+            elif part == 0:
+                s_rz = gate_products(
+                    *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, 2),
+                    *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
+                )
+                rz, reset = reset_before_gates(x[0], x[1], s_rz[0], s_rz[1], h)
+                tl.store(p_reset + o_state, reset.to(dtype), mask=m_in)
+                tl.store(p_z + o_state, rz[1], mask=m_in)
+                signal_after(p_count, is_last)
+                if p_saved is not None:
+                    store_slots(p_saved, rz, m_in, H, 2)
+            else:
+                p_seen = p_reset + state * H
+                s_n = gate_products(
+                    *(w, p_w, p_seen, inside, o_u, b, H, H, 2, 3),
+                    *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
+                )
+                z = tl.load(p_z + o_state, mask=m_in, other=0.0)
+                n, after = reset_before_output(x[2], s_n[0], z, h)
+                emit(after, p_out, p_h, p_hn, o_state, m, inside, last)
+                signal_after(p_count, is_last)
+                if p_saved is not None:
+                    store_slots(p_saved + 2 * H, (n,), m_in, H, 1)
+
+
+def grid_forward(a: Forward, form: Grid) -> None:
+    """Fills y, the final states and the tape."""
+    steps, batch, count, hidden = sizes(a)
+    for final, start in ((a.hn, a.h0), (a.cn, a.c0)):
+        # The state of rows without a step; the others are written at their last one.
+        if final is not None and a.lengths is not None:
+            final.zero_() if start is None else final.copy_(start)
+
+    def state(dtype: torch.dtype, *cells: str) -> torch.Tensor | None:
+        return torch.empty_like(a.hn, dtype=dtype) if a.cell in cells else None
+
+    h = state(torch.float32, "gru", "gru_reset_before")
+    c, z = state(torch.float32, "lstm"), state(torch.float32, "gru_reset_before")
+    reset = state(a.y.dtype, "gru_reset_before")
+    stages = STAGES[a.cell] * steps
+    for launch in launches(form, batch, count, hidden, stages, a.y.device):
+        grid_forward_kernel[launch.grid](
+            *(a.xg, a.w_hh, a.bias, a.h0, a.c0, a.lengths, a.resets, a.y, a.hn, a.cn, a.tape),
+            *(h, c, z, reset, launch.count, steps, batch, count, hidden, reverse_bits(a.reverse)),
+            *(launch.first, launch.begin, launch.end),
+            CELL=a.cell,
+            G=GATES[a.cell],
+            S=SLOTS[a.cell],
+            STAGES=STAGES[a.cell],
+            SPLIT=form.split,
+            BLOCK_K=form.block_k,
+            BLOCK_U=form.block_u,
+            BLOCK_B=form.block_b,
+            RESIDENT=form.resident,
+            num_warps=form.warps,
+            num_stages=1,
+            launch_cooperative_grid=launch.count is not None,
+        )
