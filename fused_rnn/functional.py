@@ -50,9 +50,12 @@ def stack(
         y (T, B, D*P), hn (L*D, B, P), cn (L*D, B, H) or None.
     """
     reverse = (0,) if directions == 1 else (0, 1)
-    query = backends.Query(cell, x.dtype, x.device.type, reverse, resets is not None)
+    shape = layout(weights, cell)
+    query = backends.Query(
+        cell, x.dtype, x.device.type, reverse, resets is not None, shape.projection
+    )
     name = backends.choose(query, backend)
-    per = layout(weights, cell).per_recurrence * directions
+    per = shape.per_recurrence * directions
     if len(weights) == per:
         y, hn, cn = layer(
             x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=name

@@ -88,17 +88,28 @@ def _named(weights: Sequence[Tensor]) -> Weights:
     return Weights(w_ih, w_hh, b_ih, b_hh, rest[-1] if len(rest) % 2 else None)
 
 
-def tape_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type states, sums and saved values are kept in: float32 for the half types."""
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type states and sums are kept in: float32 for the half types."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def tape_slots(cell: str, dtype: torch.dtype) -> int:
+def tape_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type of saved values: that of sums on the CPU, that of the input elsewhere."""
+    return sum_dtype(dtype) if _keeps_sums(device) else dtype
+
+
+def tape_slots(cell: str, dtype: torch.dtype, device: torch.device) -> int:
     """The values saved for each unit and step.
 
-    Cells whose gradients use h itself keep it, behind the others, where y is a rounded half type.
+    On the CPU, cells whose gradients use h itself keep it, behind the others, where y is a rounded
+    half type. Elsewhere they read it from y.
     """
-    return _TAPE_SLOTS[cell] + (cell != "lstm" and dtype.itemsize == 2)
+    kept = _keeps_sums(device) and cell != "lstm" and dtype.itemsize == 2
+    return _TAPE_SLOTS[cell] + kept
+
+
+def _keeps_sums(device: torch.device) -> bool:
+    return device.type in ("cpu", "meta")
 
 
 def _fake_forward(
@@ -115,13 +126,13 @@ def _fake_forward(
     steps, batch, _ = x.shape
     count = len(reverse)
     hidden, output, _, _ = layout(weights, cell)
-    slots = tape_slots(cell, x.dtype) if keep_tape else 0
+    slots = tape_slots(cell, x.dtype, x.device) if keep_tape else 0
     tape = (steps, batch, count, slots, hidden) if slots else (0,)
     return (
         x.new_empty((steps, batch, count, output)),
         x.new_empty((count, batch, output)),
         x.new_empty((count, batch, hidden) if cell == "lstm" else (0,)),
-        x.new_empty(tape, dtype=tape_dtype(x.dtype)),
+        x.new_empty(tape, dtype=tape_dtype(x.dtype, x.device)),
     )
 
 

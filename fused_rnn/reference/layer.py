@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..ops import LayerOutput, Weights, split, tape_dtype
+from ..ops import LayerOutput, Weights, split, sum_dtype
 from .cells import STEPS, State
 
 
@@ -50,7 +50,7 @@ def layer(
     Returns:
         y (T, B, N, P), hn (N, B, P), cn (N, B, H) or None.
     """
-    out, inner = x.dtype, tape_dtype(x.dtype)
+    out, inner = x.dtype, sum_dtype(x.dtype)
     x, h0, c0 = x.to(inner), _to(h0, inner), _to(c0, inner)
     inside = _inside(x, lengths)
     if inside is not None:
