@@ -19,11 +19,15 @@ BUILD = FOLDER.parent.parent / "build" / "emulator"
 
 
 class Device(enum.Enum):
-    """Multiprocessors and bytes of shared memory of one block."""
+    """Multiprocessors, bytes of shared memory of one block, how many blocks run at once."""
 
-    HOPPER = (132, 227 * 1024)
+    HOPPER = (132, 227 * 1024, 132)
+    # One batch group of the tests' larger layers, not two, and not all gates at once.
+    SMALL = (14, 100 * 1024, 14)
+    # Others hold most multiprocessors: what was planned cannot be launched.
+    CROWDED = (132, 227 * 1024, 4)
     # Nothing fits one block: library products between the steps.
-    NO_SHARED_MEMORY = (132, 256)
+    NO_SHARED_MEMORY = (132, 256, 132)
 
 
 class Fault(enum.Enum):
@@ -70,6 +74,10 @@ class Emulator:
     def plant(self, fault: Fault, site: int = 0) -> None:
         """Launches have this fault from now on; `site` is which barrier is left out."""
         self._library.emulator_plant(fault.value, site)
+
+    def barriers(self) -> int:
+        """In the source of the last kernel that met any."""
+        return int(self._library.emulator_barriers())
 
     def bank_conflicts(self) -> int:
         """Of the matrix loads of the last launch."""

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 H200 = CudaDevice(processors=132, shared_bytes=232448)
 A10 = CudaDevice(processors=72, shared_bytes=101376)
 # Launched once for all steps: what they spill is paid every step.
-PERSISTENT = re.compile(r"(block|exact)_(forward|backward)_kernel")
+PERSISTENT = re.compile(r"(block|exact|grid)_(forward|backward)_kernel")
 
 
 def kernels(architecture: str) -> dict[str, str]:
@@ -41,7 +41,7 @@ def kernels(architecture: str) -> dict[str, str]:
 def check(architecture: str) -> None:
     found = kernels(architecture)
     persistent = {name: text for name, text in found.items() if PERSISTENT.search(name)}
-    assert len(persistent) >= 64
+    assert len(persistent) >= 88
     for name, text in persistent.items():
         spilled = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)
         assert spilled and not any(int(count) for count in spilled), f"{name}: {text}"
@@ -82,7 +82,11 @@ def plan(dtype: torch.dtype, hidden: int, device: CudaDevice = H200, batch: int 
 @pytest.mark.usefixtures("planner")
 def test_plans() -> None:
     assert "tier S, 4 blocks of 256 threads, 8 rows" in plan(torch.bfloat16, 128)
-    assert "above 128" in plan(torch.float16, 129)
+    assert "tier G, 18 blocks of 256 threads, 16 rows" in plan(torch.float16, 129)
+    assert "above 1024" in plan(torch.float16, 1025)
+    assert "128 blocks would have to run at once, on 72" in plan(torch.float16, 1024, A10)
+    assert "48 rows" in plan(torch.bfloat16, 512, batch=90)
+    assert "above 64" in plan(torch.bfloat16, 1024, batch=65)
     assert "tier S, 32 blocks of 512 threads, 1 rows" in plan(torch.float32, 64)
     assert "4 rows" in plan(torch.float32, 64, batch=128)
     assert plan(torch.float32, 100, A10).startswith("tier L")

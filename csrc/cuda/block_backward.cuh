@@ -40,27 +40,9 @@ struct BlockBackward {
         b(blockIdx.x * kTileRows + at.row),
         tiles(reinterpret_cast<IO*>(shared)),
         inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))} {
-    load_weights();
+    load_columns(w, static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H, at.unit, 0, H,
+                 at.lane);
     load_grads();
-  }
-
-  DEVICE_FN void load_weights() {
-    const IO* rows = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
-    const int q = at.lane % 4 * 2;
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-#pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int j = at.unit + i % 2, k = s * 16 + i / 2 * 8 + q;
-          const IO* column = rows + int64_t(g) * H * H + j;
-          const uint32_t low = j < H && k < H ? column[int64_t(k) * H].bits : 0;
-          const uint32_t high = j < H && k + 1 < H ? column[int64_t(k + 1) * H].bits : 0;
-          w[g][s][i] = low | high << 16;
-        }
-      }
-    }
   }
 
   DEVICE_FN void load_grads() {

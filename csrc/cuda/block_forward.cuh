@@ -39,25 +39,10 @@ struct BlockForward {
         b(blockIdx.x * kTileRows + at.row),
         tiles(reinterpret_cast<IO*>(shared)),
         inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))} {
-    load_weights();
+    load_rows(w, static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H, at.unit, 0, H,
+              p.paired, at.lane);
     load_bias();
     load_states();
-  }
-
-  DEVICE_FN void load_weights() {
-    const IO* rows = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
-    const int q = at.lane % 4 * 2;
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-#pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int u = at.unit + i % 2, k = s * 16 + i / 2 * 8 + q;
-          w[g][s][i] = u < H ? load_pair(rows + int64_t(g * H + u) * H, k, H, p.paired) : 0;
-        }
-      }
-    }
   }
 
   DEVICE_FN float bias_of(const void* biases, int g, int u) const {

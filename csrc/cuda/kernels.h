@@ -19,6 +19,11 @@ const char* block_backward(const Backward& p, StreamHandle stream);
 const char* exact_forward(const Forward& p, int rows, StreamHandle stream);
 const char* exact_backward(const Backward& p, int rows, StreamHandle stream);
 
+// ---- Tier G: all steps in one cooperative launch; kTooLarge where fewer
+// multiprocessors are free than planned.
+const char* grid_forward(const Forward& p, const Exchange& x, StreamHandle stream);
+const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle stream);
+
 // ---- Tier L: the pointwise part of one step; the products are library calls between them.
 // States and products of one step. States are wide (float32, or float64 for float64); what enters
 // or leaves a library product has the tensors' own type.

@@ -65,6 +65,23 @@ void library_backward(const Layer& layer, const Backward& p, StreamHandle stream
   if (p.dh0 || p.dc0) check_launch(finish_backward(q, stream));
 }
 
+// Tier G: what the blocks share, made for one launch. The counters start at zero each time, by a
+// memset that a CUDA graph replays.
+struct Shared {
+  Tensor operand, counter;
+  Exchange exchange;
+
+  Shared(const Layer& layer, const Plan& plan, int64_t operands)
+      : operand(
+            layer.make({2, layer.sizes.N, layer.sizes.B, operands, exchange_row(layer.sizes.H)})),
+        counter(layer.make({layer.sizes.N, (layer.sizes.B + plan.rows - 1) / plan.rows},
+                           ScalarType::Int)),
+        exchange{plan.rows, plan.slots, operand.mutable_data_ptr(),
+                 static_cast<uint32_t*>(counter.mutable_data_ptr())} {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(counter.get()));
+  }
+};
+
 // What the weight gradients multiply dG with, over all steps.
 struct Operands {
   Tensor x, before, reset;  // (T*B, I), (T*B, N*H) twice
@@ -113,6 +130,12 @@ void run_forward(const Layer& layer, const Forward& p) {
       return check_launch(block_forward(p, stream));
     case Tier::kExact:
       return check_launch(exact_forward(p, plan.rows, stream));
+    case Tier::kGrid: {
+      const Shared shared(layer, plan, 1);
+      const char* error = grid_forward(p, shared.exchange, stream);
+      // Another process or a debugger may hold multiprocessors back.
+      return error == kTooLarge ? library_forward(layer, p, stream) : check_launch(error);
+    }
     default:
       return library_forward(layer, p, stream);
   }
@@ -126,6 +149,12 @@ void run_backward(const Layer& layer, const Backward& p) {
       return check_launch(block_backward(p, stream));
     case Tier::kExact:
       return check_launch(exact_backward(p, plan.rows, stream));
+    case Tier::kGrid: {
+      const Shared shared(layer, plan, layer.G);
+      const char* error = grid_backward(p, shared.exchange, stream);
+      // Another process or a debugger may hold multiprocessors back.
+      return error == kTooLarge ? library_backward(layer, p, stream) : check_launch(error);
+    }
     default:
       return library_backward(layer, p, stream);
   }

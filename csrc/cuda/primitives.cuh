@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "../cpu/problem.h"
+#include "problem.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
@@ -136,6 +137,11 @@ DEVICE_FN void cp_async_wait() {
               emulator::cp_async_wait(left));
 }
 
+// A hint that a line will be read soon; fetches it into the second-level cache.
+DEVICE_FN void prefetch(const void* line) {
+  PTX_OR_TWIN(asm volatile("prefetch.global.L2 [%0];" ::"l"(line)), (void)line);
+}
+
 // ---- Counters in global memory, shared by the whole grid.
 
 // What was written before a release, by this thread or one that met it at a barrier, is visible
@@ -191,13 +197,19 @@ const char* launch(void (*kernel)(P...), const Launch& how, Stream stream, P... 
   config.attrs = &attribute;
   config.numAttrs = how.cooperative ? 1 : 0;
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
+  if (status == cudaErrorCooperativeLaunchTooLarge) {
+    // Not one that stays; without this the next launch would report it.
+    cudaGetLastError();
+    return cuda::kTooLarge;
+  }
   return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
 }
 #else
 template <class... P>
 const char* launch(void (*kernel)(P...), const Launch& how, Stream, P... arguments) {
-  return emulator::run({how.grid, how.block, how.shared_bytes, how.cooperative},
-                       [&] { kernel(arguments...); });
+  const emulator::Shape shape{how.grid, how.block, how.shared_bytes, how.cooperative};
+  if (!emulator::fits(shape)) return cuda::kTooLarge;
+  return emulator::run(shape, [&] { kernel(arguments...); });
 }
 #endif
 

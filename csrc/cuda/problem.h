@@ -15,6 +15,9 @@ namespace cuda {
 // Recurrences of one launch: a bit of `reverse` each.
 constexpr int kMostRecurrences = 64;
 
+// What a cooperative launch returns where its grid is larger than what the device has free for it.
+inline constexpr char kTooLarge[] = "the blocks do not fit the device at once";
+
 constexpr int saved_slots(Cell cell) { return tape_slots(cell, false); }
 
 struct Sizes {
@@ -54,6 +57,14 @@ struct Backward : Recurrence {
   void* dg;          // (T, B, N, D, H)
   void* dh0;         // (N, B, H) or null
   void* dc0;         // (N, B, H) or null
+};
+
+// What the blocks of a grid share: tier G.
+struct Exchange {
+  int rows;           // of a batch group
+  int slots;          // tiles in shared memory at once, backward
+  void* operand;      // (2, N, B, exchange_row(H)), backward (2, N, B, G, exchange_row(H))
+  uint32_t* counter;  // (N, groups), zero
 };
 
 }  // namespace cuda

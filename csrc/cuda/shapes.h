@@ -40,6 +40,33 @@ constexpr int64_t block_bytes(Cell cell, int H, bool backward) {
          4 * kRingStages * words * block_threads(H);
 }
 
+// ---- Tier G, 16-bit formats (grid_forward.cuh). Each block owns 16 units; its warps part the
+// terms of their sums. Rows of a batch group come in passes of 16, one row and unit for each
+// thread.
+constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps, kPassRows = 16, kMostPasses = 4;
+// Kernels are built for these numbers of k-steps of a warp.
+constexpr int kFewGridSteps = 4, kManyGridSteps = 8, kGridUnits = 16 * kGridWarps * kManyGridSteps;
+
+constexpr int grid_steps(int H) {
+  return H <= 16 * kGridWarps * kFewGridSteps ? kFewGridSteps : kManyGridSteps;
+}
+constexpr int grid_slices(int H) { return round_up(H, kTileUnits) / kTileUnits; }
+constexpr int grid_stride(int steps) { return kGridWarps * steps * 16 + kPad; }
+// A row of what blocks hand to each other: whole vectors of 16 bytes.
+constexpr int exchange_row(int H) { return round_up(H, kTileUnits); }
+
+// Numbers behind the tiles: lengths, the states h and c or their gradients, the warps' sums.
+constexpr int64_t grid_state_bytes(int rows) { return 4 * rows + 2 * 4 * kTileUnits * rows; }
+constexpr int64_t grid_forward_bytes(Cell cell, int H, int rows) {
+  return 2 * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
+         4 * kGridWarps * gate_count(cell) * kTileUnits * kPassRows;
+}
+// `slots` tiles of one gate each are in shared memory at once.
+constexpr int64_t grid_backward_bytes(int H, int rows, int slots) {
+  return 2 * slots * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
+         4 * kGridWarps * kTileUnits * rows;
+}
+
 // ---- Tier S, float32 and float64 (exact.cuh). Lanes that share a unit; batch rows of a block.
 constexpr int kParts = 8, kManyRows = 4;
 

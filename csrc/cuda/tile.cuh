@@ -40,6 +40,42 @@ DEVICE_FN void store_pair(IO* row, int unit, int H, bool paired, uint32_t pair) 
   if (unit + 1 < H) row[unit + 1] = IO{uint16_t(pair >> 16)};
 }
 
+// Fragments of `count` gates, rows of W_hh, or of its transpose: units `unit` and the next, and all
+// columns from `first` on; zeros past the matrix. `w_hh` is that of one recurrence.
+template <class IO, int count, int kSteps>
+DEVICE_FN void load_rows(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int unit, int first,
+                         int H, bool paired, int lane) {
+#pragma unroll
+  for (int g = 0; g < count; ++g) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int u = unit + i % 2, k = first + s * 16 + i / 2 * 8 + lane % 4 * 2;
+        w[g][s][i] = u < H ? load_pair(w_hh + int64_t(g * H + u) * H, k, H, paired) : 0;
+      }
+    }
+  }
+}
+template <class IO, int count, int kSteps>
+DEVICE_FN void load_columns(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int unit, int first,
+                            int H, int lane) {
+#pragma unroll
+  for (int g = 0; g < count; ++g) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int u = unit + i % 2, k = first + s * 16 + i / 2 * 8 + lane % 4 * 2;
+        const IO* column = w_hh + int64_t(g) * H * H + u;
+        const uint32_t low = u < H && k < H ? column[int64_t(k) * H].bits : 0;
+        const uint32_t high = u < H && k + 1 < H ? column[int64_t(k + 1) * H].bits : 0;
+        w[g][s][i] = low | high << 16;
+      }
+    }
+  }
+}
+
 // acc[g] += w[g] tile for `count` gates. tile: eight rows of K at distance `stride`.
 template <class IO, int count, int kSteps>
 DEVICE_FN void multiply(float (&acc)[count][4], const uint32_t (&w)[count][kSteps][4],

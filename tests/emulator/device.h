@@ -29,6 +29,9 @@ struct Shape {
   bool cooperative;
 };
 
+// Whether the blocks of a cooperative launch are resident at once.
+bool fits(const Shape& shape);
+
 // Runs a kernel to its end; returns what went wrong, or null. The text lives until the next run.
 const char* run(const Shape& shape, const std::function<void()>& kernel);
 

@@ -19,9 +19,10 @@ fused_rnn::cuda::Device emulated_device{132, 227 * 1024};
 extern "C" {
 #define EXPORTED __attribute__((visibility("default")))
 
-EXPORTED void emulator_set_device(int processors, int shared_bytes) {
+// `resident` of the processors are free.
+EXPORTED void emulator_set_device(int processors, int shared_bytes, int resident) {
   emulated_device = {processors, shared_bytes};
-  machine.options.resident = processors;
+  machine.options.resident = resident;
 }
 
 EXPORTED void emulator_set_schedule(uint64_t seed) { machine.options.seed = seed; }
@@ -32,10 +33,9 @@ EXPORTED void emulator_plant(int fault, int site) {
 }
 
 // Of the last launch.
-EXPORTED uint64_t emulator_switches() { return machine.statistics.switches; }
-EXPORTED uint64_t emulator_accesses() { return machine.statistics.accesses; }
 EXPORTED uint64_t emulator_bank_conflicts() { return machine.statistics.bank_conflicts; }
-EXPORTED int emulator_barrier_sites() { return machine.statistics.barrier_sites; }
+// Of the last launch that met any.
+EXPORTED int emulator_barriers() { return int(machine.barriers.size()); }
 }
 
 }  // namespace emulator

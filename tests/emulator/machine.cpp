@@ -245,12 +245,18 @@ void suspend(State state, const char* operation, void* where) {
   switch_context(thread->context, machine.scheduler);
 }
 
+bool fits(const Shape& shape) {
+  const uint64_t blocks = uint64_t(shape.grid.x) * shape.grid.y * shape.grid.z;
+  return !shape.cooperative || blocks <= uint64_t(machine.options.resident);
+}
+
 const char* run(const Shape& shape, const std::function<void()>& kernel) {
   Machine& m = machine;
   m.shape = shape;
   m.kernel = &kernel;
   m.failure.clear();
   m.statistics = Statistics();
+  m.barriers_counted = false;
   m.progress = 0;
   m.random_state = m.options.seed * 0x9E3779B97F4A7C15ull + 1;
   for (int i = 0; i < 8; ++i) random_below(2);
@@ -259,10 +265,6 @@ const char* run(const Shape& shape, const std::function<void()>& kernel) {
   const size_t blocks = size_t(shape.grid.x) * shape.grid.y * shape.grid.z;
   if (blocks == 0 || m.threads_per_block % 32 || m.threads_per_block > 1024) {
     m.failure = "bad launch: blocks of " + std::to_string(m.threads_per_block) + " threads";
-    return m.failure.c_str();
-  }
-  if (shape.cooperative && blocks > size_t(m.options.resident)) {
-    m.failure = "cooperative launch: " + std::to_string(blocks) + " blocks do not fit at once";
     return m.failure.c_str();
   }
   m.shared_stride = (shape.shared_bytes + 2 * 4096 - 1) / 4096 * 4096;

@@ -43,7 +43,6 @@ struct Options {
 
 struct Statistics {
   uint64_t switches = 0, accesses = 0, bank_conflicts = 0;
-  int barrier_sites = 0;
 };
 
 // Entry i: how much of thread i's past is known.
@@ -124,6 +123,9 @@ struct Machine {
   Stacks stacks;
   const std::function<void()>* kernel = nullptr;
   std::string failure;
+  // Barriers in the source, by return address, of the last kernel that met any.
+  std::vector<void*> barriers;
+  bool barriers_counted = false;
   // Counts whatever could let a waiting thread go on.
   uint64_t progress = 0;
   uint64_t random_state = 1;

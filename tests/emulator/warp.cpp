@@ -9,13 +9,13 @@ constexpr uint32_t kAll = ~0u;
 
 // Which barrier of the source this is, in the order of first meeting.
 int site_of(void* where) {
-  static std::vector<void*> sites;
-  if (machine.statistics.barrier_sites == 0) sites.clear();
+  auto& sites = machine.barriers;
+  if (!machine.barriers_counted) sites.clear();
+  machine.barriers_counted = true;
   for (size_t i = 0; i < sites.size(); ++i) {
     if (sites[i] == where) return int(i);
   }
   sites.push_back(where);
-  machine.statistics.barrier_sites = int(sites.size());
   return int(sites.size()) - 1;
 }
 
