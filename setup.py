@@ -79,7 +79,7 @@ def cuda_extensions() -> list[Extension]:
             sorted(str(path) for path in Path("csrc/cuda").glob("*.cpp")),
             include_dirs=[str(home / "include")],
             library_dirs=[str(home / "lib64")],
-            libraries=["cudart_static", "rt", "dl"] + ["torch_cuda"] * bool(torch.version.cuda),
+            libraries=["cudart"] + ["torch_cuda"] * bool(torch.version.cuda),
             # PyTorch declares its functions for streams only with this.
             define_macros=[("USE_CUDA", "1")],
             extra_objects=sorted(str(path) for path in CUDA_OBJECTS.glob("*.o")),
