@@ -14,7 +14,7 @@ export FUSED_RNN_TEST_DATA
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 BUILD_TOOLS := 'setuptools>=77' wheel ninja pybind11
-CPP := $(shell find csrc bench tests -name '*.cpp' -o -name '*.h')
+CPP := $(shell find csrc bench tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # ninja and clang-format are found through the environment's own scripts.
 export PATH := $(abspath $(VENV)/bin):$(PATH)

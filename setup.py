@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Builds the CPU extension; FUSED_RNN_BUILD=0 gives a pure Python install."""
+"""Builds the CPU extension, and the CUDA one where PyTorch has CUDA and the toolkit is there.
+
+FUSED_RNN_BUILD=0: a pure Python install. FUSED_RNN_CUDA=1 or 0: with the CUDA one or without."""
 
 import os
 import platform
+import subprocess
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 
 # Targeted stable ABI: one build serves this torch and later ones.
 TORCH_TARGET = (2, 11)
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2")
+CUDA_OBJECTS = Path("build/cuda").absolute()
 
 CXX_FLAGS = [
     "-std=c++20",
@@ -28,6 +33,25 @@ CXX_FLAGS = [
 ]
 
 
+def extension(name: str, sources: list[str], **more: list[Any]) -> Extension:
+    """Returns an extension over PyTorch's stable headers, with `more` of each option."""
+    import pybind11
+    from torch.utils import cpp_extension
+
+    version = "(({}ULL << 56) | ({}ULL << 48))".format(*TORCH_TARGET)
+    options = {
+        "include_dirs": [*cpp_extension.include_paths(), pybind11.get_include()],
+        "library_dirs": cpp_extension.library_paths(),
+        "libraries": ["c10", "torch_cpu"],
+        "define_macros": [("TORCH_TARGET_VERSION", version)],
+        "depends": [str(path) for path in Path("csrc").rglob("*.h")],
+        "extra_compile_args": CXX_FLAGS,
+        "extra_objects": [],
+    }
+    options = {key: value + more.get(key, []) for key, value in options.items()}
+    return Extension(name, sources, language="c++", **options)
+
+
 def cpu_sources() -> list[str]:
     """Returns the C++ files for this machine's processor family."""
     sources = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
@@ -37,32 +61,40 @@ def cpu_sources() -> list[str]:
     return sources
 
 
-def cpu_extension() -> Extension:
-    """Returns the extension with the CPU kernels and the build information."""
-    import pybind11
-    from torch.utils import cpp_extension
+def cuda_extensions() -> list[Extension]:
+    """Returns the extension with the CUDA kernels, if there is to be one."""
+    import torch
 
-    major, minor = TORCH_TARGET
-    return Extension(
-        "fused_rnn._C",
-        cpu_sources(),
-        depends=[str(path) for path in Path("csrc").rglob("*.h")],
-        include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
-        library_dirs=cpp_extension.library_paths(),
-        libraries=["c10", "torch_cpu"],
-        define_macros=[("TORCH_TARGET_VERSION", f"(({major}ULL << 56) | ({minor}ULL << 48))")],
-        extra_compile_args=CXX_FLAGS,
-        language="c++",
-    )
+    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+    wanted = os.environ.get("FUSED_RNN_CUDA")
+    if wanted == "0" or wanted is None and not (torch.version.cuda and (home / "bin").is_dir()):
+        return []
+    jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
+    # PyTorch's own rules for .cu files refuse to work under its CPU builds.
+    make = ["make", "-C", "csrc/cuda", f"-j{jobs}", f"NVCC={home}/bin/nvcc"]
+    subprocess.run([*make, f"BUILD={CUDA_OBJECTS}"], check=True)
+    return [
+        extension(
+            "fused_rnn._C_cuda",
+            sorted(str(path) for path in Path("csrc/cuda").glob("*.cpp")),
+            include_dirs=[str(home / "include")],
+            library_dirs=[str(home / "lib64")],
+            libraries=["cudart"] + ["torch_cuda"] * bool(torch.version.cuda),
+            # PyTorch declares its functions for streams only with this.
+            define_macros=[("USE_CUDA", "1")],
+            extra_objects=sorted(str(path) for path in CUDA_OBJECTS.glob("*.o")),
+        )
+    ]
 
 
 def build_options() -> dict[str, object]:
     """Returns setup()'s arguments for the compiled part."""
-    if os.environ.get("FUSED_RNN_BUILD", "1") == "0":
+    if os.environ.get("FUSED_RNN_BUILD") == "0":
         return {}
     from torch.utils.cpp_extension import BuildExtension
 
-    return {"ext_modules": [cpu_extension()], "cmdclass": {"build_ext": BuildExtension}}
+    modules = [extension("fused_rnn._C", cpu_sources()), *cuda_extensions()]
+    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension}}
 
 
 setup(**build_options())

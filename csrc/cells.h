@@ -7,7 +7,7 @@
 #pragma once
 
 #ifdef __CUDACC__
-#define CELL_FN __host__ __device__ __forceinline__
+#define CELL_FN __device__ __forceinline__
 #else
 #define CELL_FN static inline __attribute__((always_inline))
 #endif

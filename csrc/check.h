@@ -23,9 +23,9 @@ std::string shape_text(const Sizes& sizes) {
   return text + ")";
 }
 
-inline void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype,
-                         std::initializer_list<int64_t> shape) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
+// Everything but the device.
+inline void check_form(const char* name, const Tensor& tensor, ScalarType dtype,
+                       std::initializer_list<int64_t> shape) {
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ",
                   torch::headeronly::toString(dtype), ", got ",
                   torch::headeronly::toString(tensor.scalar_type()));
@@ -34,6 +34,12 @@ inline void check_tensor(const char* name, const Tensor& tensor, ScalarType dtyp
   for (size_t i = 0; same && i < shape.size(); ++i) same = sizes[i] == shape.begin()[i];
   STD_TORCH_CHECK(same, name, ": expected shape ", shape_text(shape), ", got ", shape_text(sizes));
   STD_TORCH_CHECK(tensor.is_contiguous(), name, ": expected a contiguous tensor");
+}
+
+inline void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype,
+                         std::initializer_list<int64_t> shape) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
+  check_form(name, tensor, dtype, shape);
 }
 
 inline void check_optional(const char* name, const std::optional<Tensor>& tensor, ScalarType dtype,

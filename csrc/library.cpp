@@ -9,6 +9,8 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/layer.h"
+#include "cuda/planner.h"
+#include "names.h"
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("native_forward", TORCH_BOX(&fused_rnn::forward));
@@ -24,10 +26,19 @@ std::map<std::string, std::string> build_info() {
           {"kernels", "cpu"}};
 }
 
+// Works without a GPU and without the CUDA extension.
+std::string cuda_plan(const std::string& cell, const std::string& dtype, int steps, int batch,
+                      int recurrences, int hidden, int processors, int shared_bytes,
+                      bool backward) {
+  using namespace fused_rnn;
+  const cuda::Sizes sizes{steps, batch, recurrences, hidden, cell_of(cell), dtype_named(dtype)};
+  return cuda::describe(cuda::make_plan(sizes, {processors, shared_bytes}, backward));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Build information and the instruction set of the CPU kernels.";
+  m.doc() = "Build information, the CPU kernels' instruction set, plans of the CUDA kernels.";
   m.def("build_info", &build_info, "How this extension was built.");
   m.def("instruction_sets", &fused_rnn::instruction_sets,
         "Instruction sets that this machine runs, the fastest first.");
@@ -36,4 +47,9 @@ PYBIND11_MODULE(_C, m) {
         "Uses one instruction set from now on; ValueError if this machine does not run it.");
   m.def("set_concurrent_regions", &fused_rnn::set_concurrent_regions, pybind11::arg("concurrent"),
         "Whether PyTorch's parallel regions run all their parts at once.");
+  using pybind11::arg;
+  m.def("cuda_plan", &cuda_plan, pybind11::kw_only(), arg("cell"), arg("dtype"), arg("steps"),
+        arg("batch"), arg("recurrences"), arg("hidden"), arg("processors"), arg("shared_bytes"),
+        arg("backward"),
+        "Which CUDA kernels run a recurrence on a device of these sizes, and why.");
 }

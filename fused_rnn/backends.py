@@ -24,14 +24,21 @@ class Query(NamedTuple):
     reverse: tuple[int, ...] = (0,)
     resets: bool = False
     projection: bool = False
+    shape: tuple[int, int, int] | None = None  # T, B, H, for what `explain` tells of the kernels
 
 
 def _why_not_native(query: Query) -> str | None:
-    if query.device not in ("cpu", "meta"):
-        return f"its kernels run on the CPU, not on {query.device}"
+    if query.device not in ("cpu", "meta", "cuda"):
+        return f"its kernels run on the CPU and on CUDA devices, not on {query.device}"
     if query.dtype not in _FLOATS:
         return f"its kernels compute in float64, float32, bfloat16 and float16, not {query.dtype}"
-    return native.why_unavailable()
+    if query.device != "cuda":
+        return native.why_unavailable()
+    if query.projection:
+        return "its LSTM has no projection of the output on CUDA devices"
+    if len(query.reverse) > native.CUDA_RECURRENCES:
+        return f"it runs {native.CUDA_RECURRENCES} recurrences side by side on CUDA, not more"
+    return native.why_cuda_unavailable()
 
 
 def _why_not_triton(query: Query) -> str | None:
@@ -139,12 +146,24 @@ def explain(query: Query, requested: str = "auto") -> str:
         ValueError: `requested` is no backend.
     """
     chosen = choose(query, requested)
-    lines = [f"{chosen} runs this"]
+    lines = [f"{chosen} runs this", *_plans(query, chosen)]
     for name, why_not in PREDICATES.items():
         if name == chosen:
             break
         lines.append(f"  not {name}: {why_not(query) or f'{chosen} was asked for'}")
     return "\n".join(lines)
+
+
+def _plans(query: Query, chosen: str) -> Iterator[str]:
+    """What the CUDA kernels make of a query whose shape is known, a line for each pass."""
+    if chosen != "native" or query.device != "cuda" or query.shape is None:
+        return
+    steps, batch, hidden = query.shape
+    sizes = dict(steps=steps, batch=batch, recurrences=len(query.reverse), hidden=hidden)
+    device = native.cuda_device(torch.cuda.current_device())
+    for name, backward in (("forward", False), ("backward", True)):
+        plan = native.cuda_plan(query.cell, query.dtype, **sizes, device=device, backward=backward)
+        yield f"  {name}: {plan}"
 
 
 @contextmanager

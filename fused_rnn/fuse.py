@@ -57,5 +57,18 @@ def explain(module: nn.Module, input: Tensor | PackedSequence) -> str:
         data.device.type,
         (0, 1) if both else (0,),
         projection=bool(getattr(module, "proj_size", 0)),
+        shape=(*_steps_and_batch(module, input), module.hidden_size),
     )
     return backends.explain(query, module.backend)
+
+
+def _steps_and_batch(
+    module: FusedLayer | FusedCell, input: Tensor | PackedSequence
+) -> tuple[int, int]:
+    if isinstance(input, PackedSequence):
+        return len(input.batch_sizes), int(input.batch_sizes[0])
+    first = input.shape[0] if input.dim() > 1 else 1
+    if isinstance(module, FusedCell):
+        return 1, first
+    second = input.shape[1] if input.dim() > 2 else 1
+    return (second, first) if module.batch_first and input.dim() > 2 else (first, second)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The compiled extension: whether it is there, how it was built, which instructions it uses."""
+"""The compiled extensions: whether they are there, how they were built, what they would run."""
 
+from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,15 +22,96 @@ else:
     # meet at barriers need; elsewhere they run on one thread.
     _C.set_concurrent_regions("ATen parallel backend: OpenMP" in torch.__config__.parallel_info())
 
+# The CUDA kernels, which need the CUDA build of torch that they were linked with.
+_CUDA: ModuleType | None
+_CUDA_REASON: str | None = None
+try:
+    _CUDA = import_module("fused_rnn._C_cuda")
+except ImportError as error:
+    _CUDA = None
+    _CUDA_REASON = f"the extension fused_rnn._C_cuda cannot be loaded ({error})"
+
+# The first compute capability that runs the kernels, and how many recurrences one launch takes.
+CUDA_CAPABILITY = (8, 0)
+CUDA_RECURRENCES = 64
+
+
+class CudaDevice(NamedTuple):
+    """What a plan of the CUDA kernels depends on besides the shape."""
+
+    processors: int
+    shared_bytes: int  # that one block may ask for
+
 
 def why_unavailable() -> str | None:
-    """Returns why the compiled kernels cannot run here, or None if they can."""
+    """Returns why the compiled CPU kernels cannot run here, or None if they can."""
     return _REASON
 
 
+@cache
+def why_cuda_unavailable() -> str | None:
+    """Returns why the CUDA kernels cannot run here, or None if they can."""
+    if _CUDA_REASON is not None:
+        return _CUDA_REASON
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_capability(index)
+        if found < CUDA_CAPABILITY:
+            least = ".".join(map(str, CUDA_CAPABILITY))
+            got = ".".join(map(str, found))
+            return f"its CUDA kernels need compute capability {least}, device {index} has {got}"
+    return None
+
+
+def cuda_device(index: int) -> CudaDevice:
+    """Returns the sizes of a CUDA device of this machine."""
+    properties: Any = torch.cuda.get_device_properties(index)
+    return CudaDevice(properties.multi_processor_count, properties.shared_memory_per_block_optin)
+
+
+def cuda_plan(
+    cell: str,
+    dtype: torch.dtype,
+    *,
+    steps: int,
+    batch: int,
+    recurrences: int,
+    hidden: int,
+    device: CudaDevice,
+    backward: bool = False,
+) -> str:
+    """Returns which CUDA kernels run one pass of a layer on a device, and why; needs no GPU.
+
+    Args:
+        cell: a key of `ops.GATES`.
+        dtype: of the tensors.
+        steps, batch, recurrences, hidden: T, B, N, H.
+        device: the sizes of the device.
+        backward: the backward pass instead of the forward one.
+
+    Raises:
+        RuntimeError: there is no extension, or cell or dtype is unknown.
+    """
+    return str(
+        _loaded().cuda_plan(
+            cell=cell,
+            dtype=str(dtype).removeprefix("torch."),
+            steps=steps,
+            batch=batch,
+            recurrences=recurrences,
+            hidden=hidden,
+            processors=device.processors,
+            shared_bytes=device.shared_bytes,
+            backward=backward,
+        )
+    )
+
+
 def build_info() -> dict[str, str]:
-    """Returns how the extension was built; empty without one."""
-    return {} if _C is None else dict(_C.build_info())
+    """Returns how the extensions were built; empty without any."""
+    info = {} if _C is None else dict(_C.build_info())
+    if _CUDA is not None:
+        info |= _CUDA.build_info()
+    return info
 
 
 def instruction_sets() -> list[str]:

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+// Tier S, backward, 16-bit formats.
+#include "block_backward.cuh"
+#include "kernels.h"
+
+namespace fused_rnn {
+namespace cuda {
+namespace {
+
+template <Cell cell, class IO, int kSteps>
+const char* launch_block(const Backward& p, Stream stream) {
+  const Sizes& s = p.sizes;
+  Launch how;
+  how.grid = dim3((s.B + kTileRows - 1) / kTileRows, s.N);
+  how.block = dim3(block_threads(s.H));
+  how.shared_bytes = block_bytes(cell, s.H, true);
+  return launch(&block_backward_kernel<cell, IO, kSteps>, how, stream, p);
+}
+
+}  // namespace
+
+const char* block_backward(const Backward& p, StreamHandle handle) {
+  const auto stream = static_cast<Stream>(handle);
+  return with_cell(p.sizes.cell, [&]<Cell cell>() {
+    return with_half(p.sizes.dtype, [&]<class IO>() {
+      return block_steps(p.sizes.H) == kSmallSteps ? launch_block<cell, IO, kSmallSteps>(p, stream)
+                                                   : launch_block<cell, IO, kLargeSteps>(p, stream);
+    });
+  });
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+#include "device.h"
+
+#include <cuda_runtime_api.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
+#include <torch/headeronly/util/Exception.h>
+
+namespace fused_rnn {
+namespace cuda {
+namespace {
+
+int attribute(cudaDeviceAttr which, int32_t index) {
+  int value = 0;
+  const cudaError_t status = cudaDeviceGetAttribute(&value, which, index);
+  STD_TORCH_CHECK(status == cudaSuccess, "device: ", cudaGetErrorString(status));
+  return value;
+}
+
+}  // namespace
+
+int32_t device_type() { return aoti_torch_device_type_cuda(); }
+
+bool on_device(const Tensor& tensor) { return tensor.is_cuda(); }
+
+Device device_sizes(int32_t index) {
+  return {attribute(cudaDevAttrMultiProcessorCount, index),
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index)};
+}
+
+StreamHandle current_stream(int32_t index) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
+  return stream;
+}
+
+CurrentDevice::CurrentDevice(int32_t index) {
+  CUDAGuardHandle guard;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard));
+  guard_ = guard;
+}
+
+CurrentDevice::~CurrentDevice() {
+  aoti_torch_delete_cuda_guard(static_cast<CUDAGuardHandle>(guard_));
+}
+
+void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
+}
+
+void multiply_add(const Tensor& out, const Tensor& a, const Tensor& b) {
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
+}
+
+void multiply_batch(const Tensor& out, const Tensor& a, const Tensor& b) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_bmm_out(out.get(), a.get(), b.get()));
+}
+
+Tensor concatenate(const std::vector<Tensor>& tensors) {
+  std::vector<AtenTensorHandle> handles;
+  for (const Tensor& tensor : tensors) handles.push_back(tensor.get());
+  AtenTensorHandle whole;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cuda_cat(handles.data(), int64_t(handles.size()), 0, &whole));
+  return Tensor(whole);
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+// Tier S, forward, float32 and float64.
+#include "exact.cuh"
+#include "kernels.h"
+
+namespace fused_rnn {
+namespace cuda {
+namespace {
+
+template <Cell cell, class A, int kRows>
+const char* launch_exact(const Forward& p, Stream stream) {
+  const Sizes& s = p.sizes;
+  Launch how;
+  how.grid = dim3((s.B + kRows - 1) / kRows, s.N);
+  how.block = dim3(exact_threads(s.H));
+  how.shared_bytes = exact_bytes(cell, s.H, kRows, sizeof(A), false);
+  return launch(&exact_forward_kernel<cell, A, kRows>, how, stream, p);
+}
+
+}  // namespace
+
+const char* exact_forward(const Forward& p, int rows, StreamHandle handle) {
+  const auto stream = static_cast<Stream>(handle);
+  return with_cell(p.sizes.cell, [&]<Cell cell>() {
+    return with_exact(p.sizes.dtype, [&]<class A>() {
+      return rows == 1 ? launch_exact<cell, A, 1>(p, stream)
+                       : launch_exact<cell, A, kManyRows>(p, stream);
+    });
+  });
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn

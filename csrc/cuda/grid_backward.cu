@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+// Tier G, backward, 16-bit formats.
+#include "grid_backward.cuh"
+#include "kernels.h"
+
+namespace fused_rnn {
+namespace cuda {
+namespace {
+
+template <Cell cell, class IO, int kSteps>
+const char* launch_grid(const Backward& p, const Exchange& x, Stream stream) {
+  const Sizes& s = p.sizes;
+  Launch how;
+  how.grid = dim3(grid_slices(s.H), (s.B + x.rows - 1) / x.rows, s.N);
+  how.block = dim3(kGridThreads);
+  how.shared_bytes = grid_backward_bytes(s.H, x.rows, x.slots);
+  how.cooperative = true;
+  return launch(&grid_backward_kernel<cell, IO, kSteps>, how, stream, p, x);
+}
+
+}  // namespace
+
+const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle handle) {
+  const auto stream = static_cast<Stream>(handle);
+  return with_cell(p.sizes.cell, [&]<Cell cell>() -> const char* {
+    if constexpr (cell == Cell::kGruResetBefore) {
+      return "tier G has no textbook GRU";
+    } else {
+      return with_half(p.sizes.dtype, [&]<class IO>() {
+        return grid_steps(p.sizes.H) == kFewGridSteps
+                   ? launch_grid<cell, IO, kFewGridSteps>(p, x, stream)
+                   : launch_grid<cell, IO, kManyGridSteps>(p, x, stream);
+      });
+    }
+  });
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn

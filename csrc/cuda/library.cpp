@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+// The CUDA backend's library: the ops for CUDA tensors, and how it was built.
+#include <cuda_runtime_api.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+
+#include <map>
+#include <string>
+
+#include "layer.h"
+
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) {
+  m.impl("native_forward", TORCH_BOX(&fused_rnn::cuda::forward));
+  m.impl("native_backward", TORCH_BOX(&fused_rnn::cuda::backward));
+}
+
+PYBIND11_MODULE(_C_cuda, m) {
+  m.doc() = "How the CUDA kernels were built.";
+  m.def("build_info", [] {
+    return std::map<std::string, std::string>{
+        {"CUDA toolkit",
+         std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10)}};
+  });
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+#include "passes.h"
+
+namespace fused_rnn {
+namespace cuda {
+namespace {
+
+// Tier L: a batched product and a pointwise launch each step.
+void library_forward(const Layer& layer, const Forward& p, StreamHandle stream) {
+  const Sizes& s = layer.sizes;
+  const int64_t H = s.H, G = layer.G;
+  const bool before = s.cell == Cell::kGruResetBefore, lstm = s.cell == Cell::kLstm;
+  const int64_t gates = before ? 2 : G;
+  const Tensor h = layer.make_wide({s.N, s.B, H}), operand = layer.make({s.N, s.B, H});
+  const Tensor c = layer.make_wide({lstm ? s.N : 0, s.B, H});
+  const Tensor sums = layer.make({s.N, s.B, gates * H});
+  const Tensor sum_n = layer.make({before ? s.N : 0, s.B, H});
+  const Tensor saved = layer.make_wide({before ? s.N : 0, s.B, 2, H});
+  const Tensor w = view(layer.w_hh, {s.N, H, gates * H}, {G * H * H, 1, H});
+  const StepForward q{p,
+                      h.mutable_data_ptr(),
+                      lstm ? c.mutable_data_ptr() : nullptr,
+                      operand.mutable_data_ptr(),
+                      sums.const_data_ptr(),
+                      sum_n.const_data_ptr(),
+                      saved.mutable_data_ptr()};
+  check_launch(start_forward(q, stream));
+  for (int k = 0; k < s.T; ++k) {
+    multiply_batch(sums, operand, w);
+    if (before) {
+      check_launch(step_gates(q, k, stream));
+      multiply_batch(sum_n, operand, view(layer.w_hh, {s.N, H, H}, {G * H * H, 1, H}, 2 * H * H));
+    }
+    check_launch(step_forward(q, k, stream));
+  }
+}
+
+void library_backward(const Layer& layer, const Backward& p, StreamHandle stream) {
+  const Sizes& s = layer.sizes;
+  const int64_t H = s.H, G = layer.G;
+  const bool before = s.cell == Cell::kGruResetBefore, lstm = s.cell == Cell::kLstm;
+  const int64_t gates = before ? 2 : G;
+  const Tensor dh = layer.make_wide({s.N, s.B, H}), product = layer.make({s.N, s.B, H});
+  const Tensor dc = layer.make_wide({lstm ? s.N : 0, s.B, H});
+  const Tensor operand = layer.make({s.N, s.B, gates * H});
+  const Tensor operand_n = layer.make({before ? s.N : 0, s.B, H});
+  const Tensor d_reset = layer.make({before ? s.N : 0, s.B, H});
+  const Tensor w = view(layer.w_hh, {s.N, gates * H, H}, {G * H * H, H, 1});
+  const StepBackward q{p,
+                       dh.mutable_data_ptr(),
+                       lstm ? dc.mutable_data_ptr() : nullptr,
+                       operand.mutable_data_ptr(),
+                       operand_n.mutable_data_ptr(),
+                       product.const_data_ptr(),
+                       d_reset.const_data_ptr()};
+  for (int k = s.T - 1; k >= 0; --k) {
+    check_launch(step_backward(q, k, stream));
+    if (before) {
+      multiply_batch(d_reset, operand_n,
+                     view(layer.w_hh, {s.N, H, H}, {G * H * H, H, 1}, 2 * H * H));
+      check_launch(step_gates_backward(q, k, stream));
+    }
+    multiply_batch(product, operand, w);
+  }
+  if (p.dh0 || p.dc0) check_launch(finish_backward(q, stream));
+}
+
+// Tier G: what the blocks share, made for one launch. The counters start at zero each time, by a
+// memset that a CUDA graph replays.
+struct Shared {
+  Tensor operand, counter;
+  Exchange exchange;
+
+  Shared(const Layer& layer, const Plan& plan, int64_t operands)
+      : operand(
+            layer.make({2, layer.sizes.N, layer.sizes.B, operands, exchange_row(layer.sizes.H)})),
+        counter(layer.make({layer.sizes.N, (layer.sizes.B + plan.rows - 1) / plan.rows},
+                           ScalarType::Int)),
+        exchange{plan.rows, plan.slots, operand.mutable_data_ptr(),
+                 static_cast<uint32_t*>(counter.mutable_data_ptr())} {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(counter.get()));
+  }
+};
+
+// What the weight gradients multiply dG with, over all steps.
+struct Operands {
+  Tensor x, before, reset;  // (T*B, I), (T*B, N*H) twice
+};
+
+Operands operands(const Layer& layer, const Tensor& x, const Backward& p, StreamHandle stream) {
+  const Sizes& s = layer.sizes;
+  const bool textbook = s.cell == Cell::kGruResetBefore;
+  Operands o{x, layer.make({layer.rows(), s.N * s.H}),
+             layer.make({textbook ? layer.rows() : 0, s.N * s.H})};
+  const States states{p, p.y, p.tape, o.before.mutable_data_ptr(),
+                      textbook ? o.reset.mutable_data_ptr() : nullptr};
+  check_launch(states_before(states, stream));
+  if (p.lengths) {
+    o.x = layer.make({layer.rows(), layer.I});
+    check_launch(inputs_inside(
+        {s.T, s.B, int(layer.I), s.dtype, p.lengths, x.const_data_ptr(), o.x.mutable_data_ptr()},
+        stream));
+  }
+  return o;
+}
+
+// Parts that sum enough rows each to keep a block busy, and are enough to fill the device.
+constexpr int64_t kRowsPerPart = 64, kMostParts = 128;
+
+Columns sum_columns(const Layer& layer, const Tensor& dg, const Tensor& partial, int parts,
+                    StreamHandle stream) {
+  const Sizes& s = layer.sizes;
+  const Columns sums{dg.const_data_ptr(),
+                     partial.mutable_data_ptr(),
+                     layer.rows(),
+                     int(s.N * layer.D * s.H),
+                     parts,
+                     s.dtype};
+  check_launch(partial_sums(sums, stream));
+  return sums;
+}
+
+}  // namespace
+
+void run_forward(const Layer& layer, const Forward& p) {
+  const StreamHandle stream = current_stream(layer.device);
+  const Plan plan = make_plan(layer.sizes, device_sizes(layer.device), false);
+  switch (plan.tier) {
+    case Tier::kBlock:
+      return check_launch(block_forward(p, stream));
+    case Tier::kExact:
+      return check_launch(exact_forward(p, plan.rows, stream));
+    case Tier::kGrid: {
+      const Shared shared(layer, plan, 1);
+      const char* error = grid_forward(p, shared.exchange, stream);
+      // Another process or a debugger may hold multiprocessors back.
+      return error == kTooLarge ? library_forward(layer, p, stream) : check_launch(error);
+    }
+    default:
+      return library_forward(layer, p, stream);
+  }
+}
+
+void run_backward(const Layer& layer, const Backward& p) {
+  const StreamHandle stream = current_stream(layer.device);
+  const Plan plan = make_plan(layer.sizes, device_sizes(layer.device), true);
+  switch (plan.tier) {
+    case Tier::kBlock:
+      return check_launch(block_backward(p, stream));
+    case Tier::kExact:
+      return check_launch(exact_backward(p, plan.rows, stream));
+    case Tier::kGrid: {
+      const Shared shared(layer, plan, layer.G);
+      const char* error = grid_backward(p, shared.exchange, stream);
+      // Another process or a debugger may hold multiprocessors back.
+      return error == kTooLarge ? library_backward(layer, p, stream) : check_launch(error);
+    }
+    default:
+      return library_backward(layer, p, stream);
+  }
+}
+
+Tensor input_grads(const Layer& layer, const Tensor& dg) {
+  const Sizes& s = layer.sizes;
+  const int64_t H = s.H, rows = layer.rows(), gates = layer.G * H, stride = s.N * layer.D * H;
+  const Tensor dx = layer.make({s.T, s.B, layer.I});
+  const Tensor out = view(dx, {rows, layer.I}, {layer.I, 1});
+  if (layer.D == layer.G) {
+    // All recurrences in one product.
+    multiply(out, dg, layer.w_ih);
+    return dx;
+  }
+  for (int n = 0; n < s.N; ++n) {
+    const Tensor own = view(dg, {rows, gates}, {stride, 1}, n * layer.D * H);
+    const auto add = n == 0 ? &multiply : &multiply_add;
+    add(out, own, view(layer.w_ih, {gates, layer.I}, {layer.I, 1}, n * gates * layer.I));
+  }
+  return dx;
+}
+
+std::vector<Tensor> weight_grads(const Layer& layer, const Tensor& x, const Backward& p,
+                                 const Tensor& dg) {
+  const Sizes& s = layer.sizes;
+  const int64_t H = s.H, G = layer.G, D = layer.D, rows = layer.rows(), stride = s.N * D * H;
+  const StreamHandle stream = current_stream(layer.device);
+  const int parts = int(std::clamp<int64_t>(rows / kRowsPerPart, 1, kMostParts));
+  const Tensor partial = layer.make_wide({layer.bias ? parts : 0, stride});
+  std::vector<Tensor> grads;
+  for (const Tensor& w : layer.given) {
+    grads.push_back(w.dim() == 1 ? layer.make({w.size(0)}) : layer.make({w.size(0), w.size(1)}));
+  }
+  if (rows == 0) {
+    for (Tensor& grad : grads) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(grad.get()));
+    return grads;
+  }
+  const Operands o = operands(layer, x, p, stream);
+  const Tensor inputs = view(o.x, {rows, layer.I}, {layer.I, 1});
+  Columns sums{};
+  if (layer.bias) sums = sum_columns(layer, dg, partial, parts, stream);
+  for (int n = 0; n < s.N; ++n) {
+    const Tensor* grad = grads.data() + n * layer.per_recurrence;
+    const int64_t first = n * D * H;
+    // The transpose of `gates` column groups of this recurrence's dG, from `gate` on.
+    const auto columns = [&](int64_t gate, int64_t gates) {
+      return transposed(dg, rows, gates * H, stride, first + gate * H);
+    };
+    const auto states = [&](const Tensor& all) {
+      return view(all, {rows, H}, {s.N * H, 1}, n * H);
+    };
+    // Rows of dW_hh of the same gates.
+    const auto block = [&](int64_t gate, int64_t gates) {
+      return view(grad[1], {gates * H, H}, {H, 1}, gate * H * H);
+    };
+    multiply(grad[0], columns(0, G), inputs);
+    if (G == 3) {
+      // The n rows meet q's gradient, in the textbook GRU r * h.
+      const bool textbook = s.cell == Cell::kGruResetBefore;
+      multiply(block(0, 2), columns(0, 2), states(o.before));
+      multiply(block(2, 1), columns(textbook ? 2 : 3, 1), states(textbook ? o.reset : o.before));
+    } else {
+      multiply(grad[1], columns(0, G), states(o.before));
+    }
+    if (layer.bias) {
+      check_launch(bias_grads({sums, int(first), int(H), int(G), int(D), grad[2].mutable_data_ptr(),
+                               grad[3].mutable_data_ptr()},
+                              stream));
+    }
+  }
+  return grads;
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn

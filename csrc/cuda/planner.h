@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+// Which kernels run a recurrence on a device, and why. No CUDA in here: Python asks for the plan
+// of a shape on any machine.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "shapes.h"
+
+namespace fused_rnn {
+namespace cuda {
+
+// What a plan depends on besides the shape.
+struct Device {
+  int processors;    // multiprocessors
+  int shared_bytes;  // that one block may ask for
+};
+
+enum class Tier { kBlock, kExact, kGrid, kLibrary };
+
+struct Plan {
+  Tier tier = Tier::kLibrary;
+  std::string reason;
+  int rows = 0;          // batch rows of a block or, in tier G, of a group of blocks
+  int slots = 0;         // gates that a block of tier G has in shared memory at once, backward
+  int blocks = 0;        // of the launch for all steps; tier L has none
+  int threads = 0;       // of a block
+  int shared_bytes = 0;  // of a block
+};
+
+inline std::string kilobytes(int64_t bytes) { return std::to_string(bytes / 1024) + " KiB"; }
+
+inline Plan library_plan(std::string reason) { return {Tier::kLibrary, reason}; }
+
+inline Plan too_little_memory(int64_t bytes, const Device& device) {
+  return library_plan("a block needs " + kilobytes(bytes) + " of shared memory, there are " +
+                      kilobytes(device.shared_bytes));
+}
+
+// 16-bit formats: W_hh in the registers of one block.
+inline Plan block_plan(const Sizes& s, const Device& device, bool backward) {
+  const int64_t bytes = block_bytes(s.cell, s.H, backward);
+  if (bytes > device.shared_bytes) return too_little_memory(bytes, device);
+  const int blocks = (s.B + kTileRows - 1) / kTileRows * s.N;
+  return {Tier::kBlock, "W_hh fits the registers of one block",
+          kTileRows,    0,
+          blocks,       block_threads(s.H),
+          int(bytes)};
+}
+
+// 16-bit formats: W_hh in the registers of many blocks, which meet after each step.
+inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
+  if (s.cell == Cell::kGruResetBefore) {
+    return library_plan("the textbook GRU would have to meet twice a step, tier G meets once");
+  }
+  if (s.T == 1) return library_plan("a single step leaves no weights to keep");
+  if (s.H > kGridUnits) {
+    return library_plan("hidden size " + std::to_string(s.H) + " is above " +
+                        std::to_string(kGridUnits) + ", what the blocks' registers hold");
+  }
+  // A group of blocks has all units of some rows; all groups run at once.
+  const int blocks = grid_slices(s.H) * s.N, most = device.processors / blocks;
+  if (most == 0) {
+    return library_plan(std::to_string(blocks) + " blocks would have to run at once, on " +
+                        std::to_string(device.processors) + " multiprocessors");
+  }
+  const int rows = round_up((s.B + most - 1) / most, kPassRows);
+  if (rows > kMostPasses * kPassRows) {
+    return library_plan(std::to_string(rows) + " rows of the batch for each block are above " +
+                        std::to_string(kMostPasses * kPassRows));
+  }
+  int slots = backward ? gate_count(s.cell) : 0;
+  const auto bytes = [&] {
+    return backward ? grid_backward_bytes(s.H, rows, slots) : grid_forward_bytes(s.cell, s.H, rows);
+  };
+  while (slots > 1 && bytes() > device.shared_bytes) --slots;
+  if (bytes() > device.shared_bytes) return too_little_memory(bytes(), device);
+  return {Tier::kGrid, "W_hh fits the registers of the blocks", rows,
+          slots,       blocks * ((s.B + rows - 1) / rows),      kGridThreads,
+          int(bytes())};
+}
+
+// float32 and float64: W_hh in the shared memory of one block.
+inline Plan exact_plan(const Sizes& s, const Device& device, bool backward) {
+  const int width = s.dtype == Dtype::kDouble ? 8 : 4, most = exact_units(s.cell, width);
+  if (s.H > most) {
+    return library_plan("hidden size " + std::to_string(s.H) + " is above " + std::to_string(most) +
+                        ", what one block's shared memory holds");
+  }
+  // A row each while all run at once: a block's time grows with its rows.
+  const int rows = int64_t(s.B) * s.N <= device.processors ? 1 : kManyRows;
+  const int64_t bytes = exact_bytes(s.cell, s.H, rows, width, backward);
+  if (bytes > device.shared_bytes) return too_little_memory(bytes, device);
+  const int blocks = (s.B + rows - 1) / rows * s.N;
+  return {
+      Tier::kExact, "W_hh fits the shared memory of one block", rows, 0, blocks, exact_threads(s.H),
+      int(bytes)};
+}
+
+// The plan of one pass over a layer's recurrences.
+inline Plan make_plan(const Sizes& s, const Device& device, bool backward) {
+  if (!is_half(s.dtype)) return exact_plan(s, device, backward);
+  return s.H <= kBlockUnits ? block_plan(s, device, backward) : grid_plan(s, device, backward);
+}
+
+inline std::string describe(const Plan& plan) {
+  if (plan.tier == Tier::kLibrary) {
+    return "tier L, a library product and a pointwise launch each step: " + plan.reason;
+  }
+  return std::string(plan.tier == Tier::kGrid ? "tier G, " : "tier S, ") +
+         std::to_string(plan.blocks) + " blocks of " + std::to_string(plan.threads) + " threads, " +
+         std::to_string(plan.rows) + " rows and " + kilobytes(plan.shared_bytes) +
+         " of shared memory each: " + plan.reason;
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn

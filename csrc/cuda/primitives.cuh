@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+// What kernels ask of the machine beyond C++: the only place with inline PTX.
+//
+// nvcc sees the instructions, g++ sees the host twins of tests/emulator/device.h, so that one
+// kernel source runs on both. Each comment says what the primitive orders.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "../cpu/problem.h"
+#include "problem.h"
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#define DEVICE_FN __device__ __forceinline__
+#define SHARED_MEMORY(name) extern __shared__ __align__(128) unsigned char name[]
+#define PTX_OR_TWIN(ptx, twin) ptx
+#else
+#include "emulator/device.h"
+#define DEVICE_FN inline __attribute__((always_inline))
+#define SHARED_MEMORY(name) unsigned char* name = emulator::shared_memory()
+#define PTX_OR_TWIN(ptx, twin) twin
+#endif
+
+namespace fused_rnn {
+
+#ifdef __CUDACC__
+using Stream = cudaStream_t;
+#else
+using Stream = void*;
+#endif
+
+// ---- Numbers. The 16-bit formats are kept as bits; conversions round to nearest even.
+
+DEVICE_FN uint32_t pack_bf16(float low, float high) {
+  uint32_t d;
+  PTX_OR_TWIN(asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low)),
+              d = emulator::bf16_bits(low) | uint32_t(emulator::bf16_bits(high)) << 16);
+  return d;
+}
+
+DEVICE_FN uint32_t pack_half(float low, float high) {
+  uint32_t d;
+  PTX_OR_TWIN(asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low)),
+              d = emulator::half_bits(low) | uint32_t(emulator::half_bits(high)) << 16);
+  return d;
+}
+
+DEVICE_FN float float_of_half(uint16_t bits) {
+  float d;
+  PTX_OR_TWIN(asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(bits)), d = emulator::half_value(bits));
+  return d;
+}
+
+DEVICE_FN float float_of_bits(uint32_t bits) {
+  PTX_OR_TWIN(return __uint_as_float(bits), return emulator::float_of_bits(bits));
+}
+
+// Relative error below 2^-10.9, the hardware's own function.
+DEVICE_FN float tanh_approx(float x) {
+  float d;
+  PTX_OR_TWIN(asm("tanh.approx.f32 %0, %1;" : "=f"(d) : "f"(x)), d = std::tanh(x));
+  return d;
+}
+
+// ---- Warp. All 32 lanes must arrive; no memory is ordered.
+
+// Four 8x8 matrices of 16-bit numbers: lane l gives the address of row l % 8 of matrix l / 8, and
+// gets of each the elements 2 (l % 4) and the next of row l / 4.
+DEVICE_FN void ldmatrix_x4(uint32_t (&d)[4], const void* row) {
+#ifdef __CUDACC__
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
+#endif
+  PTX_OR_TWIN(
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(d[0]),
+                   "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(address) : "memory"),
+      emulator::ldmatrix_x4(d, row));
+}
+
+// d (16x8) += a (16x16) b (16x8). With r = lane / 4 and q = lane % 4: a[0] holds row r, columns
+// 2q and 2q + 1; a[1] row r + 8; a[2], a[3] the same rows, columns + 8. b[0] holds column r, rows
+// 2q and 2q + 1; b[1] rows + 8. d[0], d[1] hold row r, columns 2q and 2q + 1; d[2], d[3] row r + 8.
+template <class IO>
+DEVICE_FN void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+#ifdef __CUDACC__
+#define FUSED_RNN_MMA(type)                                                  \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+#endif
+
+template <>
+DEVICE_FN void mma<Bf16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  PTX_OR_TWIN(FUSED_RNN_MMA("bf16"), emulator::mma(d, a, b0, b1, &emulator::bf16_value));
+}
+
+template <>
+DEVICE_FN void mma<Half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  PTX_OR_TWIN(FUSED_RNN_MMA("f16"), emulator::mma(d, a, b0, b1, &emulator::half_value));
+}
+
+// ---- Asynchronous copies from global to shared memory. A copy is visible to the thread that made
+// it once it has waited for its group, to the others after a barrier behind that.
+
+DEVICE_FN void cp_async4(void* to, const void* from) {
+#ifdef __CUDACC__
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(to));
+#endif
+  PTX_OR_TWIN(
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory"),
+      emulator::cp_async(to, from, 4));
+}
+
+// Past the first-level cache, where lines written by other multiprocessors could be stale.
+DEVICE_FN void cp_async16(void* to, const void* from) {
+#ifdef __CUDACC__
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(to));
+#endif
+  PTX_OR_TWIN(asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address),
+                           "l"(from) : "memory"),
+              emulator::cp_async(to, from, 16));
+}
+
+DEVICE_FN void cp_async_commit() {
+  PTX_OR_TWIN(asm volatile("cp.async.commit_group;" :: : "memory"), emulator::cp_async_commit());
+}
+
+// Waits until at most `left` of this thread's groups are under way.
+template <int left>
+DEVICE_FN void cp_async_wait() {
+  PTX_OR_TWIN(asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory"),
+              emulator::cp_async_wait(left));
+}
+
+// A hint that a line will be read soon; fetches it into the second-level cache.
+DEVICE_FN void prefetch(const void* line) {
+  PTX_OR_TWIN(asm volatile("prefetch.global.L2 [%0];" ::"l"(line)), (void)line);
+}
+
+// ---- Counters in global memory, shared by the whole grid.
+
+// What was written before a release, by this thread or one that met it at a barrier, is visible
+// behind an acquire that reads its value or a later one.
+DEVICE_FN void add_release(uint32_t* counter, uint32_t value) {
+  PTX_OR_TWIN(asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter),
+                           "r"(value) : "memory"),
+              emulator::add(counter, value, emulator::Order::kRelease));
+}
+
+DEVICE_FN uint32_t load_acquire(const uint32_t* counter) {
+  uint32_t d;
+  PTX_OR_TWIN(
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(d) : "l"(counter) : "memory"),
+      d = uint32_t(emulator::load(counter, 4, emulator::Order::kAcquire)));
+  return d;
+}
+
+DEVICE_FN uint32_t load_relaxed(const uint32_t* counter) {
+  uint32_t d;
+  PTX_OR_TWIN(
+      asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(d) : "l"(counter) : "memory"),
+      d = uint32_t(emulator::load(counter, 4, emulator::Order::kRelaxed)));
+  return d;
+}
+
+// ---- Launch.
+
+struct Launch {
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+  // All blocks are resident at once, or the launch fails.
+  bool cooperative = false;
+};
+
+// Queues a kernel; returns what went wrong, or null.
+#ifdef __CUDACC__
+template <class... P>
+const char* launch(void (*kernel)(P...), const Launch& how, Stream stream, P... arguments) {
+  if (how.shared_bytes > 48 * 1024) {
+    const cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(how.shared_bytes));
+    if (status != cudaSuccess) return cudaGetErrorString(status);
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = how.grid;
+  config.blockDim = how.block;
+  config.dynamicSmemBytes = how.shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  config.attrs = &attribute;
+  config.numAttrs = how.cooperative ? 1 : 0;
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
+  if (status == cudaErrorCooperativeLaunchTooLarge) {
+    // Not one that stays; without this the next launch would report it.
+    cudaGetLastError();
+    return cuda::kTooLarge;
+  }
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+#else
+template <class... P>
+const char* launch(void (*kernel)(P...), const Launch& how, Stream, P... arguments) {
+  const emulator::Shape shape{how.grid, how.block, how.shared_bytes, how.cooperative};
+  if (!emulator::fits(shape)) return cuda::kTooLarge;
+  return emulator::run(shape, [&] { kernel(arguments...); });
+}
+#endif
+
+}  // namespace fused_rnn

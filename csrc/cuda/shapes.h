@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// Sizes of tiles and of shared memory: what the kernels lay out and the planner counts.
+#pragma once
+
+#include <cstdint>
+
+#include "problem.h"
+
+namespace fused_rnn {
+namespace cuda {
+
+constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// ---- Tier S, 16-bit formats (tile.cuh). Rows and units of an mma tile; the padding that puts the
+// eight rows of a matrix into different banks; stages of a thread's ring of inputs.
+constexpr int kTileRows = 8, kTileUnits = 16, kPad = 8, kRingStages = 4;
+// Kernels are built for these numbers of k-steps of 16; H is at most 16 times the last.
+constexpr int kSmallSteps = 4, kLargeSteps = 8, kBlockUnits = 16 * kLargeSteps;
+
+constexpr int block_steps(int H) { return H <= 16 * kSmallSteps ? kSmallSteps : kLargeSteps; }
+constexpr int block_threads(int H) { return round_up(H, kTileUnits) / kTileUnits * 32; }
+constexpr int tile_stride(int steps) { return steps * 16 + kPad; }
+
+// h twice, for reading and writing, and r * h of the textbook GRU.
+constexpr int forward_tiles(Cell cell) { return cell == Cell::kGruResetBefore ? 3 : 2; }
+// dG twice, a tile for each gate.
+constexpr int backward_tiles(Cell cell) { return 2 * gate_count(cell); }
+
+// Words that a thread fetches a step: pairs of units for two rows. Backward, the tape's slots (a
+// plain network's y), the state before and dy.
+constexpr int forward_words(Cell cell) { return 2 * gate_count(cell); }
+constexpr int backward_words(Cell cell) {
+  return 2 * ((saved_slots(cell) ? saved_slots(cell) : 1) + 2);
+}
+
+constexpr int64_t block_bytes(Cell cell, int H, bool backward) {
+  const int tiles = backward ? backward_tiles(cell) : forward_tiles(cell);
+  const int words = backward ? backward_words(cell) : forward_words(cell);
+  return 2 * tiles * kTileRows * tile_stride(block_steps(H)) +
+         4 * kRingStages * words * block_threads(H);
+}
+
+// ---- Tier G, 16-bit formats (grid_forward.cuh). Each block owns 16 units; its warps part the
+// terms of their sums. Rows of a batch group come in passes of 16, one row and unit for each
+// thread.
+constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps, kPassRows = 16, kMostPasses = 4;
+// Kernels are built for these numbers of k-steps of a warp.
+constexpr int kFewGridSteps = 4, kManyGridSteps = 8, kGridUnits = 16 * kGridWarps * kManyGridSteps;
+
+constexpr int grid_steps(int H) {
+  return H <= 16 * kGridWarps * kFewGridSteps ? kFewGridSteps : kManyGridSteps;
+}
+constexpr int grid_slices(int H) { return round_up(H, kTileUnits) / kTileUnits; }
+constexpr int grid_stride(int steps) { return kGridWarps * steps * 16 + kPad; }
+// A row of what blocks hand to each other: whole vectors of 16 bytes.
+constexpr int exchange_row(int H) { return round_up(H, kTileUnits); }
+
+// Numbers behind the tiles: lengths, the states h and c or their gradients, the warps' sums.
+constexpr int64_t grid_state_bytes(int rows) { return 4 * rows + 2 * 4 * kTileUnits * rows; }
+constexpr int64_t grid_forward_bytes(Cell cell, int H, int rows) {
+  return 2 * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
+         4 * kGridWarps * gate_count(cell) * kTileUnits * kPassRows;
+}
+// `slots` tiles of one gate each are in shared memory at once.
+constexpr int64_t grid_backward_bytes(int H, int rows, int slots) {
+  return 2 * slots * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
+         4 * kGridWarps * kTileUnits * rows;
+}
+
+// ---- Tier S, float32 and float64 (exact.cuh). Lanes that share a unit; batch rows of a block.
+constexpr int kParts = 8, kManyRows = 4;
+
+// Units at most, by the bytes of a number: what shared memory holds, roughly.
+constexpr int exact_units(Cell cell, int width) {
+  return width == 8 ? 48 : cell == Cell::kLstm ? 104 : 128;
+}
+constexpr int exact_threads(int H) { return round_up(H, 4) * kParts; }
+// Row length of a matrix in shared memory, such that `remainder` banks lie between rows.
+constexpr int padded_row(int columns, int remainder) {
+  return round_up(columns > remainder ? columns - remainder : 0, 32) + remainder;
+}
+// Neighbouring lanes read a row forward, and a column backward, of four units at once.
+constexpr int forward_row(int H) { return padded_row(H, 8); }
+constexpr int backward_row(int H) { return padded_row(H, 4); }
+
+constexpr int64_t exact_bytes(Cell cell, int H, int rows, int width, bool backward) {
+  const int G = gate_count(cell);
+  const int64_t numbers = backward ? G * H * backward_row(H) + 2 * rows * forward_row(G * H)
+                                   : (G * H + forward_tiles(cell) * rows) * forward_row(H);
+  return numbers * width;
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+// Weights as the M operand of mma, held in registers, and eight batch rows as its N operand.
+//
+// A warp owns 16 units. Row r of a weight tile is unit 2r, row r + 8 unit 2r + 1, so that a thread
+// gets two neighbouring units of two neighbouring rows: one word of every 16-bit tensor.
+#pragma once
+
+#include "numbers.cuh"
+#include "shapes.h"
+#include "walk.cuh"
+
+namespace fused_rnn {
+namespace cuda {
+
+// What a thread owns: units `unit` and the next, rows `row` and the next of the block's eight.
+struct Place {
+  int lane, unit, row;
+
+  DEVICE_FN explicit Place(int first_unit)
+      : lane(threadIdx.x % 32), unit(first_unit + lane / 4 * 2), row(lane % 4 * 2) {}
+};
+
+// Two neighbouring units, `unit` and the next, of a row of H; zeros past its end.
+template <class IO>
+DEVICE_FN uint32_t load_pair(const IO* row, int unit, int H, bool paired) {
+  if (unit >= H) return 0;
+  if (paired) return *reinterpret_cast<const uint32_t*>(row + unit);
+  const uint32_t low = row[unit].bits;
+  return unit + 1 < H ? low | uint32_t(row[unit + 1].bits) << 16 : low;
+}
+
+template <class IO>
+DEVICE_FN void store_pair(IO* row, int unit, int H, bool paired, uint32_t pair) {
+  if (unit >= H) return;
+  if (paired) {
+    *reinterpret_cast<uint32_t*>(row + unit) = pair;
+    return;
+  }
+  row[unit] = IO{uint16_t(pair)};
+  if (unit + 1 < H) row[unit + 1] = IO{uint16_t(pair >> 16)};
+}
+
+// Fragments of `count` gates, rows of W_hh, or of its transpose: units `unit` and the next, and all
+// columns from `first` on; zeros past the matrix. `w_hh` is that of one recurrence.
+template <class IO, int count, int kSteps>
+DEVICE_FN void load_rows(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int unit, int first,
+                         int H, bool paired, int lane) {
+#pragma unroll
+  for (int g = 0; g < count; ++g) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int u = unit + i % 2, k = first + s * 16 + i / 2 * 8 + lane % 4 * 2;
+        w[g][s][i] = u < H ? load_pair(w_hh + int64_t(g * H + u) * H, k, H, paired) : 0;
+      }
+    }
+  }
+}
+template <class IO, int count, int kSteps>
+DEVICE_FN void load_columns(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int unit, int first,
+                            int H, int lane) {
+#pragma unroll
+  for (int g = 0; g < count; ++g) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int u = unit + i % 2, k = first + s * 16 + i / 2 * 8 + lane % 4 * 2;
+        const IO* column = w_hh + int64_t(g) * H * H + u;
+        const uint32_t low = u < H && k < H ? column[int64_t(k) * H].bits : 0;
+        const uint32_t high = u < H && k + 1 < H ? column[int64_t(k + 1) * H].bits : 0;
+        w[g][s][i] = low | high << 16;
+      }
+    }
+  }
+}
+
+// acc[g] += w[g] tile for `count` gates. tile: eight rows of K at distance `stride`.
+template <class IO, int count, int kSteps>
+DEVICE_FN void multiply(float (&acc)[count][4], const uint32_t (&w)[count][kSteps][4],
+                        const IO* tile, int stride, int lane) {
+  static_assert(kSteps % 2 == 0);
+#pragma unroll
+  for (int s = 0; s < kSteps; s += 2) {
+    uint32_t b[4];
+    ldmatrix_x4(b, tile + lane % 8 * stride + s * 16 + lane / 8 * 8);
+#pragma unroll
+    for (int g = 0; g < count; ++g) mma<IO>(acc[g], w[g][s], b[0], b[1]);
+#pragma unroll
+    for (int g = 0; g < count; ++g) mma<IO>(acc[g], w[g][s + 1], b[2], b[3]);
+  }
+}
+
+// Words that each thread copies for itself, some steps ahead: no other thread reads them, so no
+// barrier is needed. A stage holds `words` of each thread.
+template <int words>
+struct Ring {
+  static constexpr int kStages = kRingStages;
+  uint32_t* memory;
+
+  DEVICE_FN uint32_t* slot(int k, int word) const {
+    return memory + (k % kStages * words + word) * int(blockDim.x) + int(threadIdx.x);
+  }
+  DEVICE_FN void clear() const {
+    for (int k = 0; k < kStages; ++k) {
+#pragma unroll
+      for (int word = 0; word < words; ++word) *slot(k, word) = 0;
+    }
+  }
+  // The pair at row[unit]; copied behind the back of the thread where it is a word.
+  template <class IO>
+  DEVICE_FN void fetch(int k, int word, const IO* row, int unit, int H, bool paired) const {
+    if (unit >= H) return;
+    if (paired) {
+      cp_async4(slot(k, word), row + unit);
+    } else {
+      *slot(k, word) = load_pair(row, unit, H, false);
+    }
+  }
+};
+
+}  // namespace cuda
+}  // namespace fused_rnn

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The CUDA backend on the CPU: its own sources, compiled by g++, under a seeded schedule."""
+
+import ctypes
+import enum
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from fused_rnn import autograd, ops
+
+NAME = "emulated"
+FOLDER = Path(__file__).parent / "emulator"
+BUILD = FOLDER.parent.parent / "build" / "emulator"
+
+
+class Device(enum.Enum):
+    """Multiprocessors, bytes of shared memory of one block, how many blocks run at once."""
+
+    HOPPER = (132, 227 * 1024, 132)
+    # One batch group of the tests' larger layers, not two, and not all gates at once.
+    SMALL = (14, 100 * 1024, 14)
+    # Others hold most multiprocessors: what was planned cannot be launched.
+    CROWDED = (132, 227 * 1024, 4)
+    # Nothing fits one block: library products between the steps.
+    NO_SHARED_MEMORY = (132, 256, 132)
+
+
+class Fault(enum.Enum):
+    """What the emulator leaves out of a primitive; the order is machine.h's."""
+
+    NONE = 0
+    NO_BARRIER = 1
+    NO_COPY_WAIT = 2
+    NO_RELEASE = 3
+    NO_ACQUIRE = 4
+
+
+@functools.cache
+def build() -> str | None:
+    """Builds everything; None, or why that cannot be done here."""
+    for tool in ("make", "g++"):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed"
+    torch_folder = Path(torch.__file__).parent
+    command = ["make", "-C", str(FOLDER), f"TORCH={torch_folder}", f"BUILD={BUILD}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return None
+
+
+class Emulator:
+    """The loaded library and its switches."""
+
+    def __init__(self) -> None:
+        path = str(BUILD / "emulated.so")
+        ops.PAIRS[NAME] = ops._define(NAME)
+        torch.ops.load_library(path)
+        autograd._register(autograd._LIBRARY, ops.PAIRS[NAME])
+        self._library = ctypes.CDLL(path)
+        self._library.emulator_bank_conflicts.restype = ctypes.c_uint64
+
+    def use(self, device: Device) -> None:
+        """Plans are made for this device from now on."""
+        self._library.emulator_set_device(*device.value)
+
+    def schedule(self, seed: int) -> None:
+        """Launches run under this schedule from now on."""
+        self._library.emulator_set_schedule(ctypes.c_uint64(seed))
+
+    def plant(self, fault: Fault, site: int = 0) -> None:
+        """Launches have this fault from now on; `site` is which barrier is left out."""
+        self._library.emulator_plant(fault.value, site)
+
+    def barriers(self) -> int:
+        """In the source of the last kernel that met any."""
+        return int(self._library.emulator_barriers())
+
+    def bank_conflicts(self) -> int:
+        """Of the matrix loads of the last launch."""
+        return int(self._library.emulator_bank_conflicts())
+
+
+@functools.cache
+def _load() -> Emulator:
+    return Emulator()
+
+
+def emulator() -> Emulator:
+    """The emulator in its initial state; skips the test where it cannot be built."""
+    reason = build()
+    if reason is not None:
+        pytest.skip(f"the emulator is not built: {reason}")
+    loaded = _load()
+    loaded.use(Device.HOPPER)
+    loaded.schedule(1)
+    loaded.plant(Fault.NONE)
+    return loaded

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+// One small kernel for each kind of fault that the emulator claims to find, sound and faulty. The
+// sound one must pass on every schedule, the faulty one must be found within the first twelve.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "../../csrc/cuda/primitives.cuh"
+#include "machine.h"
+
+namespace fused_rnn {
+namespace {
+
+constexpr int kThreads = 64, kSeeds = 12, kRounds = 8, kBlocks = 3;
+
+struct Memory {
+  alignas(16) float in[4 * kThreads], out[kBlocks * kThreads], sums[kBlocks * kThreads];
+  alignas(16) uint16_t tile[32 * 8];
+  uint32_t counter;
+};
+
+// Neighbours pass a number on through shared memory.
+template <bool faulty>
+void missing_barrier(Memory* m) {
+  SHARED_MEMORY(shared);
+  auto* numbers = reinterpret_cast<float*>(shared);
+  const int i = threadIdx.x;
+  numbers[i] = m->in[i];
+  if (!faulty) __syncthreads();
+  m->out[i] = numbers[(i + 1) % kThreads];
+}
+
+template <bool faulty>
+void barrier_in_divergent_code(Memory* m) {
+  if (!faulty || threadIdx.x % 2) __syncthreads();
+  m->out[threadIdx.x] = 1;
+}
+
+template <bool faulty>
+void missing_copy_wait(Memory* m) {
+  SHARED_MEMORY(shared);
+  auto* numbers = reinterpret_cast<float*>(shared);
+  const int i = threadIdx.x;
+  cp_async4(numbers + i, m->in + i);
+  cp_async_commit();
+  cp_async_wait<faulty ? 1 : 0>();
+  m->out[i] = numbers[i];
+  cp_async_wait<0>();
+}
+
+// A ring of stages that each thread fills ahead of its use.
+template <bool faulty>
+void ring_one_stage_short(Memory* m) {
+  SHARED_MEMORY(shared);
+  auto* numbers = reinterpret_cast<float*>(shared);
+  constexpr int kStages = faulty ? 1 : 2;
+  const int i = threadIdx.x;
+  float sum = 0;
+  cp_async4(numbers + i, m->in + i);
+  cp_async_commit();
+  for (int k = 0; k < 3; ++k) {
+    cp_async4(numbers + (k + 1) % kStages * kThreads + i, m->in + (k + 1) * kThreads + i);
+    cp_async_commit();
+    cp_async_wait<1>();
+    sum += numbers[k % kStages * kThreads + i];
+  }
+  cp_async_wait<0>();
+  m->out[i] = sum;
+}
+
+// Blocks take turns at reading what all wrote, with a counter between them.
+template <bool release, bool acquire, int target>
+void rounds(Memory* m) {
+  const int i = blockIdx.x * kThreads + threadIdx.x;
+  float sum = 0;
+  for (int round = 1; round <= kRounds; ++round) {
+    m->out[i] = float(round);
+    for (int half = 2 * round - 1; half <= 2 * round; ++half) {
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        emulator::add(&m->counter, 1,
+                      release ? emulator::Order::kRelease : emulator::Order::kRelaxed);
+        while (int((acquire ? load_acquire(&m->counter) : load_relaxed(&m->counter))) <
+               half * kBlocks + target) {
+        }
+      }
+      __syncthreads();
+      if (half % 2) sum += m->out[(i + kThreads) % (kBlocks * kThreads)];
+    }
+  }
+  m->sums[i] = sum;
+}
+template <bool faulty>
+void counter_without_release(Memory* m) {
+  rounds<!faulty, true, 0>(m);
+}
+template <bool faulty>
+void counter_without_acquire(Memory* m) {
+  rounds<true, !faulty, 0>(m);
+}
+template <bool faulty>
+void counter_target_too_low(Memory* m) {
+  rounds<true, true, faulty ? -1 : 0>(m);
+}
+template <bool faulty>
+void counter_target_too_high(Memory* m) {
+  rounds<true, true, faulty ? 1 : 0>(m);
+}
+
+template <bool faulty>
+void shuffle_in_divergent_code(Memory* m) {
+  float x = m->in[threadIdx.x];
+  if (!faulty || threadIdx.x % 32 != 3) x = __shfl_xor_sync(0xFFFFFFFF, x, 1);
+  m->out[threadIdx.x] = x;
+}
+
+template <bool faulty>
+void misaligned_matrix(Memory* m) {
+  SHARED_MEMORY(shared);
+  auto* tile = reinterpret_cast<uint16_t*>(shared);
+  for (int i = threadIdx.x; i < 32 * 16; i += kThreads) tile[i] = 0;
+  __syncthreads();
+  uint32_t d[4];
+  ldmatrix_x4(d, tile + threadIdx.x % 32 * 8 + (faulty ? 1 : 0));
+  m->out[threadIdx.x] = float(d[0]);
+}
+
+template <bool faulty>
+void address_out_of_bounds(Memory* m) {
+  SHARED_MEMORY(shared);
+  cp_async16(shared + 16 * threadIdx.x + (faulty ? 4096 : 0), m->in);
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+
+// The product of two matrices that tell their elements apart, one fragment read amiss.
+template <bool faulty>
+void wrong_fragment(Memory* m) {
+  const int r = threadIdx.x % 32 / 4, q = threadIdx.x % 4 * 2;
+  const auto a = [](int row, int k) { return float(row - 2 * k); };
+  const auto b = [](int k, int column) { return float(k + 3 * column); };
+  uint32_t left[4], right[2];
+  for (int i = 0; i < 4; ++i) {
+    const int row = r + 8 * (i % 2), k = q + 8 * (i / 2);
+    left[i] = pack_bf16(a(row, k), a(row, k + 1));
+  }
+  for (int i = 0; i < 2; ++i) right[i] = pack_bf16(b(q + 8 * i, r), b(q + 8 * i + 1, r));
+  float d[4] = {};
+  mma<Bf16>(d, left, right[faulty], right[!faulty]);
+  for (int e = 0; e < 4; ++e) {
+    float sum = 0;
+    for (int k = 0; k < 16; ++k) sum += a(r + 8 * (e / 2), k) * b(k, q + e % 2);
+    if (d[e] != sum) emulator::fail("wrong product");
+  }
+}
+
+struct Kind {
+  const char* name;
+  void (*sound)(Memory*);
+  void (*faulty)(Memory*);
+  const char* found;  // part of the message
+  int blocks;
+};
+#define KIND(name, found, blocks) {#name, &name<false>, &name<true>, found, blocks}
+
+const Kind kKinds[] = {
+    KIND(missing_barrier, "race: read of shared memory", 1),
+    KIND(barrier_in_divergent_code, "barrier", 1),
+    KIND(missing_copy_wait, "unfinished copy", 1),
+    KIND(ring_one_stage_short, "race", 1),
+    KIND(counter_without_release, "race", kBlocks),
+    KIND(counter_without_acquire, "race", kBlocks),
+    KIND(counter_target_too_low, "race", kBlocks),
+    KIND(counter_target_too_high, "deadlock", kBlocks),
+    KIND(shuffle_in_divergent_code, "deadlock", 1),
+    KIND(misaligned_matrix, "not aligned", 1),
+    KIND(address_out_of_bounds, "out of bounds", 1),
+    KIND(wrong_fragment, "wrong product", 1),
+};
+
+std::string run(void (*kernel)(Memory*), int blocks, uint64_t seed) {
+  static Memory memory;
+  memory = Memory();
+  emulator::machine.options.seed = seed;
+  Launch how;
+  how.grid = dim3(blocks);
+  how.block = dim3(kThreads);
+  how.shared_bytes = 4096;
+  how.cooperative = blocks > 1;
+  const char* error = launch(kernel, how, nullptr, &memory);
+  return error ? error : "";
+}
+
+bool check(const Kind& kind) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    const std::string error = run(kind.sound, kind.blocks, seed);
+    if (error.empty()) continue;
+    std::printf("%s: false alarm: %s\n", kind.name, error.c_str());
+    return false;
+  }
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    const std::string error = run(kind.faulty, kind.blocks, seed);
+    if (error.find(kind.found) == error.npos) continue;
+    std::printf("%s: found: %s\n", kind.name, error.c_str());
+    return true;
+  }
+  std::printf("%s: not found\n", kind.name);
+  return false;
+}
+
+}  // namespace
+}  // namespace fused_rnn
+
+int main() {
+  using namespace fused_rnn;
+  bool all = true;
+  for (const Kind& kind : kKinds) all &= check(kind);
+  emulator::machine.options.resident = kBlocks - 1;
+  const std::string error = run(&counter_without_release<false>, kBlocks, 1);
+  all &= error == cuda::kTooLarge;
+  std::printf("grid_too_large: %s\n", error.c_str());
+  return all ? 0 : 1;
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// What test_emulator.py loads: the CUDA backend's own host code and kernels as a backend of CPU
+// tensors, and the emulator's switches.
+#include <torch/csrc/stable/library.h>
+
+#include "../../csrc/cuda/layer.h"
+#include "machine.h"
+#include "settings.h"
+
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("emulated_forward", TORCH_BOX(&fused_rnn::cuda::forward));
+  m.impl("emulated_backward", TORCH_BOX(&fused_rnn::cuda::backward));
+}
+
+namespace emulator {
+
+fused_rnn::cuda::Device emulated_device{132, 227 * 1024};
+
+extern "C" {
+#define EXPORTED __attribute__((visibility("default")))
+
+// `resident` of the processors are free.
+EXPORTED void emulator_set_device(int processors, int shared_bytes, int resident) {
+  emulated_device = {processors, shared_bytes};
+  machine.options.resident = resident;
+}
+
+EXPORTED void emulator_set_schedule(uint64_t seed) { machine.options.seed = seed; }
+
+EXPORTED void emulator_plant(int fault, int site) {
+  machine.options.fault = Fault(fault);
+  machine.options.fault_site = site;
+}
+
+// Of the last launch.
+EXPORTED uint64_t emulator_bank_conflicts() { return machine.statistics.bank_conflicts; }
+// Of the last launch that met any.
+EXPORTED int emulator_barriers() { return int(machine.barriers.size()); }
+}
+
+}  // namespace emulator

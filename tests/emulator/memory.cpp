@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+// Counters that may read as a recent value, and asynchronous copies that land at the wait.
+#include <algorithm>
+
+#include "machine.h"
+
+namespace emulator {
+namespace {
+
+constexpr size_t kRemembered = 4;
+
+struct Write {
+  uint64_t value;
+  int thread;  // -1: before the kernel, or by plain code
+  uint32_t time;
+  Clock released;
+};
+
+struct Sight {
+  int thread;
+  uint32_t time;
+  long at;  // which write it saw
+};
+
+// One word that is used atomically: its last values, and who has seen which.
+struct Word {
+  long first = 0;  // number of the oldest write remembered
+  std::vector<Write> writes;
+  std::vector<Sight> sights;
+  uint32_t version = 0;
+  std::vector<Thread*> pollers;
+
+  long last() const { return first + long(writes.size()) - 1; }
+  Write& write(long at) { return writes[size_t(at - first)]; }
+};
+
+std::unordered_map<const void*, Word> words;
+
+Word& word_at(const void* address, int bytes) {
+  Word& word = words[address];
+  uint64_t value = 0;
+  std::memcpy(&value, address, bytes);
+  if (word.writes.empty() || word.writes.back().value != value) {
+    word.first += long(word.writes.size());
+    word.writes = {Write{value, -1, 0, {}}};
+  }
+  return word;
+}
+
+// A thread that reads one unchanged word twice running is spinning: it sleeps until a write.
+void poll(Word& word, const void* address, void* where) {
+  Thread* thread = machine.current;
+  const uint64_t name = reinterpret_cast<uint64_t>(address);
+  if (thread->polled_word == name && thread->polled_version == word.version) {
+    word.pollers.push_back(thread);
+    suspend(State::kPolling, "polling load", where);
+  } else {
+    maybe_switch(2);
+  }
+  thread->polled_word = name;
+  thread->polled_version = word.version;
+}
+
+// The oldest write that the current thread may still read: nothing ordered rules it out.
+long oldest_allowed(Word& word) {
+  const Thread& thread = *machine.current;
+  long low = word.last();
+  while (low > word.first) {
+    const Write& write = word.write(low);
+    if (write.thread < 0 || knows(thread, write.thread) >= write.time) break;
+    --low;
+  }
+  for (const Sight& sight : word.sights) {
+    if (knows(thread, sight.thread) >= sight.time) low = std::max(low, sight.at);
+  }
+  return low;
+}
+
+void note_sight(Word& word, long at) {
+  const Thread& thread = *machine.current;
+  for (Sight& sight : word.sights) {
+    if (sight.thread == thread.id) {
+      sight = Sight{thread.id, thread.now, at};
+      return;
+    }
+  }
+  word.sights.push_back(Sight{thread.id, thread.now, at});
+}
+
+void wake_all(Word& word) {
+  for (Thread* thread : word.pollers) wake(thread);
+  word.pollers.clear();
+}
+
+unsigned char* checked_shared(const void* address, int bytes) {
+  const Block& block = *machine.current->block;
+  const auto* at = static_cast<const unsigned char*>(address);
+  const size_t offset = size_t(at - block.shared);
+  if (offset + bytes > machine.shape.shared_bytes) fail("shared address out of bounds");
+  if (offset % size_t(bytes)) fail("shared address not aligned");
+  return const_cast<unsigned char*>(at);
+}
+
+}  // namespace
+
+void forget_counters() { words.clear(); }
+
+bool wake_pollers() {
+  std::vector<Thread*> sleeping;
+  for (Thread& thread : machine.threads) {
+    if (thread.state == State::kPolling) sleeping.push_back(&thread);
+  }
+  for (auto& [address, word] : words) word.pollers.clear();
+  for (Thread* thread : sleeping) wake(thread);
+  return !sleeping.empty();
+}
+
+EMULATOR_PRIMITIVE uint64_t load(const void* from, int bytes, Order order) {
+  Thread* thread = machine.current;
+  if (machine.options.fault == Fault::kNoAcquire) order = Order::kRelaxed;
+  poll(words[from], from, EMULATOR_CALLER);
+  check_access(from, bytes, false, Access::kAtomic, EMULATOR_CALLER);
+  Word& word = word_at(from, bytes);
+  const long last = word.last(), low = oldest_allowed(word);
+  long at = last;
+  if (low < last && random_below(machine.stale_odds) == 0) at -= long(random_below(last - low + 1));
+  note_sight(word, at);
+  // A stale value is no reason to sleep: nothing may ever be written again.
+  if (at != last) thread->polled_word = 0;
+  const Write& write = word.write(at);
+  if (order == Order::kAcquire) learn(write.released);
+  return write.value;
+}
+
+EMULATOR_PRIMITIVE void add(uint32_t* to, uint32_t value, Order order) {
+  Thread* thread = machine.current;
+  if (machine.options.fault == Fault::kNoRelease) order = Order::kRelaxed;
+  maybe_switch(4);
+  check_access(to, 4, true, Access::kAtomic, EMULATOR_CALLER);
+  Word& word = word_at(to, 4);
+  // An addition continues the releases before it.
+  Clock released = word.writes.back().released;
+  if (order == Order::kRelease) {
+    released.resize(machine.threads.size());
+    merge_own(released, *thread);
+  }
+  const uint32_t sum = uint32_t(word.writes.back().value) + value;
+  if (word.writes.size() == kRemembered) {
+    word.writes.erase(word.writes.begin());
+    word.first++;
+  }
+  word.writes.push_back(Write{sum, thread->id, thread->now++, std::move(released)});
+  std::memcpy(to, &sum, 4);
+  word.version++;
+  machine.progress++;
+  wake_all(word);
+  maybe_switch(2);
+}
+
+EMULATOR_PRIMITIVE void cp_async(void* to, const void* from, int bytes) {
+  unsigned char* target = checked_shared(to, bytes);
+  if (reinterpret_cast<uint64_t>(from) % uint64_t(bytes)) fail("source of a copy not aligned");
+  check_access(from, bytes, false, Access::kPlain, EMULATOR_CALLER);
+  check_access(target, bytes, true, Access::kPlain, EMULATOR_CALLER);
+  std::memset(target, 0xFF, size_t(bytes));
+  mark_pending(target, bytes, true);
+  machine.current->copies.push_back(Copy{target, from, bytes, machine.current->copy_group});
+}
+
+void cp_async_commit() { machine.current->copy_group++; }
+
+void cp_async_wait(int left) {
+  Thread* thread = machine.current;
+  if (machine.options.fault == Fault::kNoCopyWait && left > 0) return;
+  auto& copies = thread->copies;
+  const auto under_way = [&](const Copy& copy) {
+    return copy.group + uint32_t(left) >= thread->copy_group;
+  };
+  for (const Copy& copy : copies) {
+    if (under_way(copy)) continue;
+    mark_pending(copy.to, copy.bytes, false);
+    std::memcpy(copy.to, copy.from, size_t(copy.bytes));
+  }
+  copies.erase(std::remove_if(copies.begin(), copies.end(),
+                              [&](const Copy& copy) { return !under_way(copy); }),
+               copies.end());
+  maybe_switch(8);
+}
+
+}  // namespace emulator

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""nvcc compiles every kernel, without spilling what has to stay in registers; no GPU is needed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fused_rnn import native
+from fused_rnn.native import CudaDevice, cuda_plan
+
+ROOT = Path(__file__).parent.parent
+H200 = CudaDevice(processors=132, shared_bytes=232448)
+A10 = CudaDevice(processors=72, shared_bytes=101376)
+# Launched once for all steps: what they spill is paid every step.
+PERSISTENT = re.compile(r"(block|exact|grid)_(forward|backward)_kernel")
+
+
+def kernels(architecture: str) -> dict[str, str]:
+    """What ptxas says of each kernel, by mangled name."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    if not Path(nvcc).exists():
+        pytest.skip("nvcc is not installed")
+    build = ROOT / "build" / f"cuda-{architecture}"
+    command = ["make", "-C", str(ROOT / "csrc" / "cuda"), f"-j{os.cpu_count()}", f"NVCC={nvcc}"]
+    command += [f"BUILD={build}", f"ARCHITECTURES={architecture}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, str] = {}
+    for log in build.glob("*.log"):
+        for part in log.read_text().split("Compiling entry function '")[1:]:
+            found[part.partition("'")[0]] = part
+    return found
+
+
+def check(architecture: str) -> None:
+    found = kernels(architecture)
+    persistent = {name: text for name, text in found.items() if PERSISTENT.search(name)}
+    assert len(persistent) >= 88
+    for name, text in persistent.items():
+        spilled = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)
+        assert spilled and not any(int(count) for count in spilled), f"{name}: {text}"
+
+
+def test_kernels_compile_for_hopper() -> None:
+    check("90a")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ["80", "100a"])
+def test_kernels_compile(architecture: str) -> None:
+    check(architecture)
+
+
+@pytest.mark.long
+def test_the_extension_links(tmp_path: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed")
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
+    command += ["--build-temp", str(tmp_path / "temp"), "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"FUSED_RNN_CUDA": "1"}, check=True)
+    assert list(tmp_path.glob("lib/fused_rnn/_C_cuda.*.so"))
+
+
+@pytest.fixture
+def planner() -> None:
+    if native.why_unavailable() is not None:
+        pytest.skip(f"native: {native.why_unavailable()}")
+
+
+def plan(dtype: torch.dtype, hidden: int, device: CudaDevice = H200, batch: int = 16) -> str:
+    return cuda_plan(
+        "lstm", dtype, steps=64, batch=batch, recurrences=2, hidden=hidden, device=device
+    )
+
+
+@pytest.mark.usefixtures("planner")
+def test_plans() -> None:
+    assert "tier S, 4 blocks of 256 threads, 8 rows" in plan(torch.bfloat16, 128)
+    assert "tier G, 18 blocks of 256 threads, 16 rows" in plan(torch.float16, 129)
+    assert "above 1024" in plan(torch.float16, 1025)
+    assert "128 blocks would have to run at once, on 72" in plan(torch.float16, 1024, A10)
+    assert "48 rows" in plan(torch.bfloat16, 512, batch=90)
+    assert "above 64" in plan(torch.bfloat16, 1024, batch=65)
+    assert "tier S, 32 blocks of 512 threads, 1 rows" in plan(torch.float32, 64)
+    assert "4 rows" in plan(torch.float32, 64, batch=128)
+    assert plan(torch.float32, 100, A10).startswith("tier L")
+    assert plan(torch.float64, 300).startswith("tier L")
+
+
+@pytest.mark.usefixtures("planner")
+def test_plans_of_unknown_things() -> None:
+    with pytest.raises(RuntimeError, match="dtype: expected float32"):
+        plan(torch.int8, 64)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""The CUDA kernels on a CUDA device: right, repeatable, capturable, and never stuck."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import CELLS, DTYPES, Case, Inputs, judge, make, options, run
+from torch import Tensor
+
+import fused_rnn
+from fused_rnn import native
+from fused_rnn.ops import PAIRS
+
+LARGER = [
+    Case("lstm", 9, batch, 40, hidden, "bf16", reverse=reverse, lengths=True, resets=True)
+    for batch, hidden, reverse in [
+        (3, 129, (0,)),
+        (40, 256, (0, 1)),
+        (64, 512, (1,)),
+        (17, 1000, (0,)),
+        (33, 1024, (0,)),
+        (9, 1500, (0,)),
+    ]
+]
+
+
+@pytest.fixture(autouse=True)
+def available() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    reason = native.why_cuda_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def on_device(case: Case) -> Inputs:
+    """The inputs of a case on the current CUDA device."""
+
+    def move(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.cuda()
+
+    i = make(case)
+    return Inputs(
+        *(move(tensor) for tensor in i[:3]),
+        [weight.cuda() for weight in i.weights],
+        *(move(tensor) for tensor in (i.lengths, i.resets)),
+        tuple(cotangent.cuda() for cotangent in i.cotangents),
+    )
+
+
+def found(case: Case) -> dict[str, Tensor]:
+    return {name: t.cpu() for name, t in run(case, on_device(case), "native").items()}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for c in CELLS for d in DTYPES for case in options(c, d) if not case.projection],
+    ids=str,
+)
+def test_every_option(case: Case) -> None:
+    judge(case, found(case), "native")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("case", LARGER, ids=str)
+def test_larger_layers(cell: str, case: Case) -> None:
+    case = replace(case, cell=cell)
+    judge(case, found(case), "native")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(("cell", "hidden"), [("lstm", 64), ("gru", 64), ("lstm", 256)])
+def test_thousands_of_steps(cell: str, hidden: int, dtype: str) -> None:
+    case = Case(cell, 2048, 2, 8, hidden, dtype)
+    judge(case, found(case), "native")
+
+
+@pytest.mark.parametrize("case", [Case("lstm", 33, 9, 8, 100, "bf16"), LARGER[1]], ids=str)
+def test_the_same_bits_every_time(case: Case) -> None:
+    inputs = on_device(case)
+    first = run(case, inputs, "native")
+    for _ in range(5):
+        for name, tensor in run(case, inputs, "native").items():
+            assert torch.equal(tensor, first[name]), name
+
+
+@pytest.mark.parametrize("hidden", [64, 256, 1500])
+@pytest.mark.parametrize("kind", [fused_rnn.FusedLSTM, fused_rnn.FusedGRU])
+def test_cuda_graphs(kind: type, hidden: int) -> None:
+    layer = kind(32, hidden, backend="native", device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(12, 5, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    leaves = [x, *layer.parameters()]
+
+    def step() -> list[Tensor]:
+        y = layer(x)[0]
+        return [y, *torch.autograd.grad(y, leaves, torch.ones_like(y))]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for _ in range(3):
+        with torch.no_grad():
+            x.copy_(torch.randn_like(x))
+        graph.replay()
+        for mine, expected in zip(captured, step(), strict=True):
+            assert torch.equal(mine, expected)
+
+
+@pytest.mark.parametrize("hidden", [64, 256])
+def test_nan_and_inf_end(hidden: int) -> None:
+    case = Case("gru", 40, 9, 8, hidden, "bf16")
+    inputs = on_device(case)
+    inputs.x[1, 0], inputs.x[2, 1] = torch.nan, torch.inf
+    y = run(case, inputs, "native")["y"]
+    assert y[1:, 0].isnan().all()
+    assert y[:, 2:].isfinite().all()
+
+
+@pytest.mark.long
+def test_two_streams_and_many_launches() -> None:
+    """Grids that each take most of the device, on two streams, between kernels that delay them."""
+    case = Case("lstm", 64, 16, 32, 512, "bf16")
+    inputs = on_device(case)
+    arguments = (*inputs[:3], inputs.weights, None, None, "lstm", (0,), True)
+    expected = PAIRS["native"].forward(*arguments)[0]
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    outputs = []
+    for number in range(400):
+        with torch.cuda.stream(streams[number % 2]):
+            torch.cuda._sleep(1000 * (number * 7919 % 50))
+            outputs.append(PAIRS["native"].forward(*arguments)[0])
+        if number % 50 == 49:
+            torch.cuda.synchronize()
+            assert all(torch.equal(output, expected) for output in outputs)
+            outputs.clear()

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""The CUDA backend's sources on an emulated GPU: right on any schedule, and faults are found."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import emulated
+import pytest
+import torch
+from cases import CELLS, Case, judge, make, options, run
+from emulated import BUILD, Device, Emulator, Fault
+from torch import Tensor
+
+from fused_rnn import ops
+
+HALF, EXACT = "bf16", "fp32"
+# Two words a copy, and one by one: even and odd hidden sizes. The second needs the larger tile.
+FAULTY = ("gru", "gru_reset_before", "lstm")
+SHAPES = [Case("lstm", 7, 9, 4, 36), Case("lstm", 7, 3, 4, 69, reverse=(0, 1))]
+RAGGED = Case("lstm", 7, 9, 4, 22, reverse=(0, 1), lengths=True, resets=True)
+# Several blocks that meet after each step, which takes more than one block's 128 units.
+GRID = Case("lstm", 4, 9, 4, 136, HALF, lengths=True, resets=True)
+WIDE = replace(GRID, steps=3, batch=20, hidden=141, reverse=(1,))
+BOTH = replace(GRID, steps=3, batch=3, hidden=130, reverse=(0, 1), bias=False, states=False)
+TIERS = [(HALF, Device.HOPPER), (EXACT, Device.HOPPER), (HALF, Device.NO_SHARED_MEMORY)]
+
+
+@pytest.fixture
+def machine() -> Emulator:
+    return emulated.emulator()
+
+
+def every(cell: str, dtype: str) -> list[Case]:
+    """The options, but for projections, which these kernels do not know."""
+    return [case for case in options(cell, dtype) if not case.projection]
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype"), [*product(CELLS, ("bf16",)), *product(FAULTY, ("fp64",)), ("lstm", "fp16")]
+)
+def test_every_option(machine: Emulator, cell: str, dtype: str) -> None:
+    for seed, case in enumerate(every(cell, dtype)):
+        machine.schedule(seed)
+        judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_option_by_library_products(machine: Emulator, cell: str) -> None:
+    machine.use(Device.NO_SHARED_MEMORY)
+    for case in [*every(cell, "fp64")[2::2], every(cell, "bf16")[-2], every(cell, "fp32")[-2]]:
+        judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
+
+
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "gru_reset_before", "lstm"])
+def test_shapes_of_tiles(machine: Emulator, cell: str, case: Case) -> None:
+    for dtype in (HALF, EXACT):
+        one = replace(case, cell=cell, dtype=dtype)
+        judge(one, run(one, make(one), emulated.NAME), emulated.NAME)
+
+
+@pytest.mark.parametrize("cell", ["gru", "gru_reset_before", "lstm"])
+@pytest.mark.parametrize("dtype", [HALF, EXACT])
+def test_every_schedule_gives_the_same_bits(machine: Emulator, cell: str, dtype: str) -> None:
+    case = replace(RAGGED, cell=cell, dtype=dtype, hidden=20, batch=3)
+    inputs = make(case)
+    first = run(case, inputs, emulated.NAME)
+    judge(case, first, emulated.NAME)
+    for seed in range(2, 14):
+        machine.schedule(seed)
+        for name, found in run(case, inputs, emulated.NAME).items():
+            assert torch.equal(found, first[name]), f"{name} at seed {seed}"
+
+
+@pytest.mark.parametrize("case", [GRID, WIDE, BOTH], ids=str)
+@pytest.mark.parametrize("cell", ["rnn_relu", "gru", "lstm"])
+def test_blocks_that_meet(machine: Emulator, cell: str, case: Case) -> None:
+    case = replace(case, cell=cell, dtype="fp16" if cell == "gru" else HALF)
+    judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
+
+
+@pytest.mark.parametrize("device", [Device.SMALL, Device.CROWDED])
+def test_fewer_multiprocessors(machine: Emulator, device: Device) -> None:
+    machine.use(device)
+    judge(WIDE, run(WIDE, make(WIDE), emulated.NAME), emulated.NAME)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_every_meeting_gives_the_same_bits(machine: Emulator, cell: str) -> None:
+    case = replace(GRID, cell=cell, steps=7, lengths=False)
+    first, _ = passes(case)
+    for seed in range(2, 14):
+        machine.schedule(seed)
+        found, _ = passes(case)
+        assert all(torch.equal(*pair) for pair in zip(found, first, strict=True)), f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "hidden"), [*((*tier, 20) for tier in TIERS), (HALF, Device.HOPPER, 136)]
+)
+def test_nan_and_inf_end(machine: Emulator, dtype: str, device: Device, hidden: int) -> None:
+    machine.use(device)
+    case = Case("gru", 4, 3, 4, hidden, dtype)
+    inputs = make(case)
+    inputs.x[1, 0], inputs.x[2, 1] = torch.nan, torch.inf
+    found = run(case, inputs, emulated.NAME)
+    assert found["y"][1:, 0].isnan().all()
+    assert found["y"][:, 2].isfinite().all()
+
+
+def passes(case: Case) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
+    """The results of the forward op and the arguments of the backward one."""
+    i = make(case)
+    pair = ops.PAIRS[emulated.NAME]
+    tensors = (i.x, i.h0, i.c0, i.weights, i.lengths, i.resets)
+    y, hn, cn, tape = pair.forward(*tensors, case.cell, case.reverse, True)
+    dy, dhn, *dcn = i.cotangents
+    arguments = (dy, dhn, dcn[0] if dcn else None, *tensors, y, tape, case.cell, case.reverse)
+    return (y, hn, cn, tape), (*arguments, True, True, True)
+
+
+@pytest.mark.parametrize(("dtype", "device"), TIERS)
+def test_backward_leaves_its_arguments(machine: Emulator, dtype: str, device: Device) -> None:
+    machine.use(device)
+    for cell in ("gru", "gru_reset_before", "lstm"):
+        (y, _, _, tape), arguments = passes(replace(RAGGED, cell=cell, dtype=dtype))
+        before = y.clone(), tape.clone()
+        backward = ops.PAIRS[emulated.NAME].backward
+        once, again = backward(*arguments), backward(*arguments)
+        assert all(torch.equal(*pair) for pair in zip(once[:3], again[:3], strict=True))
+        assert torch.equal(y, before[0])
+        # Steps past a row's end are never written, and may be anything.
+        assert torch.equal(tape.nan_to_num(), before[1].nan_to_num())
+
+
+@pytest.mark.parametrize(("dtype", "device"), TIERS)
+def test_missing_cotangents(machine: Emulator, dtype: str, device: Device) -> None:
+    machine.use(device)
+    _, arguments = passes(replace(RAGGED, dtype=dtype))
+    backward = ops.PAIRS[emulated.NAME].backward
+    zeros = [torch.zeros_like(cotangent) for cotangent in arguments[:3]]
+    for place in range(3):
+        absent, zero = list(arguments), list(arguments)
+        absent[place], zero[place] = None, zeros[place]
+        for found, expected in zip(backward(*absent)[:3], backward(*zero)[:3], strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_matrix_loads_meet_no_bank_twice(machine: Emulator) -> None:
+    case = Case("lstm", 2, 8, 4, 128, "bf16")
+    passes(case)
+    assert machine.bank_conflicts() == 0
+
+
+def test_every_kind_of_fault_is_found() -> None:
+    emulated.emulator()
+    done = subprocess.run([BUILD / "faults"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def expect_races(machine: Emulator, run: Callable[[], object]) -> None:
+    """Every barrier that `run` meets is missed when it is left out."""
+    run()
+    barriers = machine.barriers()
+    assert barriers >= 2
+    for site in range(barriers):
+        machine.plant(Fault.NO_BARRIER, site)
+        with pytest.raises(RuntimeError, match="race"):
+            run()
+    machine.plant(Fault.NONE)
+
+
+@pytest.mark.parametrize(
+    ("case", "device"),
+    [
+        *((Case(c, 5, 5, 4, 36, d), Device.HOPPER) for c in FAULTY for d in (HALF, EXACT)),
+        (replace(GRID, cell="gru"), Device.HOPPER),
+        (WIDE, Device.SMALL),
+    ],
+    ids=str,
+)
+def test_no_barrier_can_be_left_out(machine: Emulator, case: Case, device: Device) -> None:
+    machine.use(device)
+    expect_races(machine, lambda: passes(case))
+    _, arguments = passes(case)
+    # Without the weight gradients, whose kernels meet no barrier.
+    expect_races(machine, lambda: ops.PAIRS[emulated.NAME].backward(*arguments[:-1], False))
+
+
+@pytest.mark.parametrize("fault", [Fault.NO_RELEASE, Fault.NO_ACQUIRE])
+def test_counters_need_their_order(machine: Emulator, fault: Fault) -> None:
+    _, arguments = passes(GRID)
+    machine.plant(fault)
+    with pytest.raises(RuntimeError, match="race: read of global memory"):
+        passes(GRID)
+    with pytest.raises(RuntimeError, match="race: read of global memory"):
+        ops.PAIRS[emulated.NAME].backward(*arguments)
+
+
+@pytest.mark.parametrize("cell", FAULTY)
+def test_no_wait_for_copies_can_be_left_out(machine: Emulator, cell: str) -> None:
+    case = Case(cell, 5, 5, 4, 36, "bf16")
+    _, arguments = passes(case)
+    machine.plant(Fault.NO_COPY_WAIT)
+    with pytest.raises(RuntimeError, match="unfinished copy"):
+        passes(case)
+    with pytest.raises(RuntimeError, match="unfinished copy"):
+        ops.PAIRS[emulated.NAME].backward(*arguments)
