@@ -15,8 +15,8 @@ from fused_rnn.ops import GATES
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
 _BACKENDS = {
-    "native": "C++ kernels of this package",
-    "triton": "Triton kernels of this package",
+    "native": "C++ kernels of this package; CUDA kernels compiled and emulated, not yet run on a GPU",
+    "triton": "Triton kernels of this package, interpreted and compiled, not yet run on a GPU",
     "torch": "PyTorch's own layers (oneDNN, cuDNN or step by step)",
     "reference": "plain PyTorch operations; the oracle of the tests",
 }
@@ -89,10 +89,15 @@ def support_table() -> str:
     return report.table(header, lines, words=len(header))
 
 
+def recorded() -> list[Path]:
+    """The files of rows that `bench.run` wrote; other benchmarks keep theirs beside them."""
+    return sorted(RESULTS.glob("cpu*.jsonl"))
+
+
 def speed_section() -> str:
     """One summary for each file of results, with its hardware named."""
     parts = []
-    for path in sorted(RESULTS.glob("*.jsonl")):
+    for path in recorded():
         rows = report.load([path])
         more = f"[All cases](bench/results/{path.stem}.md)."
         parts += [report.summary(report.compare(rows)), f"{report.hardware(rows)} {more}"]
@@ -122,7 +127,7 @@ def main() -> int:
     """Writes the reports, the charts and README."""
     from bench import charts
 
-    for path in sorted(RESULTS.glob("*.jsonl")):
+    for path in recorded():
         path.with_suffix(".md").write_text(report_of(path), encoding="utf-8")
         charts.draw(report.compare(report.load([path])), path.with_suffix(""))
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -25,7 +25,7 @@ def test_generated_sections_are_up_to_date() -> None:
 
 
 def test_reports_beside_the_results_are_up_to_date() -> None:
-    for path in publish.RESULTS.glob("*.jsonl"):
+    for path in publish.recorded():
         report = path.with_suffix(".md").read_text(encoding="utf-8")
         assert report == publish.report_of(path), "run `python -m bench.publish`"
 
