@@ -15,8 +15,8 @@ from fused_rnn.ops import GATES
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
 _BACKENDS = {
-    "native": "C++ kernels of this package; CUDA kernels compiled and emulated, not yet run on a GPU",
-    "triton": "Triton kernels of this package, interpreted and compiled, not yet run on a GPU",
+    "native": "C++ kernels of this package; its CUDA kernels are emulated, not yet run on a GPU",
+    "triton": "Triton kernels of this package, interpreted, not yet run on a GPU",
     "torch": "PyTorch's own layers (oneDNN, cuDNN or step by step)",
     "reference": "plain PyTorch operations; the oracle of the tests",
 }
