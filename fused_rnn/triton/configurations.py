@@ -22,6 +22,7 @@ class Block(NamedTuple):
     block_h: int
     block_b: int
     warps: int
+    multiple: int = 1  # what H is one of: addresses of odd sizes take registers that weights need
 
 
 class Grid(NamedTuple):
@@ -40,7 +41,7 @@ TABLE: dict[int, dict[int, Block | Grid]] = {
     16: {
         32: Block(32, 16, 4),
         64: Block(64, 16, 4),
-        128: Block(128, 16, 8),
+        128: Block(128, 16, 8, multiple=16),
         256: Grid(32, 8, 16, 16, True, 8),
         512: Grid(64, 8, 16, 16, True, 8),
         1024: Grid(128, 8, 16, 16, True, 8),
@@ -70,7 +71,9 @@ def shared_bytes(form: Block | Grid, cell: str, dtype: torch.dtype) -> int:
 def choose(cell: str, hidden: int, dtype: torch.dtype, device: Device) -> Block | Grid:
     """The configuration of all steps of a layer: the first of the table that fits."""
     for most, form in TABLE[dtype.itemsize * 8].items():
-        if hidden <= most and shared_bytes(form, cell, dtype) <= device.shared:
+        if hidden > most or (isinstance(form, Block) and hidden % form.multiple):
+            continue
+        if shared_bytes(form, cell, dtype) <= device.shared:
             return form
     return streamed(dtype)
 
