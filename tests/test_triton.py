@@ -48,6 +48,8 @@ def test_kernels_under_the_interpreter(selection: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        # Programs that wait for each other where they run one after another would do so for ever.
+        timeout=900,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert " passed" in ran.stdout and "skipped" not in ran.stdout
