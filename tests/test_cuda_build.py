@@ -38,23 +38,13 @@ def kernels(architecture: str) -> dict[str, str]:
     return found
 
 
-def check(architecture: str) -> None:
-    found = kernels(architecture)
+def test_kernels_compile_for_hopper() -> None:
+    found = kernels("90a")
     persistent = {name: text for name, text in found.items() if PERSISTENT.search(name)}
     assert len(persistent) >= 88
     for name, text in persistent.items():
         spilled = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)
         assert spilled and not any(int(count) for count in spilled), f"{name}: {text}"
-
-
-def test_kernels_compile_for_hopper() -> None:
-    check("90a")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("architecture", ["80", "100a"])
-def test_kernels_compile(architecture: str) -> None:
-    check(architecture)
 
 
 @pytest.mark.long
@@ -97,3 +87,14 @@ def test_plans() -> None:
 def test_plans_of_unknown_things() -> None:
     with pytest.raises(RuntimeError, match="dtype: expected float32"):
         plan(torch.int8, 64)
+
+
+@pytest.mark.parametrize(("capability", "reason"), [((8, 0), "has 8.0"), ((9, 0), None)])
+def test_other_devices_are_refused(
+    capability: tuple[int, int], reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_CUDA_REASON", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    found = native.why_cuda_unavailable.__wrapped__()
+    assert found is None if reason is None else reason in found
