@@ -52,18 +52,22 @@ const void* data(const std::optional<Tensor>& tensor) {
 
 // A contiguous tensor, uninitialised. The shim is called directly: finding an operator by its name
 // takes longer than a small layer.
-Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
+Tensor make(const int64_t* sizes, size_t dims, ScalarType dtype) {
   std::array<int64_t, 5> strides;
   int64_t stride = 1;
-  for (size_t i = shape.size(); i-- > 0;) {
+  for (size_t i = dims; i-- > 0;) {
     strides[i] = stride;
-    stride *= std::max<int64_t>(shape.begin()[i], 1);
+    stride *= std::max<int64_t>(sizes[i], 1);
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.begin(),
-                                                         strides.data(), int32_t(dtype),
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, strides.data(),
+                                                         int32_t(dtype),
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
+}
+
+Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
+  return make(shape.begin(), shape.size(), dtype);
 }
 
 // Memory aligned for vectors; in huge pages, where large, so that long walks over packed weights
@@ -275,7 +279,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     const Tensor* w = weights.data() + n * layer.per_recurrence;
     void* pointers[5] = {};
     for (int i = 0; i < layer.per_recurrence; ++i) {
-      dweights.push_back(torch::stable::empty_like(w[i]));
+      dweights.push_back(make(w[i].sizes().data(), size_t(w[i].dim()), layer.dtype));
       pointers[i] = dweights.back().mutable_data_ptr();
     }
     grads.push_back(WeightGrads{pointers[0], pointers[1], layer.bias ? pointers[2] : nullptr,

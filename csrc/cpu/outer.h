@@ -36,6 +36,10 @@ struct GradSum {
   }
 };
 
+// Sums over rows of the chunk are taken in blocks of this many, for the sake of accuracy: few
+// enough beside what a reference that sums step by step takes at once.
+constexpr int64_t kBlock = 32;
+
 // Rows first .. first + rows of a gradient, from the columns of `a` that start at `column`.
 struct Segment {
   int64_t column, first, rows;
@@ -78,6 +82,7 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int6
     tile.b = panel;
     tile.b_step = vecs * L;
     tile.K = K;
+    tile.chain = kBlock;
     tile.c_stride = tile.init_stride = grad.ld;
     for (const Segment& segment : segments) {
       const Range mine(segment.rows, rank, size);
@@ -96,9 +101,6 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int6
     }
   }
 }
-
-// Sums of single columns are taken in blocks of this many, for the sake of accuracy.
-constexpr int64_t kBlock = 32;
 
 // sum[column] += the column's sum over K rows of a, for this thread's vectors of columns.
 template <class C>

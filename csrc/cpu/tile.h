@@ -2,7 +2,7 @@
 // The matrix product micro-kernel: a few rows of A against one packed panel of B.
 //
 // A panel is (K, V, lanes): V vectors of output columns for each k. Every output element is the
-// sum, in order, of chains of kChain fused multiply-adds each, whatever the number of rows in the
+// sum, in order, of chains of so many fused multiply-adds each, whatever the number of rows in the
 // tile, so that a row's result does not depend on the batch it came with. One chain over all of a
 // long K would lose accuracy against the blocked sums of a library's product.
 #pragma once
@@ -32,6 +32,7 @@ struct TileArgs {
   int64_t init_stride;  // 0: the same for all rows
   C* c;                 // row r at c + r * c_stride
   int64_t c_stride;
+  int64_t chain = kChain;
 };
 
 // One step along k: what Tile adds to its sums.
@@ -102,7 +103,7 @@ void tile(const TileArgs<SumOf<Op>>& args) {
   const C* base = args.init;
   int64_t base_stride = args.init_stride, k = 0;
   do {
-    const int64_t end = k + kChain < args.K ? k + kChain : args.K;
+    const int64_t end = k + args.chain < args.K ? k + args.chain : args.K;
     Vec<C> acc[R][V] = {};
     for (; k < end; k += Step::kAtOnce)
       Step::add(acc, a, k * a_step, b + k * b_step, kAhead * a_step);
