@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Ground floor upwards; a module imports from its own floor or a lower one.
 FLOORS = (
-    {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton", "_C"},
+    {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
+    | {"_C", "_C_cuda"},
     {"transforms", "packing", "precision"},
     {"autograd", "backends"},
     {"functional"},
@@ -67,7 +68,7 @@ def test_arrows_point_down(path: Path) -> None:
     for other in {part(name) for name in imports(path) if name.startswith("fused_rnn")} - {own}:
         assert floor(other) <= floor(own), f"{own} imports {other}"
         if own in BACKENDS:
-            assert other in ("ops", "_C"), f"backend {own} imports {other}"
+            assert other in ("ops", "_C", "_C_cuda"), f"backend {own} imports {other}"
         if floor(own) == len(FLOORS) - 1:
             allowed = LAYERS | FLOORS[-1] | (DOCTOR if path.stem == "doctor" else set())
             assert other in allowed, f"application {path.name} imports {other}"
