@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import gpu, gpu_providers, gpu_report, machine
+from bench import gpu, gpu_providers, gpu_report, machine, publish
 from bench.cases import Case
 from bench.harness import Row, empty_row
 from bench.problems import Problem
@@ -116,3 +116,16 @@ def test_tables_say_what_is_missing() -> None:
     full = gpu_report.full(recorded())
     assert "- fused_rnn-triton: failed: RuntimeError: no (1)" in full
     assert "| gpu/lstm-B3-T5-I8-H16-bfloat16 | inference |" in full
+
+
+def test_what_has_run_is_no_longer_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    assert "No GPU has run" in publish.gpu_section() and not publish.reports()
+    served = {"fused_rnn": "native", "fused_rnn-triton": "triton"}
+    rows = [found | {"served_by": served.get(found["provider"])} for found in recorded()]
+    rows = [found for found in rows if found["provider"] != "fused_rnn-triton"]
+    (tmp_path / "gpu-quick.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    table = publish.support_table()
+    assert "compiled and emulated" not in table and "compiled and interpreted" in table
+    assert "[gpu-quick](bench/results/gpu-quick.md)" in publish.gpu_section()
+    assert list(publish.reports()) == [tmp_path / "gpu-quick.md"]
