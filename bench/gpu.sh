@@ -92,11 +92,12 @@ case $part in
     triton
     build || failed+=(build)
     check cuda tests/test_cuda_device.py -m 'not long'
+    check applications tests/test_search_graphs.py tests/test_language_model.py -k on_a_gpu
     for job in "${!jobs[@]}"; do wait "$job" || failed+=("${jobs[$job]}"); done
     check both tests/test_triton_device.py -k shared_with
     check first-call tests/test_triton_device.py -k first_call
     rm -rf "$TRITON_CACHE_DIR"
-    verdicts cuda both "${jobs[@]}" first-call
+    verdicts cuda applications both "${jobs[@]}" first-call
     ;;
   quick | grid)
     $python -c 'import torch, fused_rnn._C_cuda' 2>/dev/null || build ||
