@@ -161,7 +161,8 @@ def load_before(p_step, p_start, o_start, seen, first, m):
     before = tl.load(p_step, mask=m & (seen & ~first)[None, :], other=0.0).to(tl.float32)
     if p_start is not None:
         m_start = m & (seen & first)[None, :]
-        before += tl.load(p_start + o_start, mask=m_start, other=0.0).to(tl.float32)
+        start = tl.load(p_start + o_start, mask=m_start, other=0.0).to(tl.float32)
+        before = tl.where(first[None, :], start, before)
     return before
 
 
