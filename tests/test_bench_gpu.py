@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench import gpu, gpu_providers, gpu_report, machine, publish
+from bench import gpu, gpu_providers, gpu_report, machine, peers, problems, publish
 from bench.cases import Case
 from bench.harness import Row, empty_row
 from bench.problems import Problem
-from bench.providers import Call
+from bench.providers import Call, Unavailable
 from fused_rnn import native
 
 TIMES = {"p20": 1e-3, "p50": 2e-3, "p80": 3e-3, "peak_bytes": 100}
@@ -129,3 +129,15 @@ def test_what_has_run_is_no_longer_owed(tmp_path: Path, monkeypatch: pytest.Monk
     assert "compiled and emulated" not in table and "compiled and interpreted" in table
     assert "[gpu-quick](bench/results/gpu-quick.md)" in publish.gpu_section()
     assert list(publish.reports()) == [tmp_path / "gpu-quick.md"]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_flashrnn_is_asked_for_the_case(cell: str, steps: int) -> None:
+    """With its plain PyTorch backend, where its wheel is at hand."""
+    problem = problems.make(SMALL._replace(cell=cell, steps=steps, dtype="float32"))
+    try:
+        call = peers.flashrnn(problem, "train", "vanilla")
+    except Unavailable as reason:
+        pytest.skip(f"FlashRNN {reason}")
+    assert problems.Gate(problem, "train").worst(call.tensors(call.run())) <= 1
