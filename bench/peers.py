@@ -235,6 +235,8 @@ def flashrnn(problem: Problem, mode: str, backend: str) -> Call:
         raise Unavailable("FlashRNN has one layer and one direction")
     if backend == "cuda_fused" and case.cell == "gru":
         raise Unavailable("FlashRNN has no fused GRU; see its alternating kernels")
+    if backend == "triton_fused" and case.cell != "lstm":
+        raise Unavailable("FlashRNN has Triton kernels of the LSTM only")
     try:
         package = importlib.import_module("flashrnn")
     except ImportError as error:
