@@ -1,47 +1,63 @@
 # SPDX-License-Identifier: MIT
-"""The CUDA kernels and their peers on one GPU, case by case into a file that a next run resumes.
+"""Our GPU kernels and their peers, case by case into a file that a next run resumes.
 
 python -m bench.gpu quick|grid OUTDIR [--seconds N]
 """
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
-from bench import machine, problems
+from bench import first_call, gpu_report, machine, problems
 from bench.cases import Case
-from fused_rnn import backends, testing
+from bench.gpu_providers import BUILDS, COMPILED, FAILURES, dtype_of
+from bench.harness import Row, empty_row
+from bench.problems import Gate, Problem
+from bench.providers import Call, NoPeer, Unavailable, query_of
+from bench.race import LEAVE
+from fused_rnn import backends
 
 _HIDDEN = (64, 128, 256, 512, 768, 1024, 2048)
 _BATCH = (1, 8, 16, 64, 128)
 _STEPS = (64, 1024, 1)
-# Unrolled by the compiler: beyond, it takes minutes to compile.
-_COMPILED = 64
+# B, T, H of the cases that are worth minutes of compilation.
+_COMPILED_SHAPES = ((16, 64, 128), (64, 64, 512), (16, 1024, 768))
 # Enough to push everything out of the second-level cache.
 _FLUSH_BYTES = 256 << 20
 # A gate walks the same kernels on a shorter sequence, where float64 takes no minutes.
 _GATE_STEPS = 64
 _WARMUP, _SAMPLES, _SECONDS = 3, 30, 2.0
 
-Run = Callable[[], list[Tensor]]
+Timer = Callable[[Callable[[], Any]], dict[str, Any]]
+
+
+class Task(NamedTuple):
+    """What is measured and written at once."""
+
+    case: Case
+    mode: str
+    providers: tuple[str, ...]
 
 
 def _case(cell: str, batch: int, steps: int, hidden: int, dtype: str = "bfloat16") -> Case:
-    return Case(cell, batch, steps, hidden, hidden, "the CUDA grid", "gpu", dtype)
+    step = steps == 1
+    case = Case(
+        cell, batch, steps, hidden, hidden, "the GPU grid", "step" if step else "gpu", dtype
+    )
+    return case._replace(modes=("step", "train")) if step else case
 
 
 def cases(part: str) -> list[Case]:
     """The cases of a part, the most telling first."""
     if part == "quick":
-        shapes = ((16, 1024, 768), (16, 64, 128), (64, 64, 512), (1, 1024, 1024), (16, 1, 512))
+        first = ((16, 1024, 768), (16, 64, 128), (64, 64, 512))
+        shapes = (*first, (16, 1, 512), (1, 1024, 1024), (16, 1024, 64))
         return [_case(cell, *shape) for shape in shapes for cell in ("lstm", "gru")]
     grid = [
         _case(cell, batch, steps, hidden)
@@ -55,107 +71,22 @@ def cases(part: str) -> list[Case]:
     return [*grid, *named, both, both._replace(directions=1, ragged="lengths")]
 
 
-def _call(
-    layer: nn.Module, problem: problems.Problem, mode: str, extra: dict[str, Any] | None = None
-) -> Run:
-    """A call of a layer on the GPU that returns outputs and, in training, all gradients."""
-    train = mode == "train"
-    x = problem.x.cuda().requires_grad_(train)
-    states = tuple(state.cuda().requires_grad_(train) for state in problem.states)
-    hx = None if not states else states if len(states) == 2 else states[0]
-    cotangents = [cotangent.cuda() for cotangent in problem.cotangents]
-    leaves = [x, *states, *layer.parameters()]
-
-    def run() -> list[Tensor]:
-        with torch.set_grad_enabled(train):
-            y, state = layer(x, hx, **(extra or {}))
-        outputs = [y, *(state if isinstance(state, tuple) else (state,))]
-        if not train:
-            return outputs
-        return [*outputs, *torch.autograd.grad(outputs, leaves, cotangents)]
-
-    return run
+def tasks(part: str) -> Iterator[Task]:
+    """What a part measures: first calls, then all that is soon ready, then the rest."""
+    for hidden in (128, 1024):
+        yield Task(_case("lstm", 16, 64, hidden), "first call", ("fused_rnn-triton",))
+    chosen = cases(part)
+    for case in chosen:
+        # A case in float16 has torch.nn in float16 already.
+        twice = case.dtype == "float16"
+        names = tuple(n for n in BUILDS if n not in COMPILED and not (twice and "float16" in n))
+        yield from (Task(case, mode, names) for mode in case.modes)
+    for case in chosen:
+        if (case.batch, case.steps, case.hidden) in _COMPILED_SHAPES and case.layers == 1:
+            yield from (Task(case, mode, COMPILED) for mode in case.modes)
 
 
-def _graphed(run: Run) -> Run:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = run()
-
-    def replay() -> list[Tensor]:
-        graph.replay()
-        return results
-
-    return replay
-
-
-def providers(problem: problems.Problem, mode: str) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """Names, and what makes the call of each; ours first."""
-    lengths = None if problem.lengths is None else problem.lengths.cuda()
-    extra = {} if lengths is None else {"lengths": lengths}
-
-    def ours(backend: str) -> Run:
-        return _call(problems.fused(problem, backend).cuda(), problem, mode, extra)
-
-    def peer(dtype: torch.dtype) -> Run:
-        cast = problem._replace(
-            x=problem.x.to(dtype),
-            states=tuple(state.to(dtype) for state in problem.states),
-            cotangents=tuple(cotangent.to(dtype) for cotangent in problem.cotangents),
-        )
-        layer = problems.make(problem.case).layer.to("cuda", dtype)
-        layer.flatten_parameters()
-        return _call(layer, cast, mode)
-
-    def compiled() -> Run:
-        layer: Any = torch.compile(problems.fused(problem, "reference").cuda(), dynamic=False)
-        return _call(layer, problem, mode, extra)
-
-    yield "fused_rnn", lambda: ours("native")
-    yield "fused_rnn-graph", lambda: _graphed(ours("native"))
-    if lengths is not None:
-        return
-    dtype = problem.x.dtype
-    yield "torch.nn", lambda: peer(dtype)
-    yield "torch.nn-graph", lambda: _graphed(peer(dtype))
-    if dtype != torch.float16:
-        yield "torch.nn-float16", lambda: peer(torch.float16)
-        yield "torch.nn-float16-graph", lambda: _graphed(peer(torch.float16))
-    if problem.case.steps == _COMPILED and problem.case.hidden in (128, 512):
-        yield "torch.compile", compiled
-
-
-def gate(case: Case, mode: str) -> float:
-    """The worst error of our layer over its budget, on a sequence of at most 64 steps."""
-    problem = problems.make(case._replace(steps=min(case.steps, _GATE_STEPS)))
-    lengths = None if problem.lengths is None else problem.lengths.cuda()
-    extra = {} if lengths is None else {"lengths": lengths}
-    found = _call(problems.fused(problem, "native").cuda(), problem, mode, extra)()
-
-    def reference(dtype: torch.dtype) -> list[Tensor]:
-        cast = problem._replace(
-            x=problem.x.to(dtype),
-            states=tuple(state.to(dtype) for state in problem.states),
-            cotangents=tuple(cotangent.to(dtype) for cotangent in problem.cotangents),
-        )
-        layer = problems.fused(problem, "reference", dtype).cuda()
-        return _call(layer, cast, mode, extra)()
-
-    worst = 0.0
-    truth = reference(torch.float64)
-    for mine, true, theirs in zip(found, truth, reference(problem.x.dtype), strict=True):
-        budget = testing.error_budget(true, theirs, problem.x.dtype)
-        error = testing.errors(mine, true)
-        worst = max(worst, *(e / b for e, b in zip(error, budget, strict=True) if b or e))
-    return worst
-
-
-def timed(run: Run) -> dict[str, Any]:
+def timed(run: Callable[[], Any]) -> dict[str, Any]:
     """p20, p50, p80 in seconds by CUDA events, caches flushed before each; and peak bytes."""
     for _ in range(_WARMUP):
         run()
@@ -180,71 +111,95 @@ def timed(run: Run) -> dict[str, Any]:
     return {"p20": cuts[1], "p50": cuts[4], "p80": cuts[7], "peak_bytes": peak}
 
 
-def measure(case: Case, mode: str) -> Iterator[dict[str, Any]]:
-    """A row for each provider: times, or the reason why there are none."""
-    problem = problems.make(case)
-    reverse = (0, 1) if case.directions == 2 else (0,)
-    query = backends.Query(
-        *(case.cell, problem.x.dtype, "cuda", reverse),
-        shape=(case.steps, case.batch, case.hidden),
-    )
-    row: dict[str, Any] = {"case": case.name, "cell": case.cell, "mode": mode}
-    row |= {"batch": case.batch, "steps": case.steps, "hidden": case.hidden, "dtype": case.dtype}
-    row["plan"] = backends.explain(query, "native")
-    row["error"] = gate(case, mode)
-    for name, make in providers(problem, mode):
-        if name.startswith("fused_rnn") and row["error"] > 1:
-            yield row | {"provider": name, "reason": "beyond the tolerance, not timed"}
-            continue
+class _Desk:
+    """A task's tensors and truths, made when first asked for and shared by its providers."""
+
+    def __init__(self, task: Task, device: str) -> None:
+        self._case, self._mode, self._device = task.case, task.mode, device
+        self._problems: dict[tuple[int, str], Problem] = {}
+        self._gates: dict[str, Gate] = {}
+
+    def problem(self, steps: int, dtype: str) -> Problem:
+        """The problem cut to some steps, in a type."""
+        key = steps, dtype
+        if key not in self._problems:
+            made = problems.make(self._case._replace(steps=steps))
+            self._problems[key] = made.to(self._device, getattr(torch, dtype))
+        return self._problems[key]
+
+    def query(self) -> backends.Query:
+        """What the choice of a backend for the case depends on."""
+        return query_of(self.problem(self._case.steps, self._case.dtype))
+
+    def call(self, name: str) -> tuple[Call, float]:
+        """A provider's call of the whole case, and its worst error over its budget."""
+        build, dtype = BUILDS[name], dtype_of(name, self._case.dtype)
+        short = self.problem(min(self._case.steps, _GATE_STEPS), dtype)
+        call = build(short, self._mode)
+        if dtype not in self._gates:
+            self._gates[dtype] = Gate(short, self._mode)
+        error = self._gates[dtype].worst(call.tensors(call.run()))
+        whole = self.problem(self._case.steps, dtype)
+        return (call if whole is short else build(whole, self._mode)), error
+
+
+def _measured(desk: _Desk, name: str, timer: Timer) -> Row:
+    """What is found of one provider."""
+    try:
+        call, error = desk.call(name)
+        ours = name.startswith("fused_rnn")
+        # `not <=`: an error that is NaN fails too.
+        if not error <= (1 if ours else LEAVE):
+            return {"error": error, "reason": f"wrong: {error:.3g} times the tolerance"}
+        found = {"served_by": call.served_by, "error": error}
+        if ours:
+            found["plan"] = backends.explain(desk.query(), call.served_by)
+        return found | timer(call.run)
+    except NoPeer as why:
+        return {"reason": str(why), "no_peer": True}
+    except Unavailable as why:
+        return {"reason": str(why)}
+    except FAILURES as failure:
+        first = (str(failure).splitlines() or [""])[0][:200]
+        return {"reason": f"failed: {type(failure).__name__}: {first}"}
+
+
+def measure(task: Task, device: str = "cuda", timer: Timer = timed) -> Iterator[Row]:
+    """A row for each provider: times, or the reason why there are none.
+
+    Raises:
+        RuntimeError: the device no longer answers, after the row of who left it so.
+    """
+    if task.mode == "first call":
+        row = empty_row(task.case, task.mode, *task.providers)
         try:
-            yield row | {"provider": name} | timed(make())
-        except RuntimeError as error:
-            yield row | {"provider": name, "reason": str(error).splitlines()[0]}
-        torch.cuda.empty_cache()
+            seconds = first_call.measure(task.case.cell, task.case.hidden)
+            yield row | dict.fromkeys(("p20", "p50", "p80"), seconds)
+        except RuntimeError as failure:
+            yield row | {"reason": str(failure)}
+        return
+    desk = _Desk(task, device)
+    for name in task.providers:
+        with torch.set_grad_enabled(task.mode == "train"):
+            found = _measured(desk, name, timer)
+        yield empty_row(task.case, task.mode, name) | {"no_peer": False} | found
+        if device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
 
 
-def run_part(part: str, folder: Path, seconds: float) -> None:
+def run_part(part: str, path: Path, seconds: float) -> None:
     """Measures what the file does not hold yet, until the time is over."""
-    path = folder / f"{part}.jsonl"
-    done = {(row["case"], row["mode"]) for row in _rows(path)}
+    done = {(row["case"], row["mode"], row["provider"]) for row in gpu_report.load([path])}
     start, record = time.monotonic(), machine.record()
-    for case in cases(part):
-        for mode in ("infer", "train"):
-            if (case.name, mode) in done:
-                continue
-            if time.monotonic() - start > seconds:
-                print("time is over; run again to go on")
-                return
-            rows = [record | row for row in measure(case, mode)]
-            with path.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def table(path: Path) -> Iterator[str]:
-    """A line for each case and mode, and the geometric means of the ratios at the end."""
-    cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in _rows(path):
-        cells.setdefault((row["case"], row["mode"]), {})[row["provider"]] = row
-    ratios: dict[tuple[str, str], list[float]] = {}
-    yield f"{'case':<44} {'mode':<6} {'ours us':>10} {'torch.nn':>10} {'ratio':>6} {'error':>6}"
-    for (case, mode), by in cells.items():
-        ours, theirs = (by.get(name, {}) for name in ("fused_rnn", "torch.nn"))
-        mine, other = ours.get("p50"), theirs.get("p50")
-        if not mine or not other:
-            reason = ours.get("reason") or theirs.get("reason", "no peer")
-            yield f"{case:<44} {mode:<6} {reason}"
-            continue
-        if ours["steps"] > 1:
-            ratios.setdefault((ours["cell"], mode), []).append(other / mine)
-        times = f"{1e6 * mine:10.1f} {1e6 * other:10.1f} {other / mine:6.2f}"
-        yield f"{case:<44} {mode:<6} {times} {ours['error']:6.2f}"
-    for (cell, mode), found in ratios.items():
-        mean = math.exp(sum(map(math.log, found)) / len(found))
-        yield f"{cell} {mode}: torch.nn / ours, geometric mean of {len(found)}: {mean:.2f}"
+    for task in tasks(part):
+        names = [n for n in task.providers if (task.case.name, task.mode, n) not in done]
+        if names and time.monotonic() - start > seconds:
+            print("time is over; run again to go on")
+            return
+        for row in measure(task._replace(providers=tuple(names))) if names else ():
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record | row) + "\n")
 
 
 def main() -> None:
@@ -254,8 +209,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=400.0, help="stop after these")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    run_part(arguments.part, arguments.folder, arguments.seconds)
-    print(*table(arguments.folder / f"{arguments.part}.jsonl"), sep="\n")
+    run_part(arguments.part, arguments.folder / f"gpu-{arguments.part}.jsonl", arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,6 +42,16 @@ def _frequency() -> str | None:
     return governor.read_text().strip() if governor.exists() else None
 
 
+def _driver() -> str | None:
+    """The version of NVIDIA's driver, and the clocks it now runs at and may run at."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    fields = "driver_version,clocks.sm,clocks.max.sm"
+    command = [tool, f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+
+
 def record() -> dict[str, Any]:
     """The columns that are the same in every row of a run."""
     has_gpu = torch.cuda.is_available()
@@ -53,7 +64,7 @@ def record() -> dict[str, Any]:
         "governor": _frequency(),
         "load": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name() if has_gpu else None,
-        "driver": None,
+        "driver": _driver() if has_gpu else None,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "torch": torch.__version__,

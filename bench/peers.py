@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The peers outside PyTorch, each as its documents advise: the only file that imports them."""
 
+import functools
+import importlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from bench import problems, providers
 from bench.problems import Problem
-from bench.providers import Call, Unavailable
+from bench.providers import Call, Unavailable, call_of
 
 
 def _onnx_model(problem: Problem, inputs: tuple[Any, ...], input_names: list[str]) -> bytes:
@@ -201,8 +203,78 @@ def _jax(problem: Problem, mode: str) -> Call:
     return Call(run, tensors, f"jax {jax.__version__}")
 
 
+# What FlashRNN calls the cells that it has.
+_FLASH_CELLS = {"lstm": "lstm", "gru": "gru", "rnn_tanh": "elman"}
+
+
+def _flash_weights(cell: str, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Recurrent weights (G, 1, H, H), and biases, a row for each gate.
+
+    Its GRU has four gates: b_hn, which the reset gate scales, comes first and stands alone.
+    """
+    _, w_hh, b_ih, b_hh = parameters
+    hidden = w_hh.shape[1]
+    weights = w_hh.view(-1, 1, hidden, hidden)
+    ours, theirs = b_ih.view(-1, 1, hidden), b_hh.view(-1, 1, hidden)
+    if cell != "gru":
+        return weights, ours + theirs
+    bias = torch.cat([theirs[2:], ours[:2] + theirs[:2], ours[2:]])
+    return weights.roll(1, 0), bias
+
+
+def flashrnn(problem: Problem, mode: str, backend: str) -> Call:
+    """FlashRNN with one head, and the product of the input that it leaves to its caller.
+
+    Args:
+        backend: its name for a set of kernels.
+    """
+    case = problem.case
+    if case.cell not in _FLASH_CELLS or case.ragged or case.resets:
+        raise Unavailable("FlashRNN has no textbook GRU, no ragged batches and no resets")
+    if case.layers * case.directions > 1:
+        raise Unavailable("FlashRNN has one layer and one direction")
+    if backend == "cuda_fused" and case.cell == "gru":
+        raise Unavailable("FlashRNN has no fused GRU; see its alternating kernels")
+    if backend == "triton_fused" and case.cell != "lstm":
+        raise Unavailable("FlashRNN has Triton kernels of the LSTM only")
+    try:
+        package = importlib.import_module("flashrnn")
+    except ImportError as error:
+        raise Unavailable(f"cannot be imported: {error}") from None
+    config = package.FlashRNNConfig(
+        head_dim=case.hidden,
+        num_heads=1,
+        batch_size=case.batch,
+        function=_FLASH_CELLS[case.cell],
+        backend=backend,
+        dtype=case.dtype,
+        input_shape="TBGHD",
+    )
+    parameters = list(problem.layer.parameters())
+
+    def forward(x: Tensor, hx: Any) -> tuple[Tensor, Any]:
+        gates = torch.nn.functional.linear(x, parameters[0])
+        weights, bias = _flash_weights(case.cell, parameters)
+        gates = gates.view(case.steps, case.batch, -1, 1, case.hidden)
+        states = None
+        if hx is not None:
+            states = torch.stack(hx if isinstance(hx, tuple) else (hx,))  # (S, 1, B, H)
+            states = states.view(-1, case.batch, 1, 1, case.hidden)
+        y, last = package.flashrnn(gates, weights, bias, states=states, config=config)
+        parts = tuple(part.reshape(1, case.batch, case.hidden) for part in last)
+        return y[0].squeeze(2).transpose(0, 1), parts if len(parts) == 2 else parts[0]
+
+    return call_of(problem, mode, forward, parameters, f"FlashRNN, {backend}")
+
+
 PROVIDERS: dict[str, Callable[[Problem, str], Call]] = {
     **providers.TORCH,
     "onnxruntime": _onnxruntime,
     "jax": _jax,
+}
+# Those that need a GPU. The compiler builds its CUDA kernels anew for every shape.
+FLASHRNN: dict[str, Callable[[Problem, str], Call]] = {
+    "flashrnn-triton": functools.partial(flashrnn, backend="triton_fused"),
+    "flashrnn-fused": functools.partial(flashrnn, backend="cuda_fused"),
+    "flashrnn-alternating": functools.partial(flashrnn, backend="cuda"),
 }

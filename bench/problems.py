@@ -2,6 +2,7 @@
 """The tensors of a case, their float64 truth, and the gate that comes before any time."""
 
 import zlib
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,24 @@ class Problem(NamedTuple):
         if self.lengths is None:
             raise ValueError("lengths: expected a ragged case, got one without")
         return pack_padded_sequence(padded, self.lengths, enforce_sorted=False)
+
+    def to(self, device: str, dtype: torch.dtype | None = None) -> "Problem":
+        """The problem on a device, and if given in another type, with a layer of its own."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype)
+
+        layer = deepcopy(self.layer).to(device, dtype)
+        layer.flatten_parameters()
+        return Problem(
+            self.case if dtype is None else self.case._replace(dtype=str(dtype)[6:]),
+            layer,
+            move(self.x),
+            tuple(move(state) for state in self.states),
+            None if self.lengths is None else self.lengths.to(device),
+            None if self.resets is None else self.resets.to(device),
+            tuple(move(cotangent) for cotangent in self.cotangents),
+        )
 
 
 def make(case: Case) -> Problem:
@@ -79,6 +98,7 @@ def fused(problem: Problem, backend: str = "auto", dtype: torch.dtype | None = N
         case.layers,
         bidirectional=case.directions == 2,
         backend=backend,
+        device=problem.x.device,
         dtype=dtype or problem.x.dtype,
         **options,
     )

@@ -43,7 +43,7 @@ def _unpack(data: Tensor, problem: Problem) -> Tensor:
     return padded
 
 
-def _torch_call(
+def call_of(
     problem: Problem,
     mode: str,
     forward: Callable[[Any, Any], tuple[Any, Any]],
@@ -83,19 +83,30 @@ def _torch_call(
     return Call(run, tensors, served_by)
 
 
-def _ours(problem: Problem, mode: str) -> Call:
+def ours(problem: Problem, mode: str, backend: str = "auto") -> Call:
+    """A call of this package's layer, on one backend if given."""
     case = problem.case
-    layer = problems.fused(problem)
+    layer = problems.fused(problem, backend)
     if mode != "train":
         layer.eval()
-    reverse = (0, 1) if case.directions == 2 else (0,)
-    query = backends.Query(case.cell, problem.x.dtype, "cpu", reverse, problem.resets is not None)
+    query = query_of(problem)
     # Packed input brings its own lengths.
     extra: dict[str, Any] = {"lengths": problem.lengths} if case.ragged == "lengths" else {}
     if problem.resets is not None:
         extra["resets"] = problem.resets
     forward = (lambda x, hx: layer(x, hx, **extra)) if extra else layer
-    return _torch_call(problem, mode, forward, layer.parameters(), backends.choose(query))
+    served_by = backends.choose(query, backend)
+    return call_of(problem, mode, forward, layer.parameters(), served_by)
+
+
+def query_of(problem: Problem) -> backends.Query:
+    """What the choice of a backend for a problem depends on."""
+    case = problem.case
+    reverse = (0, 1) if case.directions == 2 else (0,)
+    return backends.Query(
+        *(case.cell, problem.x.dtype, problem.x.device.type, reverse, problem.resets is not None),
+        shape=(case.steps, case.batch, case.hidden),
+    )
 
 
 def _plain(problem: Problem) -> nn.RNNBase:
@@ -105,17 +116,17 @@ def _plain(problem: Problem) -> nn.RNNBase:
 
 
 def _torch_nn(problem: Problem, mode: str) -> Call:
-    layer = _plain(problem)
+    layer = _plain(problem).train(mode == "train")
     if problem.resets is not None:
         raise Unavailable("torch.nn has no resets; see torch.nn-loop and torch.nn-pieces")
     if problem.case.ragged != "lengths":
-        return _torch_call(problem, mode, layer, layer.parameters(), "torch")
+        return call_of(problem, mode, layer, layer.parameters(), "torch")
 
     def forward(x: Tensor, hx: Any) -> tuple[Tensor, Any]:
         y, state = layer(problem.pack(x), hx)
         return pad_packed_sequence(y, total_length=problem.case.steps)[0], state
 
-    return _torch_call(problem, mode, forward, layer.parameters(), "torch")
+    return call_of(problem, mode, forward, layer.parameters(), "torch")
 
 
 def _cell(problem: Problem) -> nn.RNNCellBase:
@@ -139,7 +150,7 @@ def _torch_nn_cell(problem: Problem, mode: str) -> Call:
         parts = tuple(part[None] for part in (state if pair else (state,)))
         return parts[0], parts if pair else parts[0]
 
-    return _torch_call(problem, mode, forward, problem.layer.parameters(), "torch")
+    return call_of(problem, mode, forward, problem.layer.parameters(), "torch")
 
 
 def _torch_nn_loop(problem: Problem, mode: str) -> Call:
@@ -158,7 +169,7 @@ def _torch_nn_loop(problem: Problem, mode: str) -> Call:
             ys.append(state[0])
         return torch.stack(ys), tuple(part[None] for part in state)
 
-    return _torch_call(problem, mode, forward, problem.layer.parameters(), "torch")
+    return call_of(problem, mode, forward, problem.layer.parameters(), "torch")
 
 
 def _torch_nn_pieces(problem: Problem, mode: str) -> Call:
@@ -173,7 +184,7 @@ def _torch_nn_pieces(problem: Problem, mode: str) -> Call:
         starts[:, 0] = True
         piece = starts.flatten().cumsum(0) - 1
         first = starts.flatten().nonzero()[:, 0]
-        place = torch.arange(steps * batch) - first[piece]
+        place = torch.arange(steps * batch, device=x.device) - first[piece]
         lengths = torch.bincount(piece)
         padded = x.new_zeros(int(lengths.max()), len(lengths), x.shape[2])
         padded = padded.index_put((place, piece), x.transpose(0, 1).flatten(0, 1))
@@ -184,7 +195,7 @@ def _torch_nn_pieces(problem: Problem, mode: str) -> Call:
         parts = state if isinstance(state, tuple) else (state,)
         return y, tuple(part[:, last] for part in parts)
 
-    return _torch_call(problem, mode, forward, layer.parameters(), "torch")
+    return call_of(problem, mode, forward, layer.parameters(), "torch")
 
 
 def _torch_compile(problem: Problem, mode: str) -> Call:
@@ -198,12 +209,12 @@ def _torch_compile(problem: Problem, mode: str) -> Call:
     extra = {"lengths": problem.lengths, "resets": problem.resets}
     torch._dynamo.reset()
     compiled = torch.compile(lambda x, hx: layer(x, hx, **extra), dynamic=False)
-    return _torch_call(problem, mode, compiled, layer.parameters(), "torch.compile")
+    return call_of(problem, mode, compiled, layer.parameters(), "torch.compile")
 
 
 # Every provider made of PyTorch, by the name its rows carry.
 TORCH: dict[str, Callable[[Problem, str], Call]] = {
-    "fused_rnn": _ours,
+    "fused_rnn": ours,
     "torch.nn": _torch_nn,
     "torch.nn-cell": _torch_nn_cell,
     "torch.nn-loop": _torch_nn_loop,

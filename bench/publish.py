@@ -7,18 +7,26 @@ from pathlib import Path
 
 import torch
 
-from bench import report
+from bench import applications, gpu_report, report
+from bench.harness import Row
 from bench.machine import ROOT
-from fused_rnn import backends, native
+from fused_rnn import backends, native, triton
 from fused_rnn.ops import GATES
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
-_BACKENDS = {
-    "native": "C++ kernels of this package; its CUDA kernels are emulated, not yet run on a GPU",
-    "triton": "Triton kernels of this package, interpreted, not yet run on a GPU",
-    "torch": "PyTorch's own layers (oneDNN, cuDNN or step by step)",
-    "reference": "plain PyTorch operations; the oracle of the tests",
+_OWED = "not yet run on a GPU, owed: `bench/gpu.sh {} out`"
+# What each backend is on which devices, and until a GPU has run it, what it has passed so far.
+_BACKENDS: dict[str, dict[tuple[str, ...], tuple[str, str]]] = {
+    "native": {
+        ("cpu",): ("C++ kernels of this package", ""),
+        ("cuda",): ("CUDA kernels of this package", "compiled and emulated"),
+    },
+    "triton": {("cuda",): ("Triton kernels of this package", "compiled and interpreted")},
+    "torch": {("cpu", "cuda", "mps"): ("PyTorch's own layers (oneDNN, cuDNN or step by step)", "")},
+    "reference": {
+        ("cpu", "cuda", "mps"): ("plain PyTorch operations; the oracle of the tests", "")
+    },
 }
 _CELLS = {
     "rnn_tanh": "RNN tanh",
@@ -49,42 +57,46 @@ def _quoted(content: str) -> str:
 
 
 def _can(backend: str, query: backends.Query) -> bool:
-    """Whether a backend runs a query in a build that has it."""
+    """Whether a backend runs a query where it is built and has its device."""
     reason = backends.PREDICATES[backend](query)
-    return reason is None or (backend == "native" and reason == native.why_unavailable())
+    of_this_machine = native.why_unavailable, native.why_cuda_unavailable, triton.why_unavailable
+    return reason is None or reason in [why() for why in of_this_machine]
 
 
 def _listed(able: list[str], known: int) -> str:
     return "all" if len(able) == known else ", ".join(able) or "none"
 
 
+def _support(name: str, devices: tuple[str, ...], what: str) -> list[str]:
+    """The line of one backend on some devices."""
+    plain = backends.Query("gru", torch.float32, devices[0])
+    able = [word for device, word in _DEVICES.items() if _can(name, plain._replace(device=device))]
+    cells = [word for cell, word in _CELLS.items() if _can(name, plain._replace(cell=cell))]
+    dtypes = [
+        str(dtype).removeprefix("torch.")
+        for dtype in _DTYPES
+        if _can(name, plain._replace(dtype=dtype))
+    ]
+    return [
+        f"`{name}`",
+        what,
+        _listed([word for word in able if word in map(_DEVICES.get, devices)], len(_DEVICES)),
+        _listed(cells, len(GATES)),
+        _listed(dtypes, len(_DTYPES)),
+        "yes" if _can(name, plain._replace(resets=True)) else "no",
+    ]
+
+
 def support_table() -> str:
     """Which backend runs what, from the very predicates that choose one."""
-    plain = backends.Query("gru", torch.float32, "cpu")
+    rows = gpu_rows()
+    ran = {row["served_by"] for row in rows if row["p50"] is not None}
     lines = []
-    for name, predicate in backends.PREDICATES.items():
-        cells = [word for cell, word in _CELLS.items() if _can(name, plain._replace(cell=cell))]
-        dtypes = [
-            str(dtype).removeprefix("torch.")
-            for dtype in _DTYPES
-            if _can(name, plain._replace(dtype=dtype))
-        ]
-        devices = [
-            word for device, word in _DEVICES.items() if _can(name, plain._replace(device=device))
-        ]
-        resets = "yes" if _can(name, plain._replace(resets=True)) else "no"
-        if not devices:
-            row = [f"`{name}`", f"{_BACKENDS[name]}: {predicate(plain)}", *["–"] * 4]
-        else:
-            row = [
-                f"`{name}`",
-                _BACKENDS[name],
-                _listed(devices, len(_DEVICES)),
-                _listed(cells, len(GATES)),
-                _listed(dtypes, len(_DTYPES)),
-                resets,
-            ]
-        lines.append(row)
+    for name in backends.PREDICATES:
+        for devices, (what, passed) in _BACKENDS[name].items():
+            if passed and name not in ran:
+                what = f"{what}: {passed}, {_OWED.format('build')}"
+            lines.append(_support(name, devices, what))
     header = ["backend", "what it is", "devices", "cells", "data types", "resets"]
     return report.table(header, lines, words=len(header))
 
@@ -92,6 +104,23 @@ def support_table() -> str:
 def recorded() -> list[Path]:
     """The files of rows that `bench.run` wrote; other benchmarks keep theirs beside them."""
     return sorted(RESULTS.glob("cpu*.jsonl"))
+
+
+def gpu_rows() -> list[Row]:
+    """The rows that `bench.gpu` wrote, of all its parts."""
+    return gpu_report.load(sorted(RESULTS.glob("gpu*.jsonl")))
+
+
+def reports() -> dict[Path, str]:
+    """Every report that stands beside the results, by its path."""
+    found = {path.with_suffix(".md"): report.full(report.load([path])) for path in recorded()}
+    for path in sorted(RESULTS.glob("gpu*.jsonl")):
+        found[path.with_suffix(".md")] = gpu_report.full(gpu_report.load([path]))
+    for name in applications.REPORTS:
+        rows = gpu_report.load([RESULTS / f"{name}.jsonl"])
+        if rows:
+            found[RESULTS / f"{name}.md"] = applications.full(name, rows)
+    return found
 
 
 def speed_section() -> str:
@@ -111,24 +140,49 @@ def chart_section() -> str:
     return "\n\n".join(lines) or "No charts are recorded yet."
 
 
+def gpu_section() -> str:
+    """The means measured on a GPU; the command that is owed where there are none."""
+    rows = gpu_rows()
+    if not rows:
+        parts = ", then ".join(f"`{part}`" for part in ("quick", "stress", "grid"))
+        return (
+            "No GPU has run the CUDA kernels (compute capability 9.0) and the Triton kernels (from "
+            f"8.0) yet. What is owed: `bench/gpu.sh build out`, then {parts} in place of `build`, "
+            "on a machine with a GPU, torch and nvcc."
+        )
+    files = sorted(RESULTS.glob("gpu*.jsonl"))
+    links = ", ".join(f"[{path.stem}](bench/results/{path.stem}.md)" for path in files)
+    said = f"{gpu_report.hardware(rows)} All cases: {links}."
+    return "\n\n".join([gpu_report.summary(rows), said, *gpu_report.first_calls(rows)])
+
+
+def applications_section() -> str:
+    """What was measured of the layer above the recurrences; nothing where nothing was."""
+    parts = []
+    for name, (title, paragraphs) in applications.REPORTS.items():
+        rows = gpu_report.load([RESULTS / f"{name}.jsonl"])
+        if rows:
+            link = f"[{title}](bench/results/{name}.md)"
+            parts += [f"### {link}", *filter(None, paragraphs(rows))]
+    return "\n\n".join(parts)
+
+
 def readme(text: str) -> str:
     """`text` with every generated section as it must be."""
     text = section("speed", speed_section(), text)
     text = section("backends", support_table(), text)
+    text = section("gpu", gpu_section(), text)
+    text = section("applications", applications_section(), text)
     return section("charts", chart_section(), text)
-
-
-def report_of(path: Path) -> str:
-    """The report that stands beside a file of results."""
-    return report.full(report.load([path]))
 
 
 def main() -> int:
     """Writes the reports, the charts and README."""
     from bench import charts
 
+    for path, text in reports().items():
+        path.write_text(text, encoding="utf-8")
     for path in recorded():
-        path.with_suffix(".md").write_text(report_of(path), encoding="utf-8")
         charts.draw(report.compare(report.load([path])), path.with_suffix(""))
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
     return 0

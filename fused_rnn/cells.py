@@ -48,13 +48,10 @@ class FusedCell(Convertible, nn.RNNCellBase):
     def _run(
         self, x: Tensor, states: Sequence[Tensor], weights: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        if torch._C._is_any_autocast_enabled():
-            dtype = precision.autocast_dtype(x.device)
-            if dtype is not None:
-                x, *weights = precision.lower((x, *weights), dtype)
-                states = precision.lower(states, dtype)
-                with torch.autocast(x.device.type, enabled=False):
-                    return self._run(x, states, weights)
+        lowered = precision.lowered(x, states, weights)
+        if lowered is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                return self._run(*lowered)
         validation.check_cell(x, states, weights)
         cell = self._cell()
         query = backends.Query(cell, x.dtype, x.device.type)

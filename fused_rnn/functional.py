@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Stateless recurrent layers: `rnn`, `gru` and `lstm` over weights in torch.nn's flat order."""
+"""Stateless recurrent layers: `rnn`, `gru` and `lstm` over weights in torch.nn's flat order.
+
+Under autocast they compute and return the autocast dtype, as the modules do.
+"""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from . import backends, validation
+from . import backends, precision, validation
 from .autograd import layer
 from .ops import GATES, LayerOutput, layout
 
@@ -220,6 +224,9 @@ def _run(
         input, states = input.unsqueeze(1), [state.unsqueeze(1) for state in states]
         resets = None if resets is None else resets.unsqueeze(1)
         lengths = None if lengths is None else torch.as_tensor(lengths).reshape(-1)
+    lowered = precision.lowered(input, states, weights)
+    if lowered is not None:
+        input, states, weights = lowered
     validation.check_weights(weights, options.shapes, input)
     validation.check_sequence(input, weights[0], weights[0].shape[1])
     steps, batch, _ = input.shape
@@ -230,19 +237,20 @@ def _run(
         validation.check_state_like(state, input)
     if lengths is not None:
         lengths = validation.check_lengths(lengths, steps=steps, batch=batch, x=input)
-    y, hn, cn = stack(
-        input,
-        states[0] if states else None,
-        states[1] if len(states) == 2 else None,
-        weights,
-        lengths,
-        resets,
-        cell=cell,
-        directions=directions,
-        dropout=options.dropout,
-        training=options.training,
-        backend=backend,
-    )
+    with nullcontext() if lowered is None else torch.autocast(input.device.type, enabled=False):
+        y, hn, cn = stack(
+            input,
+            states[0] if states else None,
+            states[1] if len(states) == 2 else None,
+            weights,
+            lengths,
+            resets,
+            cell=cell,
+            directions=directions,
+            dropout=options.dropout,
+            training=options.training,
+            backend=backend,
+        )
     if batched:
         return LayerOutput(y, hn, cn)
     return LayerOutput(y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1))

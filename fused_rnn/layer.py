@@ -135,14 +135,11 @@ class FusedLayer(Convertible, nn.RNNBase):
         between: Callable[[Tensor], Tensor] | None = None,
     ) -> LayerOutput:
         """All layers over x, (T, B, I), whatever the form of the input was."""
-        if torch._C._is_any_autocast_enabled():
-            dtype = precision.autocast_dtype(x.device)
-            if dtype is not None:
-                x, *weights = precision.lower((x, *weights), dtype)
-                states = precision.lower(states, dtype)
-                validation.check_sequence(x, weights[0], self.input_size)
-                with torch.autocast(x.device.type, enabled=False):
-                    return self._run(x, states, weights, lengths, resets, between)
+        lowered = precision.lowered(x, states, weights)
+        if lowered is not None:
+            validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)
+            with torch.autocast(x.device.type, enabled=False):
+                return self._run(*lowered, lengths, resets, between)
         validation.check_sequence(x, weights[0], self.input_size)
         validation.check_devices(weights, x)
         h0 = c0 = None

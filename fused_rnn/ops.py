@@ -123,6 +123,7 @@ def _fake_forward(
     reverse: list[int],
     keep_tape: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_devices(x, h0, c0, *weights, lengths, resets)
     steps, batch, _ = x.shape
     count = len(reverse)
     hidden, output, _, _ = layout(weights, cell)
@@ -134,6 +135,12 @@ def _fake_forward(
         x.new_empty((count, batch, hidden) if cell == "lstm" else (0,)),
         x.new_empty(tape, dtype=tape_dtype(x.dtype, x.device)),
     )
+
+
+def _check_devices(x: Tensor, *others: Tensor | None) -> None:
+    for other in others:
+        if other is not None and other.device != x.device:
+            raise RuntimeError(f"expected all tensors on {x.device} as x is, got {other.device}")
 
 
 def _fake_backward(

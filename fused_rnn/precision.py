@@ -2,6 +2,7 @@
 """Autocast at a module's door: one dtype in, one dtype out, for every layer and cell."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,3 +22,22 @@ def lower(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         t.to(dtype) if t.dtype.is_floating_point and t.dtype != torch.float64 else t
         for t in tensors
     ]
+
+
+class Lowered(NamedTuple):
+    """What a layer or cell computes with under autocast."""
+
+    x: Tensor
+    states: Sequence[Tensor]
+    weights: list[Tensor]
+
+
+def lowered(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> Lowered | None:
+    """All tensors in the dtype autocast asks for, to compute with it off; None where it is off."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    dtype = autocast_dtype(x.device)
+    if dtype is None:
+        return None
+    x, *weights = lower((x, *weights), dtype)
+    return Lowered(x, lower(states, dtype), weights)

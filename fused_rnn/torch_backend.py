@@ -55,9 +55,11 @@ def layer(
     if cell == "lstm":
         states.append(x.new_zeros(count, batch, sizes.hidden) if c0 is None else c0.to(inner))
     call = _Call(cell, [w.to(inner) for w in weights], sizes.bias, count == 2)
-    y, *last = (
-        call.run([x], states, False) if lengths is None else _ragged(call, x, states, lengths)
-    )
+    # Packing refuses a batch of no rows, and no row has a length.
+    if lengths is None or batch == 0:
+        y, *last = call.run([x], states, False)
+    else:
+        y, *last = _ragged(call, x, states, lengths)
     y = y.unflatten(2, (count, sizes.output)).to(out)
     return LayerOutput(y, last[0].to(out), last[1].to(out) if len(last) == 2 else None)
 

@@ -9,6 +9,8 @@ from cases import need
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from twins import ALL, CELLS, assert_same, outcome, state, tensors, twins
 
+from fused_rnn import functional
+
 DTYPES = [torch.bfloat16, torch.float16]
 
 
@@ -104,6 +106,25 @@ def test_any_mixture_of_types_goes_in(kind: str) -> None:
                 tensors(module(_to(args[0], torch.float16), *args[1:]))[0].dtype == torch.bfloat16
             )
             assert tensors(half(*args))[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in CELLS])
+def test_the_functions_follow_it_as_the_modules_do(kind: str, dtype: torch.dtype) -> None:
+    module = module_for(kind, dtype=torch.float32)
+    weights = list(module.parameters())
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
+    function = getattr(functional, kind.partition("_")[0].lower())
+    for args in inputs(kind):
+        x, hx = (*args, None)[:2]
+        if isinstance(x, PackedSequence):
+            continue
+        with torch.autocast("cpu", dtype):
+            found, expected = function(x, hx, weights, **options), module(*args)
+            gradients = torch.autograd.grad(found[0].float().sum(), weights)
+        for mine, theirs in zip(tensors(found), tensors(expected), strict=True):
+            assert mine.dtype == dtype and torch.equal(mine, theirs)
+        assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
 @pytest.mark.parametrize("kind", ALL)

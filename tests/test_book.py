@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import book, bounds, search, search_peers, translation
+from bench import applications, book, bounds, search, search_peers, translation
 from bench.book_models import bidirectional_language_model, language_model, translator, twin
 from fused_rnn.testing import assert_within_budget
 
@@ -78,6 +78,8 @@ def test_runs_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert row["fused"]["figure"] == pytest.approx(row["torch.nn"]["figure"], rel=0.05)
         assert row["fused"]["tokens_per_second"]["p50"] > 0 and row["commit"]
     assert set(rows[1]["fused"]["beam 2"]["sentences"]) == set(book._SENTENCES)
+    report = applications.full("book", rows)
+    assert "| gru | perplexity | 1 | 1 |" in report and "| translation | beam 2 |" in report
     shown = capsys.readouterr().out
     before = out.read_text()
     assert book.main(arguments) == 0
@@ -99,6 +101,9 @@ def test_the_larger_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert first[name] == second[name]
     for beam in ("beam 1", "beam 5"):
         assert first[beam]["bleu"] == second[beam]["bleu"]
+    report = applications.full("translation", [first, second])
+    assert "20 English sentences held out" in report
+    assert f"| beam 5 | {second['beam 5']['bleu']:.2f} |" in report
 
 
 def test_search_is_timed_where_it_finds_the_same(
@@ -124,4 +129,7 @@ def test_search_is_timed_where_it_finds_the_same(
     for row in (beam, greedy):
         assert set(row["times"]) == {"fused_rnn", "fused_rnn over torch.nn"}
         assert row["reasons"] == {"wrong": "finds other sequences", "absent": "it is not there"}
+    report = applications.full("search", [greedy, beam, greedy])
+    assert report.count("greedy, batch 2") == report.count("beam 3, batch 2") == 1
+    assert report.count("- absent: it is not there") == 2
     assert "none: it is not there" in capsys.readouterr().out

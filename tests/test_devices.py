@@ -7,6 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence
 from twins import ALL, CELLS, LAYERS, tensors
 
+from fused_rnn.ops import PAIRS
+
 
 def options_for(kind: str) -> dict[str, object]:
     if kind in CELLS:
@@ -67,3 +69,19 @@ def test_fake(kind: str) -> None:
             marks = torch.zeros(4, 2, dtype=torch.bool)
             y, _ = module(x, lengths=torch.tensor([4, 2]), resets=marks)
             assert y.shape == expected[0].shape
+
+
+@pytest.mark.parametrize("place", range(1, 6))
+def test_tensors_of_two_devices_are_refused_while_tracing(place: int) -> None:
+    with FakeTensorMode():
+        x, h0, c0 = torch.randn(4, 2, 3), torch.randn(1, 2, 5), torch.randn(1, 2, 5)
+        weights = [torch.randn(20, 3), torch.randn(20, 5)]
+        arguments = [x, h0, c0, weights, torch.ones(2, dtype=torch.int64), torch.ones(4, 2) > 0]
+        options = ("lstm", [0], True)
+        assert PAIRS["native"].forward(*arguments, *options)[0].shape == (4, 2, 1, 5)
+        if place == 3:
+            weights[1] = weights[1].to("meta")
+        else:
+            arguments[place] = arguments[place].to("meta")
+        with pytest.raises(RuntimeError, match="expected all tensors on cpu as x is, got meta"):
+            PAIRS["native"].forward(*arguments, *options)

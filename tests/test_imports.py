@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Ground floor upwards; a module imports from its own floor or a lower one.
 FLOORS = (
-    {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton", "_C"},
+    {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
+    | {"_C", "_C_cuda"},
     {"transforms", "packing", "precision"},
     {"autograd", "backends"},
     {"functional"},
@@ -22,7 +23,13 @@ BACKENDS = {"reference", "native", "torch_backend", "triton"}
 # Applications know layers; `doctor` reports on the backends, and judges what it times.
 LAYERS = {"layer", "cells", "modules", "fuse", "__init__"}
 DOCTOR = {"backends", "native", "testing"}
-PEERS = {"onnx", "onnxruntime", "jax"}
+# Functions that import what their argument names.
+IMPORTERS = ("import_module", "_imported")
+# The one file for each kind of peers that imports them.
+PEERS = {
+    "peers.py": {"onnx", "onnxruntime", "jax", "flashrnn"},
+    "search_peers.py": {"transformers", "joeynmt", "onmt", "speechbrain"},
+}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -35,6 +42,8 @@ def imports(path: Path) -> Iterator[str]:
             base = package[: -node.level] if node.level else ()
             name = ".".join((*base, *([node.module] if node.module else [])))
             yield from (f"{name}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTERS):
+            yield from (str(name.value) for name in node.args if isinstance(name, ast.Constant))
 
 
 def part(name: str) -> str:
@@ -55,11 +64,11 @@ def test_arrows_point_down(path: Path) -> None:
     own = path.relative_to(ROOT / "fused_rnn").with_suffix("").parts[0]
     outside = {name for name in imports(path) if name.partition(".")[0] in ("tests", "bench")}
     assert not outside
-    assert not {name.partition(".")[0] for name in imports(path)} & PEERS
+    assert not {name.partition(".")[0] for name in imports(path)} & set().union(*PEERS.values())
     for other in {part(name) for name in imports(path) if name.startswith("fused_rnn")} - {own}:
         assert floor(other) <= floor(own), f"{own} imports {other}"
         if own in BACKENDS:
-            assert other in ("ops", "_C"), f"backend {own} imports {other}"
+            assert other in ("ops", "_C", "_C_cuda"), f"backend {own} imports {other}"
         if floor(own) == len(FLOORS) - 1:
             allowed = LAYERS | FLOORS[-1] | (DOCTOR if path.stem == "doctor" else set())
             assert other in allowed, f"application {path.name} imports {other}"
@@ -72,7 +81,9 @@ def test_every_module_has_its_floor() -> None:
     } <= known
 
 
-def test_peers_are_imported_in_one_file() -> None:
+@pytest.mark.parametrize("home", PEERS)
+def test_peers_are_imported_in_one_file(home: str) -> None:
     files = [*ROOT.glob("bench/*.py"), *ROOT.glob("tests/*.py")]
-    users = {path.name for path in files if {n.partition(".")[0] for n in imports(path)} & PEERS}
-    assert users <= {"peers.py"}
+    found = {path.name: {name.partition(".")[0] for name in imports(path)} for path in files}
+    assert {name for name, modules in found.items() if modules & PEERS[home]} == {home}
+    assert found[home] >= PEERS[home]

@@ -26,6 +26,7 @@ from fused_rnn.seq2seq import (
     evaluate,
     generate,
     load_language_model,
+    randomness,
     save_language_model,
     train,
 )
@@ -256,6 +257,41 @@ def test_resumed_training_is_the_same_bit_for_bit(
             resumed.train_step()
         assert torch.equal(weights(resumed.model), weights(whole.model))
         assert resumed.losses == whole.losses
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resumed_training_is_the_same_on_a_gpu(tmp_path: Path, precision: str) -> None:
+    options = replace(OPTIONS, sampling="sequential", steps=12, precision=precision)
+    whole = Trainer(build("lstm", num_layers=2).cuda(), text(), options)
+    for step in range(12):
+        if step == 7:
+            save_language_model(tmp_path, Codec.of("abcdefghij"), whole)
+        whole.train_step()
+    torch.cuda.manual_seed(99)
+    saved = load_language_model(tmp_path)
+    saved.model.cuda()
+    resumed = saved.resume(text())
+    while not resumed.finished:
+        resumed.train_step()
+    assert resumed.losses == whole.losses
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_a_gpus_generator_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a generator of the host in the place of the device's."""
+    device, own = torch.device("cuda", 1), torch.Generator().manual_seed(5)
+    states = {device: own}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda which: states[which].get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, which: states[which].set_state(s))
+    kept = randomness.states(device)
+    assert set(kept) == {"random", "random-cuda"}
+    drawn = torch.rand(3, generator=own)
+    randomness.restore(kept, torch.device("cpu"))
+    assert not torch.equal(torch.rand(3, generator=own), drawn)
+    randomness.restore(kept, device)
+    assert torch.equal(torch.rand(3, generator=own), drawn)
+    assert set(randomness.states(torch.device("cpu"))) == {"random"}
 
 
 def test_resuming_needs_the_same_text(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from cases import CELLS, Case, Inputs, judge, make, need, run
 from torch import Tensor
 
-from fused_rnn import reference
+from fused_rnn import FusedGRU, FusedLSTM, FusedRNN, reference
 from fused_rnn.testing import assert_within_budget
 
 BACKENDS = ("reference", "native")
@@ -195,3 +195,17 @@ def test_a_nan_state_of_an_empty_row_does_not_reach_the_weights(cell: str, backe
     for name in clean:
         if name.startswith("dweights"):
             assert torch.equal(found[name], clean[name]), name
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("kind", [FusedRNN, FusedGRU, FusedLSTM])
+def test_a_batch_of_no_rows_has_lengths(kind: type, backend: str) -> None:
+    need(backend)
+    layer = kind(3, 5, num_layers=2, bidirectional=True, backend=backend)
+    x = torch.randn(4, 0, 3, requires_grad=True)
+    y, state = layer(x, lengths=torch.zeros(0, dtype=torch.int64))
+    parts = state if isinstance(state, tuple) else (state,)
+    assert y.shape == (4, 0, 10) and all(part.shape == (4, 0, 5) for part in parts)
+    y.sum().backward()
+    assert x.grad is not None and x.grad.shape == x.shape
+    assert not any(weight.grad.any() for weight in layer.parameters())

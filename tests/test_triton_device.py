@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The Triton kernels on a GPU: truth, repetition, graphs, tapes shared, the first call."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from cases import CELLS, DTYPES, Case, Inputs, judge, make, options, run
 from torch import Tensor
 
+from bench import first_call
 from fused_rnn import backends
 from fused_rnn.ops import PAIRS
 
@@ -19,8 +17,6 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=f"triton: {REASON}")
 KINDS = [dtype for dtype in DTYPES if dtype != "fp64"]
 # One size for each entry of the table of configurations, and sizes that nothing divides.
 SIZES = (24, 64, 128, 129, 256, 512, 1000, 1024, 1100)
-# Seconds until the first results of a new process, with nothing compiled before.
-READY = 5.0
 
 
 def on_device(inputs: Inputs) -> Inputs:
@@ -135,26 +131,6 @@ def test_tapes_are_shared_with_the_cuda_kernels(cell: str, hidden: int) -> None:
         judge(case, {name: t.cpu() for name, t in found.items()}, f"{first}, {second}")
 
 
-FIRST_CALL = """
-import time, torch, fused_rnn
-x = torch.randn(64, 16, 512, device="cuda", dtype=torch.bfloat16)
-layer = fused_rnn.FusedLSTM(512, {hidden}, backend="triton", device="cuda", dtype=torch.bfloat16)
-torch.cuda.synchronize()
-start = time.perf_counter()
-layer(x)[0].sum().backward()
-torch.cuda.synchronize()
-print(time.perf_counter() - start)
-"""
-
-
 @pytest.mark.parametrize("hidden", [128, 1024])
-def test_the_first_call_is_soon_ready(hidden: int, tmp_path: object) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", FIRST_CALL.format(hidden=hidden)],
-        env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert float(ran.stdout) < READY
+def test_the_first_call_is_soon_ready(hidden: int) -> None:
+    assert first_call.measure("lstm", hidden) < first_call.READY

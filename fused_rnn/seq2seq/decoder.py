@@ -52,6 +52,9 @@ class RNNDecoder(Decoder):
         backend: of the recurrent layers. Default "auto".
     """
 
+    # See `Steps`.
+    capturable = True
+
     def __init__(
         self,
         vocab_size: int,
@@ -119,6 +122,9 @@ class AttentionDecoder(Decoder):
             False.
         backend: of the recurrent layers. Default "auto".
     """
+
+    # See `Steps`.
+    capturable = True
 
     def __init__(
         self,

@@ -31,7 +31,11 @@ class Encoded(NamedTuple):
 
 
 class Steps(Protocol):
-    """A model that goes on token by token."""
+    """A model that goes on token by token.
+
+    One whose attribute `capturable` is true promises that these methods never make the host wait
+    for the device, and keep the shapes of states: a search makes a CUDA graph of them.
+    """
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The logits (N, V) of the next token after tokens (N,), and the state after them."""
@@ -123,6 +127,11 @@ class EncoderDecoder(nn.Module):
     def reorder(self, state: Any, index: Tensor) -> Any:
         """Returns the state with rows taken by index, (N,), each within its sentence."""
         return self.decoder.reorder(state, index)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether the decoder's steps can be a CUDA graph; see `Steps`."""
+        return bool(getattr(self.decoder, "capturable", False))
 
     def attention(self, state: Any) -> Tensor:
         """Returns where the last step looked, (N, S); see `AttentionDecoder.attention`."""

@@ -66,6 +66,9 @@ class LanguageModel(nn.Module):
         backend: of the recurrent layers. Default "auto".
     """
 
+    # See `Steps`.
+    capturable = True
+
     def __init__(self, config: LanguageModelConfig, *, backend: str = "auto") -> None:
         super().__init__()
         self.config = config

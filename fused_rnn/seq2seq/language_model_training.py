@@ -90,8 +90,7 @@ class Trainer(Training):
         return draw(self.tokens, options.batch_size, options.num_steps, rng=rng)
 
     def _loss(self, batch: Batch) -> Loss:
-        device = self.model.output.weight.device
-        x, y = (parallel.share(part).t().to(device) for part in batch)
+        x, y = (parallel.share(part).t().to(self._device) for part in batch)
         logits, state = self._called(x, self._state)
         if self.options.sampling == "sequential":
             self._state = detach(state)
@@ -113,5 +112,5 @@ class Trainer(Training):
     def restore(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super().restore(position, tensors)
         names = [name for name in ("state.0", "state.1") if name in tensors]
-        parts = [parallel.share(tensors[name], 1) for name in names]
+        parts = [parallel.share(tensors[name], 1).to(self._device) for name in names]
         self._state = (parts[0], parts[1]) if len(parts) == 2 else next(iter(parts), None)

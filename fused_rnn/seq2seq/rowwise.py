@@ -4,13 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer, sum_in_order
 from .stepping import Stepper
+
+
+class _Rows(NamedTuple):
+    """What a step leaves to the next one."""
+
+    tokens: Tensor  # (N,)
+    state: Any
+    alive: Tensor  # rows whose next token is their own, bool, (N,)
+    reached: Tensor  # rows that have run into no dead end, bool, (N,)
+    lengths: Tensor  # (N,)
+
+
+class _Drawn(NamedTuple):
+    """What a step adds to the sequences."""
+
+    tokens: Tensor  # (N,)
+    gains: Tensor  # (N,), log-probabilities of the tokens
+    attention: Tensor | None  # (N, S)
 
 
 def likeliest(log_probs: Tensor) -> Tensor:
@@ -26,6 +46,7 @@ def one_by_one(
     choose: Callable[[Tensor], Tensor],
     each: int,
     check_every: int,
+    generator: torch.Generator | None = None,
 ) -> Hypotheses:
     """Returns sequences grown token by token, (B, each), in their order.
 
@@ -37,36 +58,57 @@ def one_by_one(
         choose: tokens (N,) of log-probabilities (N, V).
         each: sequences for each sentence.
         check_every: steps between looks at whether all is done.
+        generator: what `choose` draws with, if not PyTorch's global one. Default None.
     """
     own = stepper.constraints
     state, tokens = stepper.spread(state, each), stepper.start(bos, each)
     drawn = tokens.new_full((own.max_length, len(tokens)), own.pad)
     gains = torch.zeros_like(drawn, dtype=torch.float32)
-    lengths = torch.zeros_like(tokens)
-    # Rows whose next token is their own, and rows that have run into no dead end.
     alive = torch.ones_like(tokens, dtype=torch.bool)
-    reached = alive
+    rows = _Rows(tokens, state, alive, alive, torch.zeros_like(tokens))
     seen: list[Tensor] = []
+    graph: Captured[_Rows, _Drawn] | None = None
+    captured_from = growth(stepper).captured_from
     for step in range(own.max_length):
-        outlook = stepper.look(tokens, state, step, alive, drawn[:step].t())
-        state = outlook.state
-        tokens = choose(outlook.log_probs)
-        gain = outlook.log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
-        possible = (gain > -torch.inf) & outlook.usable
-        reached = reached & (possible | ~alive)
-        alive = alive & possible
-        drawn[step], gains[step] = tokens, gain
-        lengths = lengths + alive
-        if stepper.attention is not None:
-            seen.append(stepper.attention)
-        if own.eos is not None:
-            alive = alive & (tokens != own.eos)
+        if step == captured_from:
+            grown = partial(_grown, stepper, choose, step, drawn[:0].t())
+            graph = Captured(grown, rows, generator)
+            rows = graph.carried
+        if graph is None:
+            rows, one = _grown(stepper, choose, step, drawn[:step].t(), rows)
+        else:
+            one = graph()
+        drawn[step], gains[step] = one.tokens, one.gains
+        if one.attention is not None:
+            seen.append(one.attention if graph is None else one.attention.clone())
         last = step + 1 == own.max_length
-        if ((step + 1) % check_every == 0 or last) and not stepper.any_left(alive):
+        if ((step + 1) % check_every == 0 or last) and not stepper.any_left(rows.alive):
             break
-    lengths = lengths * reached
-    parts = (drawn.t(), gains.t(), lengths, reached & ~alive, seen)
-    return _gathered(*parts, stepper, normalizer)
+    lengths = rows.lengths * rows.reached
+    found = (drawn.t(), gains.t(), lengths, rows.reached & ~rows.alive, seen)
+    return _gathered(*found, stepper, normalizer)
+
+
+def _grown(
+    stepper: Stepper,
+    choose: Callable[[Tensor], Tensor],
+    step: int,
+    history: Tensor,
+    rows: _Rows,
+) -> tuple[_Rows, _Drawn]:
+    """One step of all rows."""
+    eos = stepper.constraints.eos
+    outlook = stepper.look(rows.tokens, rows.state, step, rows.alive, history)
+    tokens = choose(outlook.log_probs)
+    gain = outlook.log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    possible = (gain > -torch.inf) & outlook.usable
+    reached = rows.reached & (possible | ~rows.alive)
+    alive = rows.alive & possible
+    lengths = rows.lengths + alive
+    if eos is not None:
+        alive = alive & (tokens != eos)
+    drawn = _Drawn(tokens, gain, stepper.attention)
+    return _Rows(tokens, outlook.state, alive, reached, lengths), drawn
 
 
 def _gathered(

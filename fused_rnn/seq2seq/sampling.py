@@ -66,7 +66,9 @@ def sample(
             return _draw(_filtered(log_probs, temperature, top_k, top_p), generator)
 
         choose = draw if temperature > 0 else likeliest
-        return one_by_one(stepper, normalizer, state, bos, choose, num_samples, check_every)
+        return one_by_one(
+            *(stepper, normalizer, state, bos, choose, num_samples, check_every), generator
+        )
 
 
 def _filtered(log_probs: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer
 from .interfaces import Steps
 from .rowwise import likeliest, one_by_one
@@ -37,6 +38,22 @@ class _Beams(NamedTuple):
     end_parents: Tensor  # (T, B, K)
     end_gains: Tensor  # (T, B, K)
     attention: list[Tensor]  # of each step, (B, K, S)
+
+
+# What is written at each step, into tensors.
+_KEPT = _Beams._fields[:-1]
+
+
+class _Carried(NamedTuple):
+    """What a step leaves to the next one."""
+
+    tokens: Tensor  # (N,)
+    state: Any
+    live: Tensor  # (B, K)
+    ended: Tensor  # (B,)
+
+
+_Graph = Captured[_Carried, _Beams]
 
 
 def greedy_search(
@@ -167,20 +184,52 @@ class _Search:
         stepper, own = self.stepper, self.stepper.constraints
         tokens, state = stepper.start(bos, self.K), stepper.spread(state, self.K)
         history = tokens.new_zeros(len(tokens), 0)
+        graph: _Graph | None = None
+        captured_from = growth(stepper, alike=not self.exact).captured_from
         steps = 0
         for step in range(own.max_length):
-            alive = self.live > -torch.inf
-            outlook = stepper.look(tokens, state, step, alive.flatten(), history)
-            index, tokens = self._advance(outlook, step)
+            if step == captured_from:
+                graph = self._captured(tokens, state, step)
+            if graph is not None:
+                self._note(graph(), step)
+            else:
+                alive = self.live > -torch.inf
+                outlook = stepper.look(tokens, state, step, alive.flatten(), history)
+                index, tokens = self._advance(outlook, step)
             steps = step + 1
             last = steps == own.max_length
             if (steps % check_every == 0 or last) and not stepper.any_left(self.live > -torch.inf):
                 break
-            if not last:
+            if graph is None and not last:
                 state = stepper.model.reorder(outlook.state, index)
             if own.no_repeat_ngram:
                 history = torch.cat((history[index], tokens.unsqueeze(1)), 1)
         return self._traced(steps)
+
+    def _captured(self, tokens: Tensor, state: Any, step: int) -> _Graph:
+        """This step and all behind it as a CUDA graph, which notes into beams of one step."""
+        own = self.beams
+        one = own._replace(**{name: getattr(own, name)[:1].clone() for name in _KEPT}, attention=[])
+
+        def body(carried: _Carried) -> tuple[_Carried, _Beams]:
+            self.beams, self.live, self.ended = one, carried.live, carried.ended
+            alive = (carried.live > -torch.inf).flatten()
+            outlook = self.stepper.look(
+                carried.tokens, carried.state, step, alive, tokens.new_zeros(len(tokens), 0)
+            )
+            index, new = self._advance(outlook, 0)
+            after = self.stepper.model.reorder(outlook.state, index)
+            return _Carried(new, after, self.live, self.ended), one
+
+        graph = Captured(body, _Carried(tokens, state, self.live, self.ended))
+        self.beams, self.live, self.ended = own, graph.carried.live, graph.carried.ended
+        return graph
+
+    def _note(self, one: _Beams, step: int) -> None:
+        """Keeps what a replay noted."""
+        for name in _KEPT:
+            getattr(self.beams, name)[step] = getattr(one, name)[0]
+        self.beams.attention.extend(look.clone() for look in one.attention)
 
     def _advance(self, outlook: Outlook, step: int) -> tuple[Tensor, Tensor]:
         """One step of all sentences; rows to go on from, (N,), and their tokens, (N,)."""

@@ -80,10 +80,10 @@ def rows_of(model: Steps, state: Any) -> Rows:
     Raises:
         ValueError: parts of the state have different numbers of rows.
     """
-    whole = list(_parts(state))
+    whole = list(parts(state))
     device = next((part.device for part in whole if isinstance(part, Tensor)), torch.device("cpu"))
     one, two = (
-        list(_parts(model.reorder(state, torch.zeros(n, dtype=torch.int64, device=device))))
+        list(parts(model.reorder(state, torch.zeros(n, dtype=torch.int64, device=device))))
         for n in (1, 2)
     )
     counts = set()
@@ -251,18 +251,18 @@ def _checked_prefix(prefix: Tensor | None, rows: Rows) -> Tensor | None:
     return prefix.to(rows.device, torch.int64)
 
 
-def _parts(state: Any) -> Iterator[Any]:
-    """The leaves of a state, in one order."""
+def parts(state: Any) -> Iterator[Any]:
+    """Returns the leaves of a state, in one order."""
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, Mapping):
         for key in state:
-            yield from _parts(state[key])
+            yield from parts(state[key])
     elif isinstance(state, tuple | list):
         for part in state:
-            yield from _parts(part)
+            yield from parts(part)
     elif is_dataclass(state) and not isinstance(state, type):
         for field in fields(state):
-            yield from _parts(getattr(state, field.name))
+            yield from parts(getattr(state, field.name))
     else:
         yield state

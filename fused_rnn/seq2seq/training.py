@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from ..text.metrics import perplexity
-from . import parallel
+from . import parallel, randomness
 from .checkpoint import CheckpointError
 
 OPTIMIZERS = ("adam", "sgd")
@@ -99,7 +99,7 @@ class Evaluation(NamedTuple):
 class Training(ABC):
     """A model being trained, and all that its next step depends on.
 
-    Dropout draws from PyTorch's global generator, whose state is part of `tensors()`. Where
+    Dropout draws from PyTorch's global generators, whose states are part of `tensors()`. Where
     torch.distributed has been started, each process takes its share of every minibatch, and the
     gradients are those of the whole minibatch.
 
@@ -214,8 +214,7 @@ class Training(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors of the training's position, by name; all processes must ask."""
         found = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
-        for rank, state in enumerate(parallel.everyones(torch.get_rng_state())):
-            found["random" if rank == 0 else f"random.{rank}"] = state
+        found.update(randomness.states(self._device))
         for index, entries in self._optimizer.state_dict()["state"].items():
             for name, value in entries.items():
                 if isinstance(value, Tensor):
@@ -232,13 +231,7 @@ class Training(ABC):
         """
         if position["text"] != self._digest:
             raise CheckpointError("expected the text that the checkpoint was trained on")
-        processes = sum(name.partition(".")[0] == "random" for name in tensors)
-        rank, size = self._world
-        if processes != size:
-            raise CheckpointError(
-                f"expected the {processes} processes that the checkpoint was trained by, got {size}"
-            )
-        torch.set_rng_state(tensors["random" if rank == 0 else f"random.{rank}"])
+        randomness.restore(tensors, self._device)
         self.losses = tensors["losses"].tolist()
         self.validations = [(step, loss) for step, loss in position["validations"]]
         self._best = under("best.", tensors)
@@ -264,10 +257,14 @@ class Training(ABC):
         """The minibatches of this epoch: the seed and its number say which."""
         return self._minibatches(random.Random(f"{self._options.seed} {self._epoch}"))
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self._module.parameters()).device
+
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         if self._options.precision == "float32":
             return contextlib.nullcontext()
-        device = next(self._module.parameters()).device.type
+        device = self._device.type
         context: contextlib.AbstractContextManager[None] = torch.autocast(device, torch.bfloat16)
         return context
 

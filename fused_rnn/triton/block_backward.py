@@ -10,11 +10,12 @@ import triton.language as tl
 from ..ops import GATES
 from .common import (
     cell_backward,
-    load_slots,
+    load_before,
+    load_saved,
     reset_before_gates_backward,
     reset_before_output_backward,
     row_lengths,
-    store_slots,
+    store_inside,
     visit,
 )
 from .configurations import Block
@@ -77,25 +78,15 @@ def block_backward_kernel(
         inside, first, seen = visit(t, o_b, m_b, length, backward, p_resets, T, B)
         o_row = (row + t * rows)[None, :]
         o_before = o_row + tl.where(backward, rows, -rows)
-        m_in, m_seen, m_first = m & inside[None, :], m & seen[None, :], first[None, :]
+        m_in = m & inside[None, :]
         h = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
         c = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
         if CELL == "lstm":
             p_c = p_tape + o_before * (S * H) + 4 * H + o_u[:, None]
-            c = tl.load(p_c, mask=m_seen & ~m_first, other=0.0).to(tl.float32)
-            if p_c0 is not None:
-                c0 = tl.load(p_c0 + o_state, mask=m_seen & m_first, other=0.0).to(tl.float32)
-                c = tl.where(m_first, c0, c)
+            c = load_before(p_c, p_c0, o_state, seen, first, m)
         elif (CELL == "gru") or (CELL == "gru_reset_before"):
-            p_h = p_y + o_before * H + o_u[:, None]
-            h = tl.load(p_h, mask=m_seen & ~m_first, other=0.0).to(tl.float32)
-            if p_h0 is not None:
-                h0 = tl.load(p_h0 + o_state, mask=m_seen & m_first, other=0.0).to(tl.float32)
-                h = tl.where(m_first, h0, h)
-        if S > 0:
-            v = load_slots(p_tape + o_row * (S * H) + o_u[:, None], m_in, H, S)
-        else:
-            v = load_slots(p_y + o_row * H + o_u[:, None], m_in, H, 1)
+            h = load_before(p_y + o_before * H + o_u[:, None], p_h0, o_state, seen, first, m)
+        v = load_saved(p_tape, p_y, o_row, o_u, m_in, H, S)
         d = dh
         if p_dy is not None:
             d += tl.load(p_dy + o_row * H + o_u[:, None], mask=m_in, other=0.0).to(tl.float32)
@@ -111,10 +102,7 @@ def block_backward_kernel(
             for g in tl.static_range(G):
                 # The GRU's slots n r z q: its gates r z n meet dr, dz and dq.
                 through = tl.dot(w[g], dv[g + D - G].to(dtype), through, input_precision="ieee")
-        inside_dv = ()
-        for g in tl.static_range(D):
-            inside_dv = inside_dv + (tl.where(m_in, dv[g], 0.0),)
-        store_slots(p_dg + o_row * (D * H) + o_u[:, None], inside_dv, m, H, D)
+        store_inside(p_dg + o_row * (D * H) + o_u[:, None], dv, m_in, m, H, D)
         dh = tl.where(inside[None, :], tl.where(seen[None, :], through, 0.0), dh)
         dc = tl.where(inside[None, :], tl.where(seen[None, :], dc_before, 0.0), dc)
     if p_dh0 is not None:
@@ -134,8 +122,6 @@ def block_backward(a: Backward, form: Block) -> None:
         G=GATES[a.cell],
         S=SLOTS[a.cell],
         D=GRADS[a.cell],
-        BLOCK_H=form.block_h,
-        BLOCK_B=form.block_b,
-        num_warps=form.warps,
         num_stages=1,
+        **form.options,
     )

@@ -117,8 +117,6 @@ def block_forward(a: Forward, form: Block) -> None:
         CELL=a.cell,
         G=GATES[a.cell],
         S=SLOTS[a.cell],
-        BLOCK_H=form.block_h,
-        BLOCK_B=form.block_b,
-        num_warps=form.warps,
         num_stages=1,
+        **form.options,
     )

@@ -144,3 +144,30 @@ def store_slots(p, values, m, H, COUNT: tl.constexpr):
     """Stores COUNT tiles H apart."""
     for s in tl.static_range(COUNT):
         tl.store(p + s * H, values[s].to(p.dtype.element_ty), mask=m)
+
+
+@triton.jit
+def load_saved(p_tape, p_y, o_row, o_u, m, H, S: tl.constexpr):
+    """A step's slots of the tape; of a cell that keeps none, its output."""
+    if S > 0:
+        return load_slots(p_tape + o_row * (S * H) + o_u[:, None], m, H, S)
+    else:
+        return load_slots(p_y + o_row * H + o_u[:, None], m, H, 1)
+
+
+@triton.jit
+def load_before(p_step, p_start, o_start, seen, first, m):
+    """What a step saw of a state: nothing, that of the step before, or the initial one."""
+    before = tl.load(p_step, mask=m & (seen & ~first)[None, :], other=0.0).to(tl.float32)
+    if p_start is not None:
+        m_start = m & (seen & first)[None, :]
+        start = tl.load(p_start + o_start, mask=m_start, other=0.0).to(tl.float32)
+        before = tl.where(first[None, :], start, before)
+    return before
+
+
+@triton.jit
+def store_inside(p, values, m_in, m, H, COUNT: tl.constexpr):
+    """Stores COUNT tiles H apart, zeros where the rows have ended."""
+    for s in tl.static_range(COUNT):
+        tl.store(p + s * H, tl.where(m_in, values[s], 0.0).to(p.dtype.element_ty), mask=m)

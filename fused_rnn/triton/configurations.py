@@ -24,6 +24,12 @@ class Block(NamedTuple):
     warps: int
     multiple: int = 1  # what H is one of: addresses of odd sizes take registers that weights need
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What a kernel is launched with for it."""
+        blocks = {"BLOCK_H": self.block_h, "BLOCK_B": self.block_b}
+        return blocks | {"num_warps": self.warps}
+
 
 class Grid(NamedTuple):
     """A slice of a recurrence's units in each program, for some blocks of rows."""
@@ -34,6 +40,12 @@ class Grid(NamedTuple):
     block_b: int
     resident: bool  # weights stay in the program: block_k * split is H at least
     warps: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What a kernel is launched with for it."""
+        blocks = {"BLOCK_K": self.block_k, "BLOCK_U": self.block_u, "BLOCK_B": self.block_b}
+        return blocks | {"SPLIT": self.split, "num_warps": self.warps}
 
 
 # By bits of the type, each with the largest H it serves.

@@ -11,27 +11,18 @@ import triton.language as tl
 from ..ops import GATES
 from .common import (
     cell_backward,
-    load_slots,
+    load_before,
+    load_saved,
     reset_before_gates_backward,
     reset_before_output_backward,
     row_lengths,
-    store_slots,
+    store_inside,
     visit,
 )
 from .configurations import Grid
 from .exchange import launches, resident_tiles, signal, summed_products, wait
 from .grid_forward import STAGES
 from .problem import GRADS, SLOTS, Backward, reverse_bits, sizes
-
-
-@triton.jit
-def load_before(p_step, p_start, o_start, seen, first, m):
-    """What a step saw of a state: nothing, that of the step before, or the initial one."""
-    before = tl.load(p_step, mask=m & (seen & ~first)[None, :], other=0.0).to(tl.float32)
-    if p_start is not None:
-        m_start = m & (seen & first)[None, :]
-        before += tl.load(p_start + o_start, mask=m_start, other=0.0).to(tl.float32)
-    return before
 
 
 @triton.jit
@@ -126,10 +117,7 @@ def grid_backward_kernel(
                 dc = load_carried(p_dcn, p_dc, o_state, stage, m)
             elif (CELL == "gru") or (CELL == "gru_reset_before"):
                 h = load_before(p_y + o_before * H + o_u[:, None], p_h0, o_state, seen, first, m)
-            if S > 0:
-                v = load_slots(p_tape + o_row * (S * H) + o_u[:, None], m_in, H, S)
-            else:
-                v = load_slots(p_y + o_row * H + o_u[:, None], m_in, H, 1)
+            v = load_saved(p_tape, p_y, o_row, o_u, m_in, H, S)
             dh = load_carried(p_dhn, p_dh, o_state, stage, m)
             if p_count is not None:
                 if start == i_g * BLOCK_B:
@@ -153,14 +141,11 @@ def grid_backward_kernel(
                 if CELL == "gru_reset_before":
                     dn, dz, direct = reset_before_output_backward(v[1], v[2], h, d)
                     # dr waits for all of dn.
-                    store_slots(p_out, (tl.where(m_in, dn, 0.0),), m_out, H, 1)
-                    store_slots(p_out + 2 * H, (tl.where(m_in, dz, 0.0),), m_out, H, 1)
+                    store_inside(p_out, (dn,), m_in, m_out, H, 1)
+                    store_inside(p_out + 2 * H, (dz,), m_in, m_out, H, 1)
                 else:
                     dv, direct, dc_before = cell_backward(v, h, c, d, dc, CELL)
-                    inside_dv = ()
-                    for g in tl.static_range(D):
-                        inside_dv = inside_dv + (tl.where(m_in, dv[g], 0.0),)
-                    store_slots(p_out, inside_dv, m_out, H, D)
+                    store_inside(p_out, dv, m_in, m_out, H, D)
                     if CELL == "lstm":
                         store_carried(p_dc, o_state, dc_before, dc, inside, seen, m)
                 store_carried(p_dh, o_state, direct, dh, inside, seen, m)
@@ -171,7 +156,7 @@ def grid_backward_kernel(
                         *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                     )
                     dr, more = reset_before_gates_backward(v[0], h, d_reset)
-                    store_slots(p_out + H, (tl.where(m_in, dr, 0.0),), m_out, H, 1)
+                    store_inside(p_out + H, (dr,), m_in, m_out, H, 1)
                     dh += tl.where(seen[None, :], more, 0.0)
                     tl.store(p_dh + o_state, dh, mask=m)
         if p_count is not None:
@@ -197,12 +182,8 @@ def grid_backward(a: Backward, form: Grid) -> None:
             FED=gates if stages == 1 else 2,
             SLOT=int(a.cell in ("gru", "gru_reset_before")),
             STAGES=stages,
-            SPLIT=form.split,
-            BLOCK_K=form.block_k,
-            BLOCK_U=form.block_u,
-            BLOCK_B=form.block_b,
             RESIDENT=form.resident,
-            num_warps=form.warps,
             num_stages=1,
+            **form.options,
             launch_cooperative_grid=launch.count is not None,
         )

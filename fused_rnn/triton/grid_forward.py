@@ -189,12 +189,8 @@ def grid_forward(a: Forward, form: Grid) -> None:
             G=GATES[a.cell],
             S=SLOTS[a.cell],
             STAGES=STAGES[a.cell],
-            SPLIT=form.split,
-            BLOCK_K=form.block_k,
-            BLOCK_U=form.block_u,
-            BLOCK_B=form.block_b,
             RESIDENT=form.resident,
-            num_warps=form.warps,
             num_stages=1,
+            **form.options,
             launch_cooperative_grid=launch.count is not None,
         )

@@ -142,12 +142,8 @@ def step(a: Step, form: Grid) -> None:
                 G=GATES[a.cell],
                 S=SLOTS[a.cell],
                 PART=part,
-                SPLIT=form.split,
-                BLOCK_K=form.block_k,
-                BLOCK_U=form.block_u,
-                BLOCK_B=form.block_b,
-                num_warps=form.warps,
                 num_stages=3,
+                **form.options,
             )
 
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""Reports of what `bench.book`, `bench.translation` and `bench.search` recorded."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from bench import report
+from bench.harness import Row
+
+_BEAMS = ("beam 1", "beam 2")
+
+
+def _threads(row: Row) -> str:
+    return f"{row['threads']} thread" + "s" * (row["threads"] > 1)
+
+
+def _machine(row: Row) -> str:
+    device = row["gpu"] or f"{row['cpu']}, {row['cores']} cores"
+    software = f"torch {row['torch']}, Python {row['python']}"
+    return f"{device}, {_threads(row)}; {software}; commit {row['commit']}, {row['date']}."
+
+
+def _by(rows: Sequence[Row], *columns: str) -> list[list[Row]]:
+    """The rows that agree in some columns, together."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return list(found.values())
+
+
+def _of_starts(values: Sequence[float], digits: int = 3) -> str:
+    return ", ".join(f"{value:.{digits}f}" for value in values)
+
+
+def _systems(rows: Sequence[Row]) -> str:
+    lines = []
+    for own in _by(rows, "system", "epochs", "threads"):
+        figures = [_of_starts([row[who]["figure"] for row in own]) for who in ("fused", "torch.nn")]
+        rates = [
+            f"{fmean(row[who]['tokens_per_second']['p50'] for row in own):,.0f}"
+            for who in ("fused", "torch.nn")
+        ]
+        ratio = report.geometric_mean([row["ratio"] for row in own])
+        first = own[0]
+        book = f"{first['book']['figure']:g}"
+        name = [first["system"], first["metric"]]
+        lines.append([*name, str(first["epochs"]), book, *figures, *rates, report.times(ratio)])
+    header = ["system", "metric", "epochs", "book", "fused, each start", "torch.nn, each start"]
+    header += ["fused, tokens/s", "torch.nn, tokens/s", "ratio"]
+    return report.table(header, lines, words=2)
+
+
+def _translations(rows: Sequence[Row]) -> str:
+    lines = []
+    for own in _by([row for row in rows if _BEAMS[0] in row["fused"]], "system", "epochs"):
+        for beam in _BEAMS:
+            found = [row["fused"][beam] for row in own]
+            exact = [
+                f"{sum(one['bleu'] == 1 for one in each['sentences'].values())}" for each in found
+            ]
+            scores = _of_starts([each["bleu"] for each in found])
+            lines.append([own[0]["system"], beam, ", ".join(exact), scores])
+    header = ["system", "search", "of the book's four sentences right", "mean of the book's BLEU"]
+    return report.table(header, lines, words=2) if lines else ""
+
+
+def book(rows: Sequence[Row]) -> list[str]:
+    """Paragraphs on the book's systems."""
+    return [
+        f"Fused layers and torch.nn's, trained from the same starts. {_machine(rows[-1])}",
+        _systems(rows),
+        _translations(rows),
+    ]
+
+
+def translation(rows: Sequence[Row]) -> list[str]:
+    """Paragraphs on the translation of held-out sentences, the last one recorded."""
+    row = rows[-1]
+    compared, options = row["comparison"], row["options"]
+    seconds = compared["seconds_to_loss"]
+    lines = [
+        [
+            beam,
+            f"{row[beam]['bleu']:.2f}",
+            f"{row[beam]['chrf']:.2f}",
+            f"{row[beam]['seconds']:.0f}",
+        ]
+        for beam in ("beam 1", "beam 5")
+    ]
+    said = (
+        f"English to French, {row['train_pairs']:,} pairs, {options['steps']:,} minibatches of "
+        f"{options['batch_size']} in {row['train_seconds'] / 60:.0f} minutes; "
+        f"{row['sentences']:,} English sentences held out with their {row['references']:,} "
+        f"translations, perplexity {row['held_out_perplexity']:.2f}. To a training loss of "
+        f"{compared['loss']:.3f} the fused layers take {seconds['fused']:.1f} s, torch.nn's "
+        f"{seconds['torch.nn']:.1f} s: {report.times(compared['ratio'])} times as fast. "
+        f"{_machine(row)}"
+    )
+    return [said, report.table(["search", "BLEU (sacrebleu)", "chrF", "s"], lines)]
+
+
+def search(rows: Sequence[Row]) -> list[str]:
+    """Paragraphs on the speed of search, the last of each kind recorded."""
+    kinds = ("search", "batch", "vocab", "hidden", "layers", "steps", "threads")
+    paragraphs = []
+    for row in (own[-1] for own in _by(rows, *kinds)):
+        own = row["times"].get("fused_rnn", {}).get("median")
+        lines = []
+        for name, times in row["times"].items():
+            of_bound = f"{row['bound'] / times['median']:.0%}"
+            ratio = report.times(times["median"] / own if own else None)
+            spread = f"{1e3 * times['p20']:.1f}–{1e3 * times['p80']:.1f}"
+            lines.append([name, f"{1e3 * times['median']:.1f} ({spread})", of_bound, ratio])
+        said = (
+            f"{row['search']}, batch {row['batch']}, vocabulary {row['vocab']:,}, {row['layers']} "
+            f"GRU layers of {row['hidden']}, {row['steps']} steps: {row['flop'] / 1e9:.2f} GFLOP, "
+            f"at {row['flop_per_second'] / 1e9:.0f} GFLOP/s {1e3 * row['bound']:.1f} ms. "
+            f"{_machine(row)}"
+        )
+        header = ["search by", "ms", "of the bound", "its time over ours"]
+        missing = "\n".join(f"- {name}: {why}" for name, why in row["reasons"].items())
+        paragraphs += [said, report.table(header, lines), missing]
+    return paragraphs
+
+
+# By the name of their file of results: a title, and what is said of the rows.
+REPORTS: dict[str, tuple[str, Callable[[Sequence[Row]], list[str]]]] = {
+    "book": ("The book's systems", book),
+    "translation": ("Translation", translation),
+    "search": ("Speed of search", search),
+}
+
+
+def full(name: str, rows: Sequence[Row]) -> str:
+    """The whole report of one file of results."""
+    title, paragraphs = REPORTS[name]
+    return "\n\n".join([f"# {title}", *filter(None, paragraphs(rows))]) + "\n"
