@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "layer.h"
 
-#include <sys/mman.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -12,6 +8,7 @@
 
 #include "../check.h"
 #include "dispatch.h"
+#include "memory.h"
 
 namespace fused_rnn {
 namespace {
@@ -49,57 +46,6 @@ ScalarType tape_type(const Shape& shape) {
 const void* data(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
 }
-
-// A contiguous tensor, uninitialised. The shim is called directly: finding an operator by its name
-// takes longer than a small layer.
-Tensor make(const int64_t* sizes, size_t dims, ScalarType dtype) {
-  std::array<int64_t, 5> strides;
-  int64_t stride = 1;
-  for (size_t i = dims; i-- > 0;) {
-    strides[i] = stride;
-    stride *= std::max<int64_t>(sizes[i], 1);
-  }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, strides.data(),
-                                                         int32_t(dtype),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
-Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return make(shape.begin(), shape.size(), dtype);
-}
-
-// Memory aligned for vectors; in huge pages, where large, so that long walks over packed weights
-// find their addresses.
-class Block {
- public:
-  Block() = default;
-  ~Block() { std::free(memory_); }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-
-  // At least `bytes`; what it held before is lost.
-  char* reserve(size_t bytes) {
-    if (bytes <= size_) return memory_;
-    std::free(memory_);
-    size_ = 0;
-    const size_t page = bytes < kHugePage ? 64 : kHugePage;
-    const size_t size = (bytes + page - 1) / page * page;
-    memory_ = static_cast<char*>(std::aligned_alloc(page, size));
-    if (!memory_) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-    if (page == kHugePage) madvise(memory_, size, MADV_HUGEPAGE);
-#endif
-    size_ = size;
-    return memory_;
-  }
-
- private:
-  static constexpr size_t kHugePage = 2 << 20;
-  char* memory_ = nullptr;
-  size_t size_ = 0;
-};
 
 // Memory for one call. Up to a limit each calling thread keeps it for the next one: new pages cost
 // as much as a short sequence.
@@ -230,8 +176,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
   Tensor hn = make({s.N, s.B, s.P}, layer.dtype);
   Tensor cn = lstm ? make({s.N, s.B, s.H}, layer.dtype) : make({0}, layer.dtype);
   const bool tape_kept = keep_tape && slots > 0;
-  Tensor tape =
-      tape_kept ? make({s.T, s.B, s.N, slots, s.H}, tape_type(s)) : make({0}, tape_type(s));
+  Tensor tape = tape_kept ? make_recycled({s.T, s.B, s.N, slots, s.H}, tape_type(s))
+                          : make({0}, tape_type(s));
   if (s.B == 0) return {y, hn, cn, tape};
 
   const Forward args{s,

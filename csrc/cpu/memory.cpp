@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT
+#include "memory.h"
+
+#include <sys/mman.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace fused_rnn {
+namespace {
+
+constexpr size_t kHugePage = 2 << 20;
+
+// Asks for huge pages where memory not yet touched holds some.
+void prefer_huge_pages(void* memory, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kHugePage - 1) & -kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) & -kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+// Bytes that allocate() takes for so many.
+size_t rounded(size_t bytes) {
+  const size_t page = bytes < kHugePage ? 64 : kHugePage;
+  return (bytes + page - 1) / page * page;
+}
+
+char* allocate(size_t bytes) {
+  const size_t page = bytes < kHugePage ? 64 : kHugePage;
+  char* memory = static_cast<char*>(std::aligned_alloc(page, rounded(bytes)));
+  if (!memory) throw std::bad_alloc();
+  prefer_huge_pages(memory, rounded(bytes));
+  return memory;
+}
+
+// Freed memory, kept for the next tensors of about its size. Nobody waits for it: whoever finds it
+// in use, as may be after a fork for ever, goes to the system.
+class Shelf {
+ public:
+  // At least `bytes`, which then holds how many.
+  char* take(size_t& bytes) {
+    bytes = rounded(bytes);
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    for (size_t i = 0; lock.owns_lock() && i < kept_.size(); ++i) {
+      if (kept_[i].bytes < bytes || kept_[i].bytes > bytes + bytes / 4) continue;
+      const Kept found = kept_[i];
+      kept_.erase(kept_.begin() + ptrdiff_t(i));
+      total_ -= found.bytes;
+      bytes = found.bytes;
+      return found.memory;
+    }
+    return allocate(bytes);
+  }
+
+  void give(char* memory, size_t bytes) {
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock() || bytes > kMost) return std::free(memory);
+    for (; total_ + bytes > kMost; kept_.erase(kept_.begin())) {
+      total_ -= kept_.front().bytes;
+      std::free(kept_.front().memory);
+    }
+    kept_.push_back({memory, bytes});
+    total_ += bytes;
+  }
+
+ private:
+  static constexpr size_t kMost = 256 << 20;
+  struct Kept {
+    char* memory;
+    size_t bytes;
+  };
+  std::mutex mutex_;
+  std::vector<Kept> kept_;  // the oldest first
+  size_t total_ = 0;
+};
+
+// Never destroyed: tensors may outlive all else.
+Shelf& shelf() {
+  static Shelf* const shelf = new Shelf;
+  return *shelf;
+}
+
+struct Form {
+  std::array<int64_t, 5> strides;
+  size_t bytes;
+
+  Form(const int64_t* sizes, size_t dims, ScalarType dtype) {
+    int64_t stride = 1;
+    for (size_t i = dims; i-- > 0;) {
+      strides[i] = stride;
+      stride *= std::max<int64_t>(sizes[i], 1);
+    }
+    bytes = size_t(stride) * aoti_torch_dtype_element_size(int32_t(dtype));
+  }
+};
+
+}  // namespace
+
+// The shim is called directly: finding an operator by its name takes longer than a small layer.
+Tensor make(const int64_t* sizes, size_t dims, ScalarType dtype) {
+  const Form form(sizes, dims, dtype);
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, form.strides.data(),
+                                                         int32_t(dtype),
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  Tensor tensor(handle);
+  if (form.bytes >= kHugePage) prefer_huge_pages(tensor.mutable_data_ptr(), form.bytes);
+  return tensor;
+}
+
+Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
+  return make(shape.begin(), shape.size(), dtype);
+}
+
+Tensor make_recycled(std::initializer_list<int64_t> shape, ScalarType dtype) {
+  const Form form(shape.begin(), shape.size(), dtype);
+  if (form.bytes < kHugePage) return make(shape, dtype);
+  size_t bytes = form.bytes;
+  char* memory = shelf().take(bytes);
+  const auto give = [bytes](void* memory) { shelf().give(static_cast<char*>(memory), bytes); };
+  return torch::stable::from_blob(
+      memory, {shape.begin(), shape.size()}, {form.strides.data(), shape.size()},
+      torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype, give);
+}
+
+Block::~Block() { std::free(memory_); }
+
+char* Block::reserve(size_t bytes) {
+  if (bytes <= size_) return memory_;
+  std::free(memory_);
+  size_ = 0;
+  memory_ = allocate(bytes);
+  size_ = rounded(bytes);
+  return memory_;
+}
+
+}  // namespace fused_rnn
