@@ -31,9 +31,7 @@ except ImportError as error:
     _CUDA = None
     _CUDA_REASON = f"the extension fused_rnn._C_cuda cannot be loaded ({error})"
 
-# The compute capability the kernels are built for: for others the largest of them spill registers,
-# which tests/test_cuda_build.py holds them not to. And how many recurrences one launch takes.
-CUDA_CAPABILITY = (9, 0)
+# How many recurrences one launch takes.
 CUDA_RECURRENCES = 64
 
 
@@ -54,13 +52,29 @@ def why_cuda_unavailable() -> str | None:
     """Returns why the CUDA kernels cannot run here, or None if they can."""
     if _CUDA_REASON is not None:
         return _CUDA_REASON
+    built = str(_cuda_build_info()["CUDA architectures"])
     for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_capability(index)
-        if found != CUDA_CAPABILITY:
-            built = ".".join(map(str, CUDA_CAPABILITY))
-            got = ".".join(map(str, found))
-            return f"its CUDA kernels are for compute capability {built}, device {index} has {got}"
+        major, minor = torch.cuda.get_device_capability(index)
+        if not any(_runs_on(name, major, minor) for name in built.split()):
+            found = f"device {index} has compute capability {major}.{minor}"
+            return f"its CUDA kernels were built for {built}, {found}"
     return None
+
+
+def _cuda_build_info() -> dict[str, str]:
+    return {} if _CUDA is None else dict(_CUDA.build_info())
+
+
+def _runs_on(architecture: str, major: int, minor: int) -> bool:
+    """Whether a device runs what nvcc compiled for an architecture, such as "80" or "90a".
+
+    Code runs on later devices of its major version, code with an "a" only where it was meant to:
+    "CUDA C++ Programming Guide", binary compatibility and feature sets.
+    """
+    built = divmod(int(architecture.removesuffix("a")), 10)
+    if architecture.endswith("a"):
+        return built == (major, minor)
+    return built[0] == major and built[1] <= minor
 
 
 def cuda_device(index: int) -> CudaDevice:
@@ -110,9 +124,7 @@ def cuda_plan(
 def build_info() -> dict[str, str]:
     """Returns how the extensions were built; empty without any."""
     info = {} if _C is None else dict(_C.build_info())
-    if _CUDA is not None:
-        info |= _CUDA.build_info()
-    return info
+    return info | _cuda_build_info()
 
 
 def instruction_sets() -> list[str]:

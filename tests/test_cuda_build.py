@@ -38,13 +38,23 @@ def kernels(architecture: str) -> dict[str, str]:
     return found
 
 
-def test_kernels_compile_for_hopper() -> None:
-    found = kernels("90a")
+def check(architecture: str) -> None:
+    found = kernels(architecture)
     persistent = {name: text for name, text in found.items() if PERSISTENT.search(name)}
     assert len(persistent) >= 88
     for name, text in persistent.items():
         spilled = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)
         assert spilled and not any(int(count) for count in spilled), f"{name}: {text}"
+
+
+def test_kernels_compile_for_hopper() -> None:
+    check("90a")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ["80", "100a"])
+def test_kernels_compile(architecture: str) -> None:
+    check(architecture)
 
 
 @pytest.mark.long
@@ -89,12 +99,28 @@ def test_plans_of_unknown_things() -> None:
         plan(torch.int8, 64)
 
 
-@pytest.mark.parametrize(("capability", "reason"), [((8, 0), "has 8.0"), ((9, 0), None)])
-def test_other_devices_are_refused(
-    capability: tuple[int, int], reason: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("built", "capability", "able"),
+    [
+        ("80 90a 100a", (7, 5), False),
+        ("80 90a 100a", (8, 0), True),
+        ("80 90a 100a", (8, 9), True),
+        ("80 90a 100a", (9, 0), True),
+        ("80 90a 100a", (10, 0), True),
+        ("80 90a 100a", (10, 3), False),
+        ("80 90a 100a", (12, 0), False),
+        ("90a", (8, 0), False),
+        ("90a", (10, 0), False),
+        ("86", (8, 0), False),
+    ],
+)
+def test_devices_that_were_built_for(
+    built: str, capability: tuple[int, int], able: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "_CUDA_REASON", None)
+    monkeypatch.setattr(native, "_cuda_build_info", lambda: {"CUDA architectures": built})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-    found = native.why_cuda_unavailable.__wrapped__()
-    assert found is None if reason is None else reason in found
+    reason = native.why_cuda_unavailable.__wrapped__()
+    expected = f"built for {built}, device 0 has compute capability " + "{}.{}".format(*capability)
+    assert reason is None if able else expected in str(reason)

@@ -13,6 +13,9 @@ namespace cuda {
 // A cudaStream_t.
 using StreamHandle = void*;
 
+// The architectures of this build, such as "80 90a", by nvcc's names without their "sm_".
+const char* built_architectures();
+
 // ---- Tier S: all steps in one launch. `rows`: batch rows of a block, 1 or kManyRows.
 const char* block_forward(const Forward& p, StreamHandle stream);
 const char* block_backward(const Backward& p, StreamHandle stream);
