@@ -31,8 +31,9 @@ except ImportError as error:
     _CUDA = None
     _CUDA_REASON = f"the extension fused_rnn._C_cuda cannot be loaded ({error})"
 
-# How many recurrences one launch takes.
+# How many recurrences one launch takes, and blocks a cluster: 16 from compute capability 9.0 on.
 CUDA_RECURRENCES = 64
+LARGEST_CLUSTER = 16
 
 
 class CudaDevice(NamedTuple):
@@ -40,6 +41,7 @@ class CudaDevice(NamedTuple):
 
     processors: int
     shared_bytes: int  # that one block may ask for
+    cluster: int = 1  # blocks of a cluster at most; 1 where there are none
 
 
 def why_unavailable() -> str | None:
@@ -80,7 +82,11 @@ def _runs_on(architecture: str, major: int, minor: int) -> bool:
 def cuda_device(index: int) -> CudaDevice:
     """Returns the sizes of a CUDA device of this machine."""
     properties: Any = torch.cuda.get_device_properties(index)
-    return CudaDevice(properties.multi_processor_count, properties.shared_memory_per_block_optin)
+    return CudaDevice(
+        properties.multi_processor_count,
+        properties.shared_memory_per_block_optin,
+        LARGEST_CLUSTER if properties.major >= 9 else 1,
+    )
 
 
 def cuda_plan(
@@ -116,6 +122,7 @@ def cuda_plan(
             hidden=hidden,
             processors=device.processors,
             shared_bytes=device.shared_bytes,
+            cluster=device.cluster,
             backward=backward,
         )
     )

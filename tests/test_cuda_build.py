@@ -15,10 +15,11 @@ from fused_rnn import native
 from fused_rnn.native import CudaDevice, cuda_plan
 
 ROOT = Path(__file__).parent.parent
-H200 = CudaDevice(processors=132, shared_bytes=232448)
+H200 = CudaDevice(processors=132, shared_bytes=232448, cluster=16)
+NO_CLUSTERS = H200._replace(cluster=1)
 A10 = CudaDevice(processors=72, shared_bytes=101376)
 # Launched once for all steps: what they spill is paid every step.
-PERSISTENT = re.compile(r"(block|exact|grid)_(forward|backward)_kernel")
+PERSISTENT = re.compile(r"(block|exact|cluster|grid)_(forward|backward)_kernel")
 
 
 def kernels(architecture: str) -> dict[str, str]:
@@ -41,7 +42,7 @@ def kernels(architecture: str) -> dict[str, str]:
 def check(architecture: str) -> None:
     found = kernels(architecture)
     persistent = {name: text for name, text in found.items() if PERSISTENT.search(name)}
-    assert len(persistent) >= 88
+    assert len(persistent) >= 120
     for name, text in persistent.items():
         spilled = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)
         assert spilled and not any(int(count) for count in spilled), f"{name}: {text}"
@@ -73,10 +74,16 @@ def planner() -> None:
         pytest.skip(f"native: {native.why_unavailable()}")
 
 
-def plan(dtype: torch.dtype, hidden: int, device: CudaDevice = H200, batch: int = 16) -> str:
-    return cuda_plan(
-        "lstm", dtype, steps=64, batch=batch, recurrences=2, hidden=hidden, device=device
-    )
+def plan(
+    dtype: torch.dtype,
+    hidden: int,
+    device: CudaDevice = NO_CLUSTERS,
+    batch: int = 16,
+    *,
+    backward: bool = False,
+) -> str:
+    sizes = {"steps": 64, "batch": batch, "recurrences": 2, "hidden": hidden}
+    return cuda_plan("lstm", dtype, **sizes, device=device, backward=backward)
 
 
 @pytest.mark.usefixtures("planner")
@@ -91,6 +98,22 @@ def test_plans() -> None:
     assert "4 rows" in plan(torch.float32, 64, batch=128)
     assert plan(torch.float32, 100, A10).startswith("tier L")
     assert plan(torch.float64, 300).startswith("tier L")
+
+
+@pytest.mark.usefixtures("planner")
+def test_plans_of_clusters() -> None:
+    half = torch.bfloat16
+    assert "tier S" in plan(half, 128, H200)
+    assert "tier C, 64 blocks in clusters of 16 of 128 threads, 8 rows" in plan(half, 256, H200)
+    assert "tier C, 64 blocks in clusters of 16 of 256 threads, 8 rows" in plan(half, 512, H200)
+    # Equal shares: the smaller cluster.
+    assert "in clusters of 8 of 256 threads, 8 rows" in plan(half, 256, H200, batch=56)
+    for backward in (False, True):
+        found = plan(half, 768, H200, backward=backward)
+        assert "tier C, 64 blocks in clusters of 16 of 384 threads, 8 rows" in found
+    assert "tier G" in plan(half, 769, H200)
+    # Three clusters for each direction, whose rows are too many for shared memory.
+    assert "tier G" in plan(half, 768, H200, batch=32)
 
 
 @pytest.mark.usefixtures("planner")

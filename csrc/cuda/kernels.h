@@ -27,6 +27,11 @@ const char* exact_backward(const Backward& p, int rows, StreamHandle stream);
 const char* grid_forward(const Forward& p, const Exchange& x, StreamHandle stream);
 const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle stream);
 
+// ---- Tier C: all steps in one launch of clusters of `blocks` with `rows` batch rows each;
+// kTooLarge where the device takes no such cluster.
+const char* cluster_forward(const Forward& p, int blocks, int rows, StreamHandle stream);
+const char* cluster_backward(const Backward& p, int blocks, int rows, StreamHandle stream);
+
 // ---- Tier L: the pointwise part of one step; the products are library calls between them.
 // States and products of one step. States are wide (float32, or float64 for float64); what enters
 // or leaves a library product has the tensors' own type.

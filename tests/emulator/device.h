@@ -27,9 +27,10 @@ struct Shape {
   dim3 grid, block;
   size_t shared_bytes;
   bool cooperative;
+  int cluster;
 };
 
-// Whether the blocks of a cooperative launch are resident at once.
+// Whether the blocks of a cooperative launch, or of one cluster, are resident at once.
 bool fits(const Shape& shape);
 
 // Runs a kernel to its end; returns what went wrong, or null. The text lives until the next run.
@@ -49,6 +50,11 @@ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float 
 void cp_async(void* to, const void* from, int bytes);
 void cp_async_commit();
 void cp_async_wait(int left);
+void cluster_sync();
+void init_transactions(void* barrier);
+void expect_bytes(void* barrier, uint32_t bytes);
+void wait_bytes(void* barrier, uint32_t parity);
+void push(void* to, uint32_t rank, const void* value, void* barrier);
 uint64_t load(const void* from, int bytes, Order order);
 void add(uint32_t* to, uint32_t value, Order order);
 
