@@ -28,8 +28,8 @@ std::map<std::string, std::string> build_info() {
 
 // Works without a GPU and without the CUDA extension.
 std::string cuda_plan(const std::string& cell, const std::string& dtype, int steps, int batch,
-                      int recurrences, int hidden, int processors, int shared_bytes,
-                      int cluster, bool backward) {
+                      int recurrences, int hidden, int processors, int shared_bytes, int cluster,
+                      bool backward) {
   using namespace fused_rnn;
   const cuda::Sizes sizes{steps, batch, recurrences, hidden, cell_of(cell), dtype_named(dtype)};
   return cuda::describe(cuda::make_plan(sizes, {processors, shared_bytes, cluster}, backward));
