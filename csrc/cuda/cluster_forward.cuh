@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tier C, forward, 16-bit formats: all steps in one launch of clusters. A block computes the gates
-// of its own units and pushes h into the shared memory of the others, which wait for nothing else;
-// the textbook GRU pushes twice a step, r * h and h.
+// of its own units and pushes h into the shared memory of all, its own too, which wait for nothing
+// else; the textbook GRU pushes twice a step, r * h and h.
 #pragma once
 
 #include "cluster.cuh"
@@ -21,7 +21,7 @@ struct ClusterForward {
   const int H, steps, stride;
   const Fragments<G> fragments;  // (warps, steps - kSteps, G)
   IO* const tiles;               // (2, rows, stride)
-  float* const sums;             // (4 parts, G, groups, kSumWords)
+  float* const sums;             // (1 or 2 passes, 4 parts, G, groups, kSumWords)
   float *const h, *const c;      // (rows, units); of the textbook GRU, c is z between its halves
   int* const lengths;            // (rows,)
   const Pushes pushes;
@@ -38,7 +38,7 @@ struct ClusterForward {
         fragments{reinterpret_cast<Vector*>(shared), steps > kSteps ? steps - kSteps : 0},
         tiles(reinterpret_cast<IO*>(&fragments.at(blockDim.x / 32, 0, 0, 0))),
         sums(reinterpret_cast<float*>(tiles + 2 * rows * stride)),
-        h(sums + kGroupWarps * G * at.groups * kSumWords),
+        h(sums + sum_buffers(rows) * kGroupWarps * G * at.groups * kSumWords),
         c(h + rows * at.units),
         lengths(reinterpret_cast<int*>(c + rows * at.units)),
         pushes{reinterpret_cast<uint64_t*>(lengths + rows)} {
@@ -131,9 +131,14 @@ struct ClusterForward {
     for (int g = 0; g < count; ++g) prefetch(row + (first + g) * H + at.first_unit + spot.unit);
   }
 
+  // Where a part of the sums of gate g stands; two passes in turns, as warps part after the first.
+  DEVICE_FN float* sums_of(int pass, int part, int g) const {
+    return sums + (((pass % 2 * kGroupWarps + part) * G + g) * at.groups + at.group) * kSumWords;
+  }
+
   // This warp's part of the sums of `count` gates of a pass.
   template <int first, int count>
-  DEVICE_FN void multiply_pass(const IO* from) const {
+  DEVICE_FN void multiply_pass(int pass, const IO* from) const {
     float acc[count][4] = {};
     const IO* own = from + at.part * steps * 16 + at.lane % 8 * stride + at.lane / 8 * 8;
 #pragma unroll
@@ -161,32 +166,35 @@ struct ClusterForward {
     }
 #pragma unroll
     for (int g = 0; g < count; ++g) {
-      float* to = sums + ((at.part * G + first + g) * at.groups + at.group) * kSumWords;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) to[fragment_word(at.lane) + e] = acc[g][e];
+      Vector value;
+      memcpy(&value, acc[g], sizeof(value));
+      float* to = sums_of(pass, at.part, first + g) + fragment_word(at.lane);
+      *reinterpret_cast<Vector*>(to) = value;
     }
   }
 
-  // The states behind the k-th step, or r * h within it, put where the next product reads them.
+  // The states behind the k-th step, or r * h within it; returns what the next product reads.
   template <int first, int count>
-  DEVICE_FN void update(int k, int exchange, const ClusterSpot& spot, const IO (&given)[count],
-                        float (&saved)[S + 1]) {
+  DEVICE_FN float update(int k, int pass, const ClusterSpot& spot, const IO (&given)[count],
+                         float (&saved)[S + 1]) {
     const int t = walk.time(k), b = at.first_row + spot.row, length = lengths[spot.row];
     const bool active = there(spot) && t < length;
-    float x[count], total[count], next;
+    float x[count], total[count];
 #pragma unroll
     for (int g = 0; g < count; ++g) {
       x[g] = widen(given[g]) + (first + g < kSummed ? 0 : x_bias);
       total[g] = bias[first + g];
 #pragma unroll
       for (int part = 0; part < kGroupWarps; ++part) {
-        total[g] += sums[((part * G + first + g) * at.groups + at.group) * kSumWords + spot.word];
+        total[g] += sums_of(pass, part, first + g)[spot.word];
       }
     }
     float &own_h = h[spot.index], &own_c = c[spot.index];
     if constexpr (kBefore && first == 0) {
-      next = active ? forward_gates<IO>(x, total, own_h, saved) : 0;
-      if (active) own_c = saved[1];
+      if (!active) return 0;
+      const float reset_h = forward_gates<IO>(x, total, own_h, saved);
+      own_c = saved[1];
+      return reset_h;
     } else {
       if constexpr (kBefore) {
         saved[1] = own_c;
@@ -197,20 +205,30 @@ struct ClusterForward {
       // The output, whatever the next step makes of the state.
       saved[S] = own_h;
       if (k + 1 < walk.T && walk.cut(walk.time(k + 1), b, length)) own_h = own_c = 0;
-      next = own_h;
+      return own_h;
     }
-    tile(exchange + 1)[spot.row * stride + at.first_unit + spot.unit] = narrow<IO>(next);
   }
 
-  // To the other blocks: a pass's rows of this block's units, eight of them at once.
-  DEVICE_FN void hand_on(int exchange, int pass) const {
-    const int vectors = kTileRows * at.units / 8, mine = threadIdx.x % vectors;
-    IO* from = tile(exchange + 1) + (pass * kTileRows + mine % kTileRows) * stride + at.first_unit +
-               mine / kTileRows * 8;
-    const Vector value = *reinterpret_cast<const Vector*>(from);
-    for (int i = 1 + threadIdx.x / vectors; i < at.blocks; i += blockDim.x / vectors) {
-      pushes.send(exchange, (at.rank + i) % at.blocks, from, value);
+  // To every block, this one too: eight neighbouring lanes gather the 16 bytes of their units and
+  // share the ranks.
+  DEVICE_FN void hand_on(int exchange, const ClusterSpot& spot, float mine) const {
+    const uint32_t own = narrow<IO>(mine).bits, next = exchanged(own, 1);
+    const uint32_t pair = at.lane & 1 ? next | own << 16 : own | next << 16;
+    const uint32_t other = exchanged(pair, 2);
+    const bool second = at.lane & 2, upper = at.lane & 4;
+    const uint32_t low = second ? other : pair, high = second ? pair : other;
+    const uint32_t far_low = exchanged(low, 4), far_high = exchanged(high, 4);
+    const Vector value =
+        upper ? Vector{far_low, far_high, low, high} : Vector{low, high, far_low, far_high};
+    // A push stands for all lanes that it has numbers of: what they read may be written over.
+    __syncwarp();
+    IO* to = tile(exchange + 1) + spot.row * stride + at.first_unit + spot.unit / 8 * 8;
+    for (int i = at.lane % 8; i < at.blocks; i += 8) {
+      pushes.send(exchange, (at.rank + i) % at.blocks, to, value);
     }
+  }
+  DEVICE_FN static uint32_t exchanged(uint32_t word, int lanes) {
+    return __shfl_xor_sync(0xFFFFFFFF, word, lanes);
   }
 
   template <int first, int count>
@@ -229,24 +247,24 @@ struct ClusterForward {
     }
   }
 
-  // Exchange e is what the e-th product reads: in shared memory already, or push e - 1.
+  // Exchange e is what the e-th product reads: in shared memory already, or push e - 1, behind
+  // which every warp of this block has read its sums.
   template <int first, int count>
   DEVICE_FN void half(int k, int exchange) {
     const bool last = exchange + 1 == walk.T * kHalves;
     IO x[count] = {};
     load_inputs<first, count>(walk.time(k), 0, x);
-    if (!last) pushes.expect(exchange, at.rows * at.units * 2 * (at.blocks - 1));
+    if (!last) pushes.expect(exchange, at.rows * at.units * 2 * at.blocks);
     if (exchange > 0) pushes.wait(exchange - 1);
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
       const ClusterSpot spot(at, pass);
       if (pass) load_inputs<first, count>(walk.time(k), pass, x);
-      multiply_pass<first, count>(tile(exchange) + pass * kTileRows * stride);
+      multiply_pass<first, count>(pass, tile(exchange) + pass * kTileRows * stride);
       __syncthreads();
       float saved[S + 1];
-      update<first, count>(k, exchange, spot, x, saved);
-      __syncthreads();
-      if (!last) hand_on(exchange, pass);
+      const float next = update<first, count>(k, pass, spot, x, saved);
+      if (!last) hand_on(exchange, spot, next);
       store<first, count>(walk.time(k), spot, saved);
       prefetch_inputs<first, count>(k + 2, pass);
     }

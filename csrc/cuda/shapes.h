@@ -101,10 +101,11 @@ constexpr int64_t fragment_bytes(int groups, int count, int steps) {
 constexpr int64_t cluster_state_bytes(int groups, int rows) {
   return 4 * rows * (2 * groups * kTileUnits + 1) + 16;
 }
+constexpr int sum_buffers(int rows) { return rows > kTileRows ? 2 : 1; }
 constexpr int64_t cluster_forward_bytes(Cell cell, int groups, int blocks, int rows) {
   return fragment_bytes(groups, gate_count(cell), forward_steps(groups, blocks)) +
          2 * 2 * rows * (cluster_columns(groups, blocks) + kPad) +
-         4 * kGroupWarps * gate_count(cell) * groups * kSumWords +
+         4 * sum_buffers(rows) * kGroupWarps * gate_count(cell) * groups * kSumWords +
          cluster_state_bytes(groups, rows);
 }
 constexpr int64_t cluster_backward_bytes(Cell cell, int groups, int blocks, int rows) {

@@ -36,6 +36,17 @@ void barrier_in_divergent_code(Memory* m) {
   m->out[threadIdx.x] = 1;
 }
 
+// Neighbours within a warp do.
+template <bool faulty>
+void missing_warp_barrier(Memory* m) {
+  SHARED_MEMORY(shared);
+  auto* numbers = reinterpret_cast<float*>(shared);
+  const int i = threadIdx.x;
+  numbers[i] = m->in[i];
+  if (!faulty) __syncwarp();
+  m->out[i] = numbers[i ^ 1];
+}
+
 template <bool faulty>
 void missing_copy_wait(Memory* m) {
   SHARED_MEMORY(shared);
@@ -234,6 +245,7 @@ struct Kind {
 const Kind kKinds[] = {
     KIND(missing_barrier, "race: read of shared memory", 1),
     KIND(barrier_in_divergent_code, "barrier", 1),
+    KIND(missing_warp_barrier, "race", 1),
     KIND(missing_copy_wait, "unfinished copy", 1),
     KIND(ring_one_stage_short, "race", 1),
     KIND(counter_without_release, "race", kBlocks),
