@@ -7,8 +7,8 @@
 // asynchronous copy, a counter without release or without acquire, a counter's target off by one, a
 // ring one slot short, a warp operation that not all lanes reach, a misaligned or outlying shared
 // address, more blocks than fit at once, wrong fragments (as wrong numbers); of clusters, a missing
-// meeting before the first push, a missing wait, a wrong parity, a wrong number of bytes, one buffer
-// for two, a push out of bounds or into a block that has exited.
+// meeting before the first push, a missing wait, a wrong parity, a wrong number of bytes, one
+// buffer for two, a push out of bounds or into a block that has exited.
 //
 // A push lands some time after it was made, in any order. What the end of a phase orders: all that
 // the pushing threads had done or knew of when they pushed. The manual promises less, the pushed
