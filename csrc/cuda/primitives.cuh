@@ -284,13 +284,15 @@ const char* launch(void (*kernel)(P...), const Launch& how, Stream stream, P... 
     attribute.val.clusterDim = {unsigned(how.cluster), 1, 1};
     config.numAttrs = 1;
     // More than 8 blocks are more than every device promises.
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, how.cluster > 8);
     int clusters = 0;
-    const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-    if (status != cudaSuccess || clusters == 0) {
+    cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, how.cluster > 8);
+    if (status == cudaSuccess) status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+    if (status == cudaErrorInvalidClusterSize || (status == cudaSuccess && clusters == 0)) {
       cudaGetLastError();
       return cuda::kTooLarge;
     }
+    if (status != cudaSuccess) return cudaGetErrorString(status);
   }
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
   if (status == cudaErrorCooperativeLaunchTooLarge) {
