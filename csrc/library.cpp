@@ -28,11 +28,11 @@ std::map<std::string, std::string> build_info() {
 
 // Works without a GPU and without the CUDA extension.
 std::string cuda_plan(const std::string& cell, const std::string& dtype, int steps, int batch,
-                      int recurrences, int hidden, int processors, int shared_bytes,
+                      int recurrences, int hidden, int processors, int shared_bytes, int cluster,
                       bool backward) {
   using namespace fused_rnn;
   const cuda::Sizes sizes{steps, batch, recurrences, hidden, cell_of(cell), dtype_named(dtype)};
-  return cuda::describe(cuda::make_plan(sizes, {processors, shared_bytes}, backward));
+  return cuda::describe(cuda::make_plan(sizes, {processors, shared_bytes, cluster}, backward));
 }
 
 }  // namespace
@@ -50,6 +50,6 @@ PYBIND11_MODULE(_C, m) {
   using pybind11::arg;
   m.def("cuda_plan", &cuda_plan, pybind11::kw_only(), arg("cell"), arg("dtype"), arg("steps"),
         arg("batch"), arg("recurrences"), arg("hidden"), arg("processors"), arg("shared_bytes"),
-        arg("backward"),
+        arg("cluster"), arg("backward"),
         "Which CUDA kernels run a recurrence on a device of these sizes, and why.");
 }

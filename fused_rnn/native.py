@@ -31,10 +31,9 @@ except ImportError as error:
     _CUDA = None
     _CUDA_REASON = f"the extension fused_rnn._C_cuda cannot be loaded ({error})"
 
-# The compute capability the kernels are built for: for others the largest of them spill registers,
-# which tests/test_cuda_build.py holds them not to. And how many recurrences one launch takes.
-CUDA_CAPABILITY = (9, 0)
+# How many recurrences one launch takes, and blocks a cluster: 16 from compute capability 9.0 on.
 CUDA_RECURRENCES = 64
+LARGEST_CLUSTER = 16
 
 
 class CudaDevice(NamedTuple):
@@ -42,6 +41,7 @@ class CudaDevice(NamedTuple):
 
     processors: int
     shared_bytes: int  # that one block may ask for
+    cluster: int = 1  # blocks of a cluster at most; 1 where there are none
 
 
 def why_unavailable() -> str | None:
@@ -54,19 +54,39 @@ def why_cuda_unavailable() -> str | None:
     """Returns why the CUDA kernels cannot run here, or None if they can."""
     if _CUDA_REASON is not None:
         return _CUDA_REASON
+    built = str(_cuda_build_info()["CUDA architectures"])
     for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_capability(index)
-        if found != CUDA_CAPABILITY:
-            built = ".".join(map(str, CUDA_CAPABILITY))
-            got = ".".join(map(str, found))
-            return f"its CUDA kernels are for compute capability {built}, device {index} has {got}"
+        major, minor = torch.cuda.get_device_capability(index)
+        if not any(_runs_on(name, major, minor) for name in built.split()):
+            found = f"device {index} has compute capability {major}.{minor}"
+            return f"its CUDA kernels were built for {built}, {found}"
     return None
+
+
+def _cuda_build_info() -> dict[str, str]:
+    return {} if _CUDA is None else dict(_CUDA.build_info())
+
+
+def _runs_on(architecture: str, major: int, minor: int) -> bool:
+    """Whether a device runs what nvcc compiled for an architecture, such as "80" or "90a".
+
+    Code runs on later devices of its major version, code with an "a" only where it was meant to:
+    "CUDA C++ Programming Guide", binary compatibility and feature sets.
+    """
+    built = divmod(int(architecture.removesuffix("a")), 10)
+    if architecture.endswith("a"):
+        return built == (major, minor)
+    return built[0] == major and built[1] <= minor
 
 
 def cuda_device(index: int) -> CudaDevice:
     """Returns the sizes of a CUDA device of this machine."""
     properties: Any = torch.cuda.get_device_properties(index)
-    return CudaDevice(properties.multi_processor_count, properties.shared_memory_per_block_optin)
+    return CudaDevice(
+        properties.multi_processor_count,
+        properties.shared_memory_per_block_optin,
+        LARGEST_CLUSTER if properties.major >= 9 else 1,
+    )
 
 
 def cuda_plan(
@@ -102,6 +122,7 @@ def cuda_plan(
             hidden=hidden,
             processors=device.processors,
             shared_bytes=device.shared_bytes,
+            cluster=device.cluster,
             backward=backward,
         )
     )
@@ -110,9 +131,7 @@ def cuda_plan(
 def build_info() -> dict[str, str]:
     """Returns how the extensions were built; empty without any."""
     info = {} if _C is None else dict(_C.build_info())
-    if _CUDA is not None:
-        info |= _CUDA.build_info()
-    return info
+    return info | _cuda_build_info()
 
 
 def instruction_sets() -> list[str]:

@@ -6,10 +6,13 @@ import enum
 import functools
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from cases import Case, make
+from torch import Tensor
 
 from fused_rnn import autograd, ops
 
@@ -19,15 +22,23 @@ BUILD = FOLDER.parent.parent / "build" / "emulator"
 
 
 class Device(enum.Enum):
-    """Multiprocessors, bytes of shared memory of one block, how many blocks run at once."""
+    """Multiprocessors, bytes of shared memory of one block, how many blocks run at once, and how
+    many make up a cluster at most."""
 
-    HOPPER = (132, 227 * 1024, 132)
+    # Hopper's sizes, without its clusters and with.
+    NO_CLUSTERS = (132, 227 * 1024, 132, 1)
+    CLUSTERS = (132, 227 * 1024, 132, 16)
+    SMALL_CLUSTERS = (132, 227 * 1024, 132, 4)
+    # One cluster at once.
+    ONE_CLUSTER = (18, 227 * 1024, 18, 16)
+    # No cluster that was planned can be launched.
+    PARTED = (132, 227 * 1024, 3, 4)
     # One batch group of the tests' larger layers, not two, and not all gates at once.
-    SMALL = (14, 100 * 1024, 14)
+    SMALL = (14, 100 * 1024, 14, 1)
     # Others hold most multiprocessors: what was planned cannot be launched.
-    CROWDED = (132, 227 * 1024, 4)
+    CROWDED = (132, 227 * 1024, 4, 1)
     # Nothing fits one block: library products between the steps.
-    NO_SHARED_MEMORY = (132, 256, 132)
+    NO_SHARED_MEMORY = (132, 256, 132, 16)
 
 
 class Fault(enum.Enum):
@@ -38,6 +49,10 @@ class Fault(enum.Enum):
     NO_COPY_WAIT = 2
     NO_RELEASE = 3
     NO_ACQUIRE = 4
+    NO_CLUSTER_SYNC = 5
+    NO_PUSH_WAIT = 6
+    TOO_MANY_BYTES = 7
+    TOO_FEW_BYTES = 8
 
 
 @functools.cache
@@ -95,7 +110,30 @@ def emulator() -> Emulator:
     if reason is not None:
         pytest.skip(f"the emulator is not built: {reason}")
     loaded = _load()
-    loaded.use(Device.HOPPER)
+    loaded.use(Device.NO_CLUSTERS)
     loaded.schedule(1)
     loaded.plant(Fault.NONE)
     return loaded
+
+
+def passes(case: Case) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
+    """The results of the forward op and the arguments of the backward one."""
+    i = make(case)
+    pair = ops.PAIRS[NAME]
+    tensors = (i.x, i.h0, i.c0, i.weights, i.lengths, i.resets)
+    y, hn, cn, tape = pair.forward(*tensors, case.cell, case.reverse, True)
+    dy, dhn, *dcn = i.cotangents
+    arguments = (dy, dhn, dcn[0] if dcn else None, *tensors, y, tape, case.cell, case.reverse)
+    return (y, hn, cn, tape), (*arguments, True, True, True)
+
+
+def expect_races(machine: Emulator, run: Callable[[], object], least: int = 2) -> None:
+    """Every barrier that `run` meets, `least` or more, is missed when it is left out."""
+    run()
+    barriers = machine.barriers()
+    assert barriers >= least
+    for site in range(barriers):
+        machine.plant(Fault.NO_BARRIER, site)
+        with pytest.raises(RuntimeError, match="race"):
+            run()
+    machine.plant(Fault.NONE)

@@ -15,10 +15,11 @@ from fused_rnn import native
 from fused_rnn.native import CudaDevice, cuda_plan
 
 ROOT = Path(__file__).parent.parent
-H200 = CudaDevice(processors=132, shared_bytes=232448)
+H200 = CudaDevice(processors=132, shared_bytes=232448, cluster=16)
+NO_CLUSTERS = H200._replace(cluster=1)
 A10 = CudaDevice(processors=72, shared_bytes=101376)
 # Launched once for all steps: what they spill is paid every step.
-PERSISTENT = re.compile(r"(block|exact|grid)_(forward|backward)_kernel")
+PERSISTENT = re.compile(r"(block|exact|cluster|grid)_(forward|backward)_kernel")
 
 
 def kernels(architecture: str) -> dict[str, str]:
@@ -38,13 +39,23 @@ def kernels(architecture: str) -> dict[str, str]:
     return found
 
 
-def test_kernels_compile_for_hopper() -> None:
-    found = kernels("90a")
+def check(architecture: str) -> None:
+    found = kernels(architecture)
     persistent = {name: text for name, text in found.items() if PERSISTENT.search(name)}
-    assert len(persistent) >= 88
+    assert len(persistent) >= 120
     for name, text in persistent.items():
         spilled = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", text)
         assert spilled and not any(int(count) for count in spilled), f"{name}: {text}"
+
+
+def test_kernels_compile_for_hopper() -> None:
+    check("90a")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ["80", "100a"])
+def test_kernels_compile(architecture: str) -> None:
+    check(architecture)
 
 
 @pytest.mark.long
@@ -63,10 +74,16 @@ def planner() -> None:
         pytest.skip(f"native: {native.why_unavailable()}")
 
 
-def plan(dtype: torch.dtype, hidden: int, device: CudaDevice = H200, batch: int = 16) -> str:
-    return cuda_plan(
-        "lstm", dtype, steps=64, batch=batch, recurrences=2, hidden=hidden, device=device
-    )
+def plan(
+    dtype: torch.dtype,
+    hidden: int,
+    device: CudaDevice = NO_CLUSTERS,
+    batch: int = 16,
+    *,
+    backward: bool = False,
+) -> str:
+    sizes = {"steps": 64, "batch": batch, "recurrences": 2, "hidden": hidden}
+    return cuda_plan("lstm", dtype, **sizes, device=device, backward=backward)
 
 
 @pytest.mark.usefixtures("planner")
@@ -84,17 +101,49 @@ def test_plans() -> None:
 
 
 @pytest.mark.usefixtures("planner")
+def test_plans_of_clusters() -> None:
+    half = torch.bfloat16
+    assert "tier S" in plan(half, 128, H200)
+    assert "tier C, 64 blocks in clusters of 16 of 128 threads, 8 rows" in plan(half, 256, H200)
+    assert "tier C, 64 blocks in clusters of 16 of 256 threads, 8 rows" in plan(half, 512, H200)
+    # Equal shares: the smaller cluster.
+    assert "in clusters of 8 of 256 threads, 8 rows" in plan(half, 256, H200, batch=56)
+    for backward in (False, True):
+        found = plan(half, 768, H200, backward=backward)
+        assert "tier C, 64 blocks in clusters of 16 of 384 threads, 8 rows" in found
+    assert "tier G" in plan(half, 769, H200)
+    # Three clusters for each direction, whose rows are too many for shared memory.
+    assert "tier G" in plan(half, 768, H200, batch=32)
+
+
+@pytest.mark.usefixtures("planner")
 def test_plans_of_unknown_things() -> None:
     with pytest.raises(RuntimeError, match="dtype: expected float32"):
         plan(torch.int8, 64)
 
 
-@pytest.mark.parametrize(("capability", "reason"), [((8, 0), "has 8.0"), ((9, 0), None)])
-def test_other_devices_are_refused(
-    capability: tuple[int, int], reason: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("built", "capability", "able"),
+    [
+        ("80 90a 100a", (7, 5), False),
+        ("80 90a 100a", (8, 0), True),
+        ("80 90a 100a", (8, 9), True),
+        ("80 90a 100a", (9, 0), True),
+        ("80 90a 100a", (10, 0), True),
+        ("80 90a 100a", (10, 3), False),
+        ("80 90a 100a", (12, 0), False),
+        ("90a", (8, 0), False),
+        ("90a", (10, 0), False),
+        ("86", (8, 0), False),
+    ],
+)
+def test_devices_that_were_built_for(
+    built: str, capability: tuple[int, int], able: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "_CUDA_REASON", None)
+    monkeypatch.setattr(native, "_cuda_build_info", lambda: {"CUDA architectures": built})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-    found = native.why_cuda_unavailable.__wrapped__()
-    assert found is None if reason is None else reason in found
+    reason = native.why_cuda_unavailable.__wrapped__()
+    expected = f"built for {built}, device 0 has compute capability " + "{}.{}".format(*capability)
+    assert reason is None if able else expected in str(reason)

@@ -18,6 +18,9 @@ LARGER = [
         (3, 129, (0,)),
         (40, 256, (0, 1)),
         (64, 512, (1,)),
+        (19, 640, (0, 1)),
+        (16, 768, (0,)),
+        (100, 768, (0,)),
         (17, 1000, (0,)),
         (33, 1024, (0,)),
         (9, 1500, (0,)),
@@ -70,13 +73,17 @@ def test_larger_layers(cell: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
-@pytest.mark.parametrize(("cell", "hidden"), [("lstm", 64), ("gru", 64), ("lstm", 256)])
+@pytest.mark.parametrize(
+    ("cell", "hidden"), [("lstm", 64), ("gru", 64), ("lstm", 256), ("gru_reset_before", 256)]
+)
 def test_thousands_of_steps(cell: str, hidden: int, dtype: str) -> None:
     case = Case(cell, 2048, 2, 8, hidden, dtype)
     judge(case, found(case), "native")
 
 
-@pytest.mark.parametrize("case", [Case("lstm", 33, 9, 8, 100, "bf16"), LARGER[1]], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case("lstm", 33, 9, 8, 100, "bf16"), LARGER[1], LARGER[4], LARGER[7]], ids=str
+)
 def test_the_same_bits_every_time(case: Case) -> None:
     inputs = on_device(case)
     first = run(case, inputs, "native")
@@ -85,7 +92,7 @@ def test_the_same_bits_every_time(case: Case) -> None:
             assert torch.equal(tensor, first[name]), name
 
 
-@pytest.mark.parametrize("hidden", [64, 256, 1500])
+@pytest.mark.parametrize("hidden", [64, 256, 1000, 1500])
 @pytest.mark.parametrize("kind", [fused_rnn.FusedLSTM, fused_rnn.FusedGRU])
 def test_cuda_graphs(kind: type, hidden: int) -> None:
     layer = kind(32, hidden, backend="native", device="cuda", dtype=torch.bfloat16)
@@ -112,7 +119,7 @@ def test_cuda_graphs(kind: type, hidden: int) -> None:
             assert torch.equal(mine, expected)
 
 
-@pytest.mark.parametrize("hidden", [64, 256])
+@pytest.mark.parametrize("hidden", [64, 256, 1000])
 def test_nan_and_inf_end(hidden: int) -> None:
     case = Case("gru", 40, 9, 8, hidden, "bf16")
     inputs = on_device(case)
@@ -123,9 +130,10 @@ def test_nan_and_inf_end(hidden: int) -> None:
 
 
 @pytest.mark.long
-def test_two_streams_and_many_launches() -> None:
-    """Grids that each take most of the device, on two streams, between kernels that delay them."""
-    case = Case("lstm", 64, 16, 32, 512, "bf16")
+@pytest.mark.parametrize("hidden", [512, 1024])
+def test_two_streams_and_many_launches(hidden: int) -> None:
+    """Clusters, or grids that take most of the device, on two streams with delays between them."""
+    case = Case("lstm", 64, 16, 32, hidden, "bf16")
     inputs = on_device(case)
     arguments = (*inputs[:3], inputs.weights, None, None, "lstm", (0,), True)
     expected = PAIRS["native"].forward(*arguments)[0]

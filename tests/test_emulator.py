@@ -2,7 +2,6 @@
 """The CUDA backend's sources on an emulated GPU: right on any schedule, and faults are found."""
 
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
@@ -10,8 +9,7 @@ import emulated
 import pytest
 import torch
 from cases import CELLS, Case, judge, make, options, run
-from emulated import BUILD, Device, Emulator, Fault
-from torch import Tensor
+from emulated import BUILD, Device, Emulator, Fault, expect_races, passes
 
 from fused_rnn import ops
 
@@ -24,7 +22,7 @@ RAGGED = Case("lstm", 7, 9, 4, 22, reverse=(0, 1), lengths=True, resets=True)
 GRID = Case("lstm", 4, 9, 4, 136, HALF, lengths=True, resets=True)
 WIDE = replace(GRID, steps=3, batch=20, hidden=141, reverse=(1,))
 BOTH = replace(GRID, steps=3, batch=3, hidden=130, reverse=(0, 1), bias=False, states=False)
-TIERS = [(HALF, Device.HOPPER), (EXACT, Device.HOPPER), (HALF, Device.NO_SHARED_MEMORY)]
+TIERS = [(HALF, Device.NO_CLUSTERS), (EXACT, Device.NO_CLUSTERS), (HALF, Device.NO_SHARED_MEMORY)]
 
 
 @pytest.fixture
@@ -98,7 +96,8 @@ def test_every_meeting_gives_the_same_bits(machine: Emulator, cell: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("dtype", "device", "hidden"), [*((*tier, 20) for tier in TIERS), (HALF, Device.HOPPER, 136)]
+    ("dtype", "device", "hidden"),
+    [*((*tier, 20) for tier in TIERS), (HALF, Device.NO_CLUSTERS, 136)],
 )
 def test_nan_and_inf_end(machine: Emulator, dtype: str, device: Device, hidden: int) -> None:
     machine.use(device)
@@ -108,17 +107,6 @@ def test_nan_and_inf_end(machine: Emulator, dtype: str, device: Device, hidden: 
     found = run(case, inputs, emulated.NAME)
     assert found["y"][1:, 0].isnan().all()
     assert found["y"][:, 2].isfinite().all()
-
-
-def passes(case: Case) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
-    """The results of the forward op and the arguments of the backward one."""
-    i = make(case)
-    pair = ops.PAIRS[emulated.NAME]
-    tensors = (i.x, i.h0, i.c0, i.weights, i.lengths, i.resets)
-    y, hn, cn, tape = pair.forward(*tensors, case.cell, case.reverse, True)
-    dy, dhn, *dcn = i.cotangents
-    arguments = (dy, dhn, dcn[0] if dcn else None, *tensors, y, tape, case.cell, case.reverse)
-    return (y, hn, cn, tape), (*arguments, True, True, True)
 
 
 @pytest.mark.parametrize(("dtype", "device"), TIERS)
@@ -160,23 +148,11 @@ def test_every_kind_of_fault_is_found() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def expect_races(machine: Emulator, run: Callable[[], object]) -> None:
-    """Every barrier that `run` meets is missed when it is left out."""
-    run()
-    barriers = machine.barriers()
-    assert barriers >= 2
-    for site in range(barriers):
-        machine.plant(Fault.NO_BARRIER, site)
-        with pytest.raises(RuntimeError, match="race"):
-            run()
-    machine.plant(Fault.NONE)
-
-
 @pytest.mark.parametrize(
     ("case", "device"),
     [
-        *((Case(c, 5, 5, 4, 36, d), Device.HOPPER) for c in FAULTY for d in (HALF, EXACT)),
-        (replace(GRID, cell="gru"), Device.HOPPER),
+        *((Case(c, 5, 5, 4, 36, d), Device.NO_CLUSTERS) for c in FAULTY for d in (HALF, EXACT)),
+        (replace(GRID, cell="gru"), Device.NO_CLUSTERS),
         (WIDE, Device.SMALL),
     ],
     ids=str,

@@ -41,7 +41,7 @@ struct BlockBackward {
         tiles(reinterpret_cast<IO*>(shared)),
         inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))} {
     load_columns(w, static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H, at.unit, 0, H,
-                 at.lane);
+                 p.paired, at.lane);
     load_grads();
   }
 
@@ -230,7 +230,7 @@ struct BlockBackward {
 };
 
 template <Cell cell, class IO, int kSteps>
-__global__ void __launch_bounds__(kSteps * 32) block_backward_kernel(const Backward p) {
+__global__ void __launch_bounds__(kSteps * 32, 1) block_backward_kernel(const Backward p) {
   SHARED_MEMORY(shared);
   BlockBackward<cell, IO, kSteps> block(p, shared);
   block.run();

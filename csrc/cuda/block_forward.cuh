@@ -217,7 +217,7 @@ struct BlockForward {
 };
 
 template <Cell cell, class IO, int kSteps>
-__global__ void __launch_bounds__(kSteps * 32) block_forward_kernel(const Forward p) {
+__global__ void __launch_bounds__(kSteps * 32, 1) block_forward_kernel(const Forward p) {
   SHARED_MEMORY(shared);
   BlockForward<cell, IO, kSteps> block(p, shared);
   block.run();

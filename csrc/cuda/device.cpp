@@ -25,7 +25,8 @@ bool on_device(const Tensor& tensor) { return tensor.is_cuda(); }
 
 Device device_sizes(int32_t index) {
   return {attribute(cudaDevAttrMultiProcessorCount, index),
-          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index)};
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
+          attribute(cudaDevAttrComputeCapabilityMajor, index) >= 9 ? kLargestCluster : 1};
 }
 
 StreamHandle current_stream(int32_t index) {

@@ -40,7 +40,7 @@ struct GridBackward {
         sums(dc + rows * kTileUnits),
         tiles(reinterpret_cast<IO*>(sums + kGridWarps * rows * kTileUnits)) {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
-    load_columns(w, w_hh, at.first_unit + lane / 4 * 2, warp * kSteps * 16, H, lane);
+    load_columns(w, w_hh, at.first_unit + lane / 4 * 2, warp * kSteps * 16, H, p.paired, lane);
     for (int i = threadIdx.x; i < slots * rows * kStride; i += blockDim.x) tiles[i] = IO{};
     for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
     for (int pass = 0; pass * kPassRows < rows; ++pass) {
@@ -180,7 +180,7 @@ struct GridBackward {
 };
 
 template <Cell cell, class IO, int kSteps>
-__global__ void __launch_bounds__(kGridThreads)
+__global__ void __launch_bounds__(kGridThreads, 1)
     grid_backward_kernel(const Backward p, const Exchange x) {
   SHARED_MEMORY(shared);
   GridBackward<cell, IO, kSteps> block(p, x, shared);

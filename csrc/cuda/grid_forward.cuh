@@ -183,7 +183,7 @@ struct GridForward {
 };
 
 template <Cell cell, class IO, int kSteps>
-__global__ void __launch_bounds__(kGridThreads)
+__global__ void __launch_bounds__(kGridThreads, 1)
     grid_forward_kernel(const Forward p, const Exchange x) {
   SHARED_MEMORY(shared);
   GridForward<cell, IO, kSteps> block(p, x, shared);

@@ -13,6 +13,9 @@ namespace cuda {
 // A cudaStream_t.
 using StreamHandle = void*;
 
+// The architectures of this build, such as "80 90a", by nvcc's names without their "sm_".
+const char* built_architectures();
+
 // ---- Tier S: all steps in one launch. `rows`: batch rows of a block, 1 or kManyRows.
 const char* block_forward(const Forward& p, StreamHandle stream);
 const char* block_backward(const Backward& p, StreamHandle stream);
@@ -23,6 +26,11 @@ const char* exact_backward(const Backward& p, int rows, StreamHandle stream);
 // multiprocessors are free than planned.
 const char* grid_forward(const Forward& p, const Exchange& x, StreamHandle stream);
 const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle stream);
+
+// ---- Tier C: all steps in one launch of clusters of `blocks` with `rows` batch rows each;
+// kTooLarge where the device takes no such cluster.
+const char* cluster_forward(const Forward& p, int blocks, int rows, StreamHandle stream);
+const char* cluster_backward(const Backward& p, int blocks, int rows, StreamHandle stream);
 
 // ---- Tier L: the pointwise part of one step; the products are library calls between them.
 // States and products of one step. States are wide (float32, or float64 for float64); what enters

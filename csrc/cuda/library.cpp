@@ -8,6 +8,7 @@
 #include <map>
 #include <string>
 
+#include "kernels.h"
 #include "layer.h"
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) {
@@ -20,6 +21,7 @@ PYBIND11_MODULE(_C_cuda, m) {
   m.def("build_info", [] {
     return std::map<std::string, std::string>{
         {"CUDA toolkit",
-         std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10)}};
+         std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10)},
+        {"CUDA architectures", fused_rnn::cuda::built_architectures()}};
   });
 }

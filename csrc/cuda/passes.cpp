@@ -120,16 +120,26 @@ Columns sum_columns(const Layer& layer, const Tensor& dg, const Tensor& partial,
   return sums;
 }
 
-}  // namespace
+// What is left of a device whose multiprocessors take no cluster of the planned size, as where they
+// were parted among processes.
+Device without_clusters(Device device) {
+  device.cluster = 1;
+  return device;
+}
 
-void run_forward(const Layer& layer, const Forward& p) {
+void forward_on(const Device& device, const Layer& layer, const Forward& p) {
   const StreamHandle stream = current_stream(layer.device);
-  const Plan plan = make_plan(layer.sizes, device_sizes(layer.device), false);
+  const Plan plan = make_plan(layer.sizes, device, false);
   switch (plan.tier) {
     case Tier::kBlock:
       return check_launch(block_forward(p, stream));
     case Tier::kExact:
       return check_launch(exact_forward(p, plan.rows, stream));
+    case Tier::kCluster: {
+      const char* error = cluster_forward(p, plan.cluster, plan.rows, stream);
+      return error == kTooLarge ? forward_on(without_clusters(device), layer, p)
+                                : check_launch(error);
+    }
     case Tier::kGrid: {
       const Shared shared(layer, plan, 1);
       const char* error = grid_forward(p, shared.exchange, stream);
@@ -141,14 +151,19 @@ void run_forward(const Layer& layer, const Forward& p) {
   }
 }
 
-void run_backward(const Layer& layer, const Backward& p) {
+void backward_on(const Device& device, const Layer& layer, const Backward& p) {
   const StreamHandle stream = current_stream(layer.device);
-  const Plan plan = make_plan(layer.sizes, device_sizes(layer.device), true);
+  const Plan plan = make_plan(layer.sizes, device, true);
   switch (plan.tier) {
     case Tier::kBlock:
       return check_launch(block_backward(p, stream));
     case Tier::kExact:
       return check_launch(exact_backward(p, plan.rows, stream));
+    case Tier::kCluster: {
+      const char* error = cluster_backward(p, plan.cluster, plan.rows, stream);
+      return error == kTooLarge ? backward_on(without_clusters(device), layer, p)
+                                : check_launch(error);
+    }
     case Tier::kGrid: {
       const Shared shared(layer, plan, layer.G);
       const char* error = grid_backward(p, shared.exchange, stream);
@@ -158,6 +173,16 @@ void run_backward(const Layer& layer, const Backward& p) {
     default:
       return library_backward(layer, p, stream);
   }
+}
+
+}  // namespace
+
+void run_forward(const Layer& layer, const Forward& p) {
+  forward_on(device_sizes(layer.device), layer, p);
+}
+
+void run_backward(const Layer& layer, const Backward& p) {
+  backward_on(device_sizes(layer.device), layer, p);
 }
 
 Tensor input_grads(const Layer& layer, const Tensor& dg) {

@@ -15,9 +15,10 @@ namespace cuda {
 struct Device {
   int processors;    // multiprocessors
   int shared_bytes;  // that one block may ask for
+  int cluster;       // blocks of a cluster at most; 1 where there are none
 };
 
-enum class Tier { kBlock, kExact, kGrid, kLibrary };
+enum class Tier { kBlock, kExact, kCluster, kGrid, kLibrary };
 
 struct Plan {
   Tier tier = Tier::kLibrary;
@@ -27,6 +28,7 @@ struct Plan {
   int blocks = 0;        // of the launch for all steps; tier L has none
   int threads = 0;       // of a block
   int shared_bytes = 0;  // of a block
+  int cluster = 1;       // blocks that make up a cluster
 };
 
 inline std::string kilobytes(int64_t bytes) { return std::to_string(bytes / 1024) + " KiB"; }
@@ -47,6 +49,40 @@ inline Plan block_plan(const Sizes& s, const Device& device, bool backward) {
           kTileRows,    0,
           blocks,       block_threads(s.H),
           int(bytes)};
+}
+
+// Clusters of `blocks` that run at once: each lies within one of the device's larger parts, of 18
+// multiprocessors or a few less, of which the last are often unusable.
+inline int clusters_at_once(const Device& device, int blocks) {
+  return device.processors / 18 * (kLargestCluster / blocks);
+}
+
+// 16-bit formats: W_hh in the registers and shared memory of a cluster. Tier L where none fits.
+inline Plan cluster_plan(const Sizes& s, const Device& device, bool backward) {
+  Plan best;
+  int least = 0;
+  for (int blocks = kSmallestCluster; blocks <= std::min(device.cluster, kLargestCluster);
+       blocks *= 2) {
+    const int groups = cluster_groups(s.H, blocks), most = clusters_at_once(device, blocks) / s.N;
+    if (s.T == 1 || groups > kMostGroups || most == 0) continue;
+    const int rows = round_up((s.B + most - 1) / most, kTileRows);
+    const int64_t bytes = backward ? cluster_backward_bytes(s.cell, groups, blocks, rows)
+                                   : cluster_forward_bytes(s.cell, groups, blocks, rows);
+    if (rows > kMostClusterRows || bytes > device.shared_bytes) continue;
+    // The time of a step grows with a block's share; of equals, the smaller cluster hands on less.
+    const int share = rows * groups;
+    if (least && share >= least) continue;
+    least = share;
+    best = {Tier::kCluster,
+            "W_hh fits one cluster's registers and shared memory",
+            rows,
+            0,
+            blocks * ((s.B + rows - 1) / rows) * s.N,
+            groups * kGroupThreads,
+            int(bytes),
+            blocks};
+  }
+  return best;
 }
 
 // 16-bit formats: W_hh in the registers of many blocks, which meet after each step.
@@ -101,17 +137,23 @@ inline Plan exact_plan(const Sizes& s, const Device& device, bool backward) {
 // The plan of one pass over a layer's recurrences.
 inline Plan make_plan(const Sizes& s, const Device& device, bool backward) {
   if (!is_half(s.dtype)) return exact_plan(s, device, backward);
-  return s.H <= kBlockUnits ? block_plan(s, device, backward) : grid_plan(s, device, backward);
+  if (s.H <= kBlockUnits) return block_plan(s, device, backward);
+  const Plan plan = cluster_plan(s, device, backward);
+  return plan.tier == Tier::kCluster ? plan : grid_plan(s, device, backward);
 }
 
 inline std::string describe(const Plan& plan) {
   if (plan.tier == Tier::kLibrary) {
     return "tier L, a library product and a pointwise launch each step: " + plan.reason;
   }
-  return std::string(plan.tier == Tier::kGrid ? "tier G, " : "tier S, ") +
-         std::to_string(plan.blocks) + " blocks of " + std::to_string(plan.threads) + " threads, " +
-         std::to_string(plan.rows) + " rows and " + kilobytes(plan.shared_bytes) +
-         " of shared memory each: " + plan.reason;
+  const char* tier = plan.tier == Tier::kGrid      ? "tier G, "
+                     : plan.tier == Tier::kCluster ? "tier C, "
+                                                   : "tier S, ";
+  const std::string clusters =
+      plan.cluster > 1 ? " in clusters of " + std::to_string(plan.cluster) : "";
+  return tier + std::to_string(plan.blocks) + " blocks" + clusters + " of " +
+         std::to_string(plan.threads) + " threads, " + std::to_string(plan.rows) + " rows and " +
+         kilobytes(plan.shared_bytes) + " of shared memory each: " + plan.reason;
 }
 
 }  // namespace cuda

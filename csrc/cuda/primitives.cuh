@@ -27,6 +27,13 @@
 
 namespace fused_rnn {
 
+// Whether the architecture that this is compiled for has clusters of blocks.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kHasClusters = false;
+#else
+constexpr bool kHasClusters = true;
+#endif
+
 #ifdef __CUDACC__
 using Stream = cudaStream_t;
 #else
@@ -168,6 +175,79 @@ DEVICE_FN uint32_t load_relaxed(const uint32_t* counter) {
   return d;
 }
 
+// ---- Clusters of blocks, which write into each other's shared memory. A transaction barrier is a
+// word of shared memory whose phase ends when one thread has arrived and all the bytes it expects
+// have landed.
+
+// Sixteen bytes, moved at once.
+struct alignas(16) Vector {
+  uint32_t words[4];
+};
+
+// All threads of all blocks of the cluster meet; orders everything.
+DEVICE_FN void cluster_sync() {
+  PTX_OR_TWIN(asm volatile("barrier.cluster.arrive.release.aligned;\n\t"
+                           "barrier.cluster.wait.acquire.aligned;" :: : "memory"),
+              emulator::cluster_sync());
+}
+
+// By one thread; the cluster meets before any other use.
+DEVICE_FN void init_transactions(uint64_t* barrier) {
+#ifdef __CUDACC__
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(barrier));
+#endif
+  PTX_OR_TWIN(asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
+                           "fence.mbarrier_init.release.cluster;" ::"r"(address) : "memory"),
+              emulator::init_transactions(barrier));
+}
+
+// The one arrival of a phase. Bytes may land before it.
+DEVICE_FN void expect_bytes(uint64_t* barrier, uint32_t bytes) {
+#ifdef __CUDACC__
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(barrier));
+#endif
+  PTX_OR_TWIN(asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address),
+                           "r"(bytes) : "memory"),
+              emulator::expect_bytes(barrier, bytes));
+}
+
+// Waits for the end of the phase of this parity; what has landed in it is visible afterwards.
+DEVICE_FN void wait_bytes(uint64_t* barrier, uint32_t parity) {
+#ifdef __CUDACC__
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(barrier));
+  uint32_t done = 0;
+#endif
+  PTX_OR_TWIN(
+      while (!done) {
+        asm volatile(
+            "{\n\t.reg .pred p;\n\t"
+            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+            "selp.u32 %0, 1, 0, p;\n\t}"
+            : "=r"(done)
+            : "r"(address), "r"(parity)
+            : "memory");
+      },
+      emulator::wait_bytes(barrier, parity));
+}
+
+// Writes to where `to` is in the shared memory of block `rank` of the cluster, and tells the
+// barrier that is there where `barrier` is here. Lands some time later.
+DEVICE_FN void push(void* to, uint32_t rank, const Vector& value, uint64_t* barrier) {
+#ifdef __CUDACC__
+  const uint32_t here = uint32_t(__cvta_generic_to_shared(to));
+  const uint32_t here_too = uint32_t(__cvta_generic_to_shared(barrier));
+  uint32_t there, there_too;
+#endif
+  PTX_OR_TWIN(
+      asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
+      asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there_too) : "r"(here_too), "r"(rank));
+      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 "
+                   "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(there),
+                   "r"(value.words[0]), "r"(value.words[1]), "r"(value.words[2]),
+                   "r"(value.words[3]), "r"(there_too) : "memory"),
+      emulator::push(to, rank, &value, barrier));
+}
+
 // ---- Launch.
 
 struct Launch {
@@ -175,6 +255,8 @@ struct Launch {
   size_t shared_bytes = 0;
   // All blocks are resident at once, or the launch fails.
   bool cooperative = false;
+  // Neighbouring blocks along x that make up a cluster.
+  int cluster = 1;
 };
 
 // Queues a kernel; returns what went wrong, or null.
@@ -192,10 +274,26 @@ const char* launch(void (*kernel)(P...), const Launch& how, Stream stream, P... 
   config.dynamicSmemBytes = how.shared_bytes;
   config.stream = stream;
   cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
   config.attrs = &attribute;
-  config.numAttrs = how.cooperative ? 1 : 0;
+  if (how.cooperative) {
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+    config.numAttrs = 1;
+  } else if (how.cluster > 1) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {unsigned(how.cluster), 1, 1};
+    config.numAttrs = 1;
+    // More than 8 blocks are more than every device promises.
+    int clusters = 0;
+    cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, how.cluster > 8);
+    if (status == cudaSuccess) status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+    if (status == cudaErrorInvalidClusterSize || (status == cudaSuccess && clusters == 0)) {
+      cudaGetLastError();
+      return cuda::kTooLarge;
+    }
+    if (status != cudaSuccess) return cudaGetErrorString(status);
+  }
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
   if (status == cudaErrorCooperativeLaunchTooLarge) {
     // Not one that stays; without this the next launch would report it.
@@ -207,7 +305,7 @@ const char* launch(void (*kernel)(P...), const Launch& how, Stream stream, P... 
 #else
 template <class... P>
 const char* launch(void (*kernel)(P...), const Launch& how, Stream, P... arguments) {
-  const emulator::Shape shape{how.grid, how.block, how.shared_bytes, how.cooperative};
+  const emulator::Shape shape{how.grid, how.block, how.shared_bytes, how.cooperative, how.cluster};
   if (!emulator::fits(shape)) return cuda::kTooLarge;
   return emulator::run(shape, [&] { kernel(arguments...); });
 }

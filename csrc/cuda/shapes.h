@@ -67,6 +67,54 @@ constexpr int64_t grid_backward_bytes(int H, int rows, int slots) {
          4 * kGridWarps * kTileUnits * rows;
 }
 
+// ---- Tier C, 16-bit formats (cluster.cuh). The blocks of a cluster part the units, some groups of
+// 16 for each. A group has four warps; batch rows come in passes of eight, one row and unit for
+// each thread.
+constexpr int kGroupWarps = 4, kGroupThreads = 32 * kGroupWarps, kMostGroups = 3;
+constexpr int kMostClusterRows = 32, kSmallestCluster = 4, kLargestCluster = 16;
+// Fragments of an accumulator's 16 units and eight rows: 128 numbers, spread over all banks.
+constexpr int kSumWords = 160;
+// Numbers of k-steps whose weights are in registers: 255 of them for each thread of two groups, 168
+// of three. The rest are in shared memory.
+constexpr int kTwoGroupSteps = 8, kThreeGroupSteps = 6;
+
+constexpr int held_steps(int groups) { return groups < 3 ? kTwoGroupSteps : kThreeGroupSteps; }
+constexpr int cluster_groups(int H, int blocks) { return (grid_slices(H) + blocks - 1) / blocks; }
+// Forward, a warp takes a quarter of the columns of h; by two k-steps at a time.
+constexpr int cluster_columns(int groups, int blocks) {
+  return round_up(groups * kTileUnits * blocks, 32 * kGroupWarps);
+}
+constexpr int forward_steps(int groups, int blocks) {
+  return cluster_columns(groups, blocks) / (16 * kGroupWarps);
+}
+// Backward, it takes a quarter of the cluster's tiles of units, and all gates of the block's own.
+constexpr int backward_steps(Cell cell, int groups) {
+  return round_up(gate_count(cell) * groups, 2);
+}
+
+// Both begin with the weights that are not in registers, and end with the states h and c or their
+// gradients, lengths and two barriers.
+constexpr int64_t fragment_bytes(int groups, int count, int steps) {
+  const int held = held_steps(groups);
+  return 512 * groups * kGroupWarps * count * int64_t(steps > held ? steps - held : 0);
+}
+constexpr int64_t cluster_state_bytes(int groups, int rows) {
+  return 4 * rows * (2 * groups * kTileUnits + 1) + 16;
+}
+constexpr int sum_buffers(int rows) { return rows > kTileRows ? 2 : 1; }
+constexpr int64_t cluster_forward_bytes(Cell cell, int groups, int blocks, int rows) {
+  return fragment_bytes(groups, gate_count(cell), forward_steps(groups, blocks)) +
+         2 * 2 * rows * (cluster_columns(groups, blocks) + kPad) +
+         4 * sum_buffers(rows) * kGroupWarps * gate_count(cell) * groups * kSumWords +
+         cluster_state_bytes(groups, rows);
+}
+constexpr int64_t cluster_backward_bytes(Cell cell, int groups, int blocks, int rows) {
+  return fragment_bytes(groups, blocks / kGroupWarps, backward_steps(cell, groups)) +
+         2 * 2 * rows * (backward_steps(cell, groups) * 16 + kPad) +
+         2 * 4 * (rows / kTileRows) * blocks * groups * kSumWords +
+         cluster_state_bytes(groups, rows);
+}
+
 // ---- Tier S, float32 and float64 (exact.cuh). Lanes that share a unit; batch rows of a block.
 constexpr int kParts = 8, kManyRows = 4;
 

@@ -57,21 +57,31 @@ DEVICE_FN void load_rows(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int un
     }
   }
 }
+// A fragment of the transpose: columns `unit` and the next of rows k, k + 1, k + 8 and k + 9. By
+// pairs of columns, so that what is on its way takes no more registers than what it becomes: a
+// number each would take twice as many, and spill.
+template <class IO>
+DEVICE_FN void load_transposed(uint32_t (&w)[4], const IO* matrix, int unit, int k, int H,
+                               bool paired) {
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const int at = k + 4 * i;
+    const IO* row = matrix + int64_t(at) * H;
+    const uint32_t upper = at < H ? load_pair(row, unit, H, paired) : 0;
+    const uint32_t lower = at + 1 < H ? load_pair(row + H, unit, H, paired) : 0;
+    w[i] = (upper & 0xFFFF) | lower << 16;
+    w[i + 1] = upper >> 16 | (lower & 0xFFFF0000);
+  }
+}
 template <class IO, int count, int kSteps>
 DEVICE_FN void load_columns(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int unit, int first,
-                            int H, int lane) {
+                            int H, bool paired, int lane) {
 #pragma unroll
   for (int g = 0; g < count; ++g) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int u = unit + i % 2, k = first + s * 16 + i / 2 * 8 + lane % 4 * 2;
-        const IO* column = w_hh + int64_t(g) * H * H + u;
-        const uint32_t low = u < H && k < H ? column[int64_t(k) * H].bits : 0;
-        const uint32_t high = u < H && k + 1 < H ? column[int64_t(k + 1) * H].bits : 0;
-        w[g][s][i] = low | high << 16;
-      }
+      load_transposed(w[g][s], w_hh + int64_t(g) * H * H, unit, first + s * 16 + lane % 4 * 2, H,
+                      paired);
     }
   }
 }

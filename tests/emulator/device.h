@@ -27,9 +27,10 @@ struct Shape {
   dim3 grid, block;
   size_t shared_bytes;
   bool cooperative;
+  int cluster;
 };
 
-// Whether the blocks of a cooperative launch are resident at once.
+// Whether the blocks of a cooperative launch, or of one cluster, are resident at once.
 bool fits(const Shape& shape);
 
 // Runs a kernel to its end; returns what went wrong, or null. The text lives until the next run.
@@ -42,6 +43,7 @@ const dim3& grid_size();
 unsigned char* shared_memory();
 
 void barrier();
+void warp_barrier();
 uint32_t shuffle_xor(uint32_t mask, uint32_t value, int lanes);
 void ldmatrix_x4(uint32_t (&d)[4], const void* row);
 void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t));
@@ -49,6 +51,11 @@ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float 
 void cp_async(void* to, const void* from, int bytes);
 void cp_async_commit();
 void cp_async_wait(int left);
+void cluster_sync();
+void init_transactions(void* barrier);
+void expect_bytes(void* barrier, uint32_t bytes);
+void wait_bytes(void* barrier, uint32_t parity);
+void push(void* to, uint32_t rank, const void* value, void* barrier);
 uint64_t load(const void* from, int bytes, Order order);
 void add(uint32_t* to, uint32_t value, Order order);
 
@@ -79,9 +86,16 @@ inline uint16_t bf16_bits(float x) {
 
 inline __attribute__((always_inline)) void __syncthreads() { emulator::barrier(); }
 
+inline __attribute__((always_inline)) void __syncwarp() { emulator::warp_barrier(); }
+
 inline __attribute__((always_inline)) float __shfl_xor_sync(uint32_t mask, float x, int lanes) {
   return emulator::float_of_bits(
       emulator::shuffle_xor(mask, emulator::same_bits<uint32_t>(x), lanes));
+}
+
+inline __attribute__((always_inline)) uint32_t __shfl_xor_sync(uint32_t mask, uint32_t x,
+                                                               int lanes) {
+  return emulator::shuffle_xor(mask, x, lanes);
 }
 
 inline __attribute__((always_inline)) double __shfl_xor_sync(uint32_t mask, double x, int lanes) {

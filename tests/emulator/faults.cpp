@@ -11,7 +11,7 @@
 namespace fused_rnn {
 namespace {
 
-constexpr int kThreads = 64, kSeeds = 12, kRounds = 8, kBlocks = 3;
+constexpr int kThreads = 64, kSeeds = 12, kRounds = 8, kBlocks = 3, kPair = 2;
 
 struct Memory {
   alignas(16) float in[4 * kThreads], out[kBlocks * kThreads], sums[kBlocks * kThreads];
@@ -34,6 +34,17 @@ template <bool faulty>
 void barrier_in_divergent_code(Memory* m) {
   if (!faulty || threadIdx.x % 2) __syncthreads();
   m->out[threadIdx.x] = 1;
+}
+
+// Neighbours within a warp do.
+template <bool faulty>
+void missing_warp_barrier(Memory* m) {
+  SHARED_MEMORY(shared);
+  auto* numbers = reinterpret_cast<float*>(shared);
+  const int i = threadIdx.x;
+  numbers[i] = m->in[i];
+  if (!faulty) __syncwarp();
+  m->out[i] = numbers[i ^ 1];
 }
 
 template <bool faulty>
@@ -154,18 +165,87 @@ void wrong_fragment(Memory* m) {
   }
 }
 
+// Two blocks of a cluster push numbers to each other, round after round.
+struct Knobs {
+  bool meet = true, wait = true, flip = true;
+  int buffers = 2, bytes = 16 * kThreads, away = 0;
+};
+template <Knobs knobs>
+void exchange(Memory* m) {
+  SHARED_MEMORY(shared);
+  auto* barriers = reinterpret_cast<uint64_t*>(shared);
+  auto* numbers = reinterpret_cast<Vector*>(shared + 64);
+  const int i = threadIdx.x, other = 1 - int(blockIdx.x);
+  float sum = 0;
+  if (i < 2) init_transactions(barriers + i);
+  if (knobs.meet) cluster_sync();
+  for (int round = 0; round < kRounds; ++round) {
+    uint64_t* barrier = barriers + round % 2;
+    Vector* buffer = numbers + round % knobs.buffers * kThreads;
+    const Vector value = {uint32_t(round), 0, 0, uint32_t(i)};
+    if (i == 0) expect_bytes(barrier, knobs.bytes);
+    push(buffer + i + knobs.away, other, value, barrier);
+    if (knobs.wait) wait_bytes(barrier, knobs.flip ? round / 2 % 2 : 0);
+    sum += float(buffer[(i + 1) % kThreads].words[0]);
+  }
+  m->sums[blockIdx.x * kThreads + i] = sum;
+}
+template <bool faulty>
+void no_meeting_before_pushes(Memory* m) {
+  exchange<Knobs{.meet = !faulty}>(m);
+}
+template <bool faulty>
+void missing_push_wait(Memory* m) {
+  exchange<Knobs{.wait = !faulty}>(m);
+}
+template <bool faulty>
+void parity_that_stays(Memory* m) {
+  exchange<Knobs{.flip = !faulty}>(m);
+}
+template <bool faulty>
+void one_buffer_for_two(Memory* m) {
+  exchange<Knobs{.buffers = faulty ? 1 : 2}>(m);
+}
+template <bool faulty>
+void more_bytes_expected(Memory* m) {
+  exchange<Knobs{.bytes = 16 * (kThreads + faulty)}>(m);
+}
+template <bool faulty>
+void fewer_bytes_expected(Memory* m) {
+  exchange<Knobs{.bytes = 16 * (kThreads - faulty)}>(m);
+}
+template <bool faulty>
+void push_out_of_bounds(Memory* m) {
+  exchange<Knobs{.away = faulty ? 256 : 0}>(m);
+}
+template <bool faulty>
+void push_into_exited_block(Memory*) {
+  SHARED_MEMORY(shared);
+  auto* barrier = reinterpret_cast<uint64_t*>(shared);
+  if (threadIdx.x == 0) init_transactions(barrier);
+  cluster_sync();
+  if (blockIdx.x == 0) {
+    push(shared + 64 + 16 * threadIdx.x, 1, Vector{}, barrier);
+  } else if (!faulty) {
+    if (threadIdx.x == 0) expect_bytes(barrier, 16 * kThreads);
+    wait_bytes(barrier, 0);
+  }
+}
+
 struct Kind {
   const char* name;
   void (*sound)(Memory*);
   void (*faulty)(Memory*);
   const char* found;  // part of the message
   int blocks;
+  bool cluster = false;
 };
-#define KIND(name, found, blocks) {#name, &name<false>, &name<true>, found, blocks}
+#define KIND(name, found, ...) {#name, &name<false>, &name<true>, found, __VA_ARGS__}
 
 const Kind kKinds[] = {
     KIND(missing_barrier, "race: read of shared memory", 1),
     KIND(barrier_in_divergent_code, "barrier", 1),
+    KIND(missing_warp_barrier, "race", 1),
     KIND(missing_copy_wait, "unfinished copy", 1),
     KIND(ring_one_stage_short, "race", 1),
     KIND(counter_without_release, "race", kBlocks),
@@ -176,9 +256,17 @@ const Kind kKinds[] = {
     KIND(misaligned_matrix, "not aligned", 1),
     KIND(address_out_of_bounds, "out of bounds", 1),
     KIND(wrong_fragment, "wrong product", 1),
+    KIND(no_meeting_before_pushes, "not initialised", kPair, true),
+    KIND(missing_push_wait, "unfinished copy", kPair, true),
+    KIND(parity_that_stays, "unfinished copy", kPair, true),
+    KIND(one_buffer_for_two, "race", kPair, true),
+    KIND(more_bytes_expected, "deadlock", kPair, true),
+    KIND(fewer_bytes_expected, "unfinished copy", kPair, true),
+    KIND(push_out_of_bounds, "out of bounds", kPair, true),
+    KIND(push_into_exited_block, "has exited", kPair, true),
 };
 
-std::string run(void (*kernel)(Memory*), int blocks, uint64_t seed) {
+std::string run(void (*kernel)(Memory*), int blocks, bool cluster, uint64_t seed) {
   static Memory memory;
   memory = Memory();
   emulator::machine.options.seed = seed;
@@ -186,20 +274,21 @@ std::string run(void (*kernel)(Memory*), int blocks, uint64_t seed) {
   how.grid = dim3(blocks);
   how.block = dim3(kThreads);
   how.shared_bytes = 4096;
-  how.cooperative = blocks > 1;
+  how.cooperative = blocks > 1 && !cluster;
+  how.cluster = cluster ? blocks : 1;
   const char* error = launch(kernel, how, nullptr, &memory);
   return error ? error : "";
 }
 
 bool check(const Kind& kind) {
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
-    const std::string error = run(kind.sound, kind.blocks, seed);
+    const std::string error = run(kind.sound, kind.blocks, kind.cluster, seed);
     if (error.empty()) continue;
     std::printf("%s: false alarm: %s\n", kind.name, error.c_str());
     return false;
   }
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
-    const std::string error = run(kind.faulty, kind.blocks, seed);
+    const std::string error = run(kind.faulty, kind.blocks, kind.cluster, seed);
     if (error.find(kind.found) == error.npos) continue;
     std::printf("%s: found: %s\n", kind.name, error.c_str());
     return true;
@@ -216,8 +305,12 @@ int main() {
   bool all = true;
   for (const Kind& kind : kKinds) all &= check(kind);
   emulator::machine.options.resident = kBlocks - 1;
-  const std::string error = run(&counter_without_release<false>, kBlocks, 1);
+  const std::string error = run(&counter_without_release<false>, kBlocks, false, 1);
   all &= error == cuda::kTooLarge;
   std::printf("grid_too_large: %s\n", error.c_str());
+  emulator::machine.options.resident = kPair - 1;
+  const std::string clusters = run(&missing_push_wait<false>, kPair, true, 1);
+  all &= clusters == cuda::kTooLarge;
+  std::printf("cluster_too_large: %s\n", clusters.c_str());
   return all ? 0 : 1;
 }

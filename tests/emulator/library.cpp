@@ -14,14 +14,14 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
 
 namespace emulator {
 
-fused_rnn::cuda::Device emulated_device{132, 227 * 1024};
+fused_rnn::cuda::Device emulated_device{132, 227 * 1024, 1};
 
 extern "C" {
 #define EXPORTED __attribute__((visibility("default")))
 
-// `resident` of the processors are free.
-EXPORTED void emulator_set_device(int processors, int shared_bytes, int resident) {
-  emulated_device = {processors, shared_bytes};
+// `resident` of the processors are free; clusters have `cluster` blocks at most.
+EXPORTED void emulator_set_device(int processors, int shared_bytes, int resident, int cluster) {
+  emulated_device = {processors, shared_bytes, cluster};
   machine.options.resident = resident;
 }
 

@@ -53,10 +53,12 @@ void start_block(Block& block) {
 void start_blocks() {
   int live = 0;
   for (const Block& block : machine.blocks) live += block.started && block.alive > 0;
-  for (Block& block : machine.blocks) {
-    if (block.started) continue;
-    if (live++ >= machine.options.resident) return;
-    start_block(block);
+  const int together = machine.shape.cluster;
+  for (size_t first = 0; first < machine.blocks.size(); first += size_t(together)) {
+    if (machine.blocks[first].started) continue;
+    live += together;
+    if (live > machine.options.resident) return;
+    for (int i = 0; i < together; ++i) start_block(machine.blocks[first + size_t(i)]);
   }
 }
 
@@ -116,6 +118,7 @@ void make_threads() {
   m.threads.assign(size_t(blocks) * per, Thread());
   m.warps.assign(m.threads.size() / 32, Warp());
   m.blocks.assign(blocks, Block());
+  m.clusters.assign(blocks / m.shape.cluster, Cluster());
   m.runnable.clear();
   m.stacks.reserve(m.threads.size());
   for (int b = 0; b < blocks; ++b) {
@@ -150,6 +153,11 @@ std::string schedule() {
   uint64_t progress = m.progress, idle = 0;
   int looked_again = 0;
   for (;;) {
+    if (!m.landings.empty() && (m.runnable.empty() || random_below(m.landing_odds) == 0)) {
+      const std::string wrong = land();
+      if (!wrong.empty()) return wrong;
+      continue;
+    }
     if (m.runnable.empty()) start_blocks();
     if (m.runnable.empty()) {
       const auto done = [](const Thread& t) { return t.state == State::kDone; };
@@ -247,7 +255,9 @@ void suspend(State state, const char* operation, void* where) {
 
 bool fits(const Shape& shape) {
   const uint64_t blocks = uint64_t(shape.grid.x) * shape.grid.y * shape.grid.z;
-  return !shape.cooperative || blocks <= uint64_t(machine.options.resident);
+  const uint64_t together = shape.cooperative ? blocks : uint64_t(shape.cluster);
+  return (shape.cluster == 1 && !shape.cooperative) ||
+         together <= uint64_t(machine.options.resident);
 }
 
 const char* run(const Shape& shape, const std::function<void()>& kernel) {
@@ -261,10 +271,16 @@ const char* run(const Shape& shape, const std::function<void()>& kernel) {
   m.random_state = m.options.seed * 0x9E3779B97F4A7C15ull + 1;
   for (int i = 0; i < 8; ++i) random_below(2);
   m.stale_odds = 2ull << (2 * (m.options.seed / 4 % 3));
+  m.landing_odds = 2ull << (4 * (m.options.seed / 4 % 3));
   m.threads_per_block = int(shape.block.x * shape.block.y * shape.block.z);
   const size_t blocks = size_t(shape.grid.x) * shape.grid.y * shape.grid.z;
   if (blocks == 0 || m.threads_per_block % 32 || m.threads_per_block > 1024) {
     m.failure = "bad launch: blocks of " + std::to_string(m.threads_per_block) + " threads";
+    return m.failure.c_str();
+  }
+  if (shape.grid.x % unsigned(shape.cluster)) {
+    m.failure = "bad launch: clusters of " + std::to_string(shape.cluster) + " do not divide " +
+                std::to_string(shape.grid.x) + " blocks";
     return m.failure.c_str();
   }
   m.shared_stride = (shape.shared_bytes + 2 * 4096 - 1) / 4096 * 4096;
@@ -276,6 +292,7 @@ const char* run(const Shape& shape, const std::function<void()>& kernel) {
   std::memset(shared, 0xFF, bytes);
   forget_accesses();
   forget_counters();
+  forget_transactions();
   make_threads();
   m.failure = schedule();
   munmap(shared, bytes);

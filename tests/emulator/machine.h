@@ -2,11 +2,18 @@
 // The emulated machine: one fiber for each CUDA thread, switched at primitives by a seeded random
 // schedule, with a happens-before check of every plain access.
 //
-// It finds, and test_emulator.py plants one of each: a missing barrier (as a race, on whatever
-// schedule), a barrier in divergent code or one lane short, a missing wait for an asynchronous
-// copy, a counter without release or without acquire, a counter's target off by one, a ring one
-// slot short, a warp operation that not all lanes reach, a misaligned or outlying shared address,
-// more blocks than fit at once, wrong fragments (as wrong numbers).
+// It finds, and test_emulator.py plants one of each: a missing barrier of a block or a warp (as a
+// race, on whatever schedule), a barrier in divergent code or one lane short, a missing wait for an
+// asynchronous copy, a counter without release or without acquire, a counter's target off by one, a
+// ring one slot short, a warp operation that not all lanes reach, a misaligned or outlying shared
+// address, more blocks than fit at once, wrong fragments (as wrong numbers); of clusters, a missing
+// meeting before the first push, a missing wait, a wrong parity, a wrong number of bytes, one
+// buffer for two, a push out of bounds or into a block that has exited.
+//
+// A push lands some time after it was made, in any order. What the end of a phase orders: all that
+// the pushing threads had done or knew of when they pushed. The manual promises less, the pushed
+// bytes themselves; the kernels' second use of a buffer rests on the rest as well: a value is
+// pushed that depends on every read of the buffer before it.
 //
 // It cannot see: what the hardware's layouts and orders really are (twins and kernels share one
 // reading of the manual), memory weaker than this model (relaxed loads may be stale, writes are
@@ -30,7 +37,17 @@ namespace emulator {
 enum class Policy { kUniform, kWarpRun, kPriority };
 
 // Faults planted in the primitives, to see that they are found.
-enum class Fault { kNone, kNoBarrier, kNoCopyWait, kNoRelease, kNoAcquire };
+enum class Fault {
+  kNone,
+  kNoBarrier,
+  kNoCopyWait,
+  kNoRelease,
+  kNoAcquire,
+  kNoClusterSync,
+  kNoPushWait,
+  kTooManyBytes,
+  kTooFewBytes
+};
 
 struct Options {
   uint64_t seed = 1;
@@ -106,6 +123,24 @@ struct Block {
   std::vector<Thread*> waiting;
 };
 
+// Where all threads of a cluster meet.
+struct Cluster {
+  Clock met;
+  std::shared_ptr<const Clock> last_met;
+  std::vector<Thread*> waiting;
+};
+
+// A push that has not landed yet, and what its thread knew.
+struct Landing {
+  unsigned char* to;
+  unsigned char value[16];
+  const void* barrier;
+  const Block* block;
+  std::shared_ptr<const Clock> known;
+  int thread;
+  uint32_t time;
+};
+
 // Everything of one run, and what is kept between runs.
 struct Machine {
   Options options;
@@ -117,6 +152,8 @@ struct Machine {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<Block> blocks;
+  std::vector<Cluster> clusters;
+  std::vector<Landing> landings;
   std::vector<Warp*> runnable;
   Thread* current = nullptr;
   Context scheduler;
@@ -129,7 +166,7 @@ struct Machine {
   // Counts whatever could let a waiting thread go on.
   uint64_t progress = 0;
   uint64_t random_state = 1;
-  uint64_t stale_odds = 2;
+  uint64_t stale_odds = 2, landing_odds = 2;
 };
 
 extern Machine machine;
@@ -159,7 +196,13 @@ void check_access(const void* address, int bytes, bool write, Access kind, void*
 void mark_pending(const void* address, int bytes, bool pending);
 void forget_accesses();
 
+// cluster.cpp
+void forget_transactions();
+// Lets one push land; returns what is wrong with it, if anything.
+std::string land();
+
 // memory.cpp
+unsigned char* checked_shared(const void* address, int bytes);
 void forget_counters();
 // With nothing else left to run, lets the polling threads look again; false if there are none.
 bool wake_pollers();

@@ -92,6 +92,9 @@ void wake_all(Word& word) {
   word.pollers.clear();
 }
 
+}  // namespace
+
+// An address in the block's shared memory.
 unsigned char* checked_shared(const void* address, int bytes) {
   const Block& block = *machine.current->block;
   const auto* at = static_cast<const unsigned char*>(address);
@@ -100,8 +103,6 @@ unsigned char* checked_shared(const void* address, int bytes) {
   if (offset % size_t(bytes)) fail("shared address not aligned");
   return const_cast<unsigned char*>(at);
 }
-
-}  // namespace
 
 void forget_counters() { words.clear(); }
 

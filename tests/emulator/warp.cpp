@@ -133,6 +133,19 @@ EMULATOR_PRIMITIVE void barrier() {
   maybe_switch(2);
 }
 
+EMULATOR_PRIMITIVE void warp_barrier() {
+  meet(kAll, "warp barrier", machine.current, EMULATOR_CALLER, [](void** lanes) {
+    Clock met(*static_cast<Thread*>(lanes[0])->known);
+    for (int lane = 0; lane < 32; ++lane) {
+      auto& thread = *static_cast<Thread*>(lanes[lane]);
+      if (thread.known != static_cast<Thread*>(lanes[0])->known) merge(met, *thread.known);
+      met[thread.id] = thread.now++;
+    }
+    const auto known = std::make_shared<const Clock>(std::move(met));
+    for (int lane = 0; lane < 32; ++lane) static_cast<Thread*>(lanes[lane])->known = known;
+  });
+}
+
 EMULATOR_PRIMITIVE uint32_t shuffle_xor(uint32_t mask, uint32_t value, int lanes) {
   Shuffle mine{value, 0, lanes};
   meet(mask, "shuffle", &mine, EMULATOR_CALLER, [mask](void** arguments) {

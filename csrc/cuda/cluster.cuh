@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+// What both passes of tier C share: a block's place in its cluster, the numbered pushes between the
+// blocks, weights that are not in registers.
+//
+// W_hh is parted by rows, the gates of a block's own units, in both passes. Forward, a block needs
+// the whole h and computes its own gates: h is gathered. Backward, it has the gradients of its own
+// gates and computes a part of all of dh: the parts are scattered to the units' owners and summed.
+#pragma once
+
+#include "tile.cuh"
+#include "units.cuh"
+
+namespace fused_rnn {
+namespace cuda {
+
+// Blocks (rank, batch group, n); the blocks of a cluster are all ranks of one batch group.
+struct ClusterPlace {
+  const int blocks, groups, units, rank, first_unit, first_row, rows;
+  // A warp's group of units, its number in the block and among the four of its group.
+  const int warp, group, part, lane;
+
+  DEVICE_FN ClusterPlace(int H, int rows)
+      : blocks(gridDim.x),
+        groups(blockDim.x / kGroupThreads),
+        units(groups * kTileUnits),
+        rank(blockIdx.x),
+        first_unit(rank * units),
+        first_row(blockIdx.y * rows),
+        rows(rows),
+        warp(threadIdx.x / 32),
+        group(warp / kGroupWarps),
+        part(warp % kGroupWarps),
+        lane(threadIdx.x % 32) {}
+};
+
+// The unit and row of a pass that a thread computes, counted within the block.
+struct ClusterSpot {
+  int unit, row;
+  int index;  // in the block's states
+  int word;   // in the sums of its group
+
+  DEVICE_FN ClusterSpot(const ClusterPlace& at, int pass) {
+    const int own = threadIdx.x % kTileUnits, r = threadIdx.x % kGroupThreads / kTileUnits;
+    unit = at.group * kTileUnits + own;
+    row = pass * kTileRows + r;
+    index = row * at.units + unit;
+    word = own / 2 * 20 + r / 2 * 4 + own % 2 * 2 + r % 2;
+  }
+};
+
+// Where a lane's four numbers of an accumulator lie among its kSumWords: the rows of a unit pair 20
+// words apart, so that neither lanes nor the threads of ClusterSpot meet in a bank.
+DEVICE_FN int fragment_word(int lane) { return lane / 4 * 20 + lane % 4 * 4; }
+
+// Pushes from every block of the cluster to every other, numbered from 0. There are two barriers:
+// the second next push begins only when this one has arrived everywhere.
+struct Pushes {
+  uint64_t* const barriers;
+
+  // The cluster meets behind it.
+  DEVICE_FN void start() const {
+    if (threadIdx.x < 2) init_transactions(barriers + threadIdx.x);
+    cluster_sync();
+  }
+  // Before the wait for push n - 1, behind that for push n - 2: what one block gets.
+  DEVICE_FN void expect(int n, int bytes) const {
+    if (threadIdx.x == 0) expect_bytes(barriers + n % 2, uint32_t(bytes));
+  }
+  DEVICE_FN void send(int n, int rank, void* to, const Vector& value) const {
+    push(to, uint32_t(rank), value, barriers + n % 2);
+  }
+  DEVICE_FN void wait(int n) const { wait_bytes(barriers + n % 2, uint32_t(n / 2 % 2)); }
+};
+
+// Fragments in shared memory, `count` of each k-step for each warp; a lane reads what it wrote.
+template <int count>
+struct Fragments {
+  Vector* const memory;
+  const int steps;  // k-steps that are kept here
+
+  DEVICE_FN Vector& at(int warp, int step, int which, int lane) const {
+    return memory[((warp * steps + step) * count + which) * 32 + lane];
+  }
+};
+
+}  // namespace cuda
+}  // namespace fused_rnn
