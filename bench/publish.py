@@ -146,8 +146,8 @@ def gpu_section() -> str:
     if not rows:
         parts = ", then ".join(f"`{part}`" for part in ("quick", "stress", "grid"))
         return (
-            "No GPU has run the CUDA kernels (built for compute capabilities 8.x, 9.0 and 10.0) and "
-            "the Triton kernels (from 8.0) yet. What is owed: `bench/gpu.sh build out`, then "
+            "No GPU has run the CUDA kernels (built for compute capabilities 8.x, 9.0 and 10.0) "
+            "and the Triton kernels (from 8.0) yet. What is owed: `bench/gpu.sh build out`, then "
             f"{parts} in place of `build`, on a machine with a GPU, torch and nvcc."
         )
     files = sorted(RESULTS.glob("gpu*.jsonl"))
