@@ -196,8 +196,10 @@ def hardware(rows: Sequence[Row]) -> str:
     isa = next((r["instruction_set"] for r in rows if r["instruction_set"]), "none")
     software = f"torch {row['torch']}, Python {row['python']}, instruction set {isa}"
     rates = [r["rates"] for r in rows if r["rates"] and r["threads"] == 2]
+    # Groups of cases may have been measured at different times.
+    commits = ", ".join(dict.fromkeys(r["commit"] for r in rows))
     if not rates:
-        return f"{device}; {software}; commit {row['commit']}, {row['date']}."
+        return f"{device}; {software}; commit {commits}, {row['date']}."
 
     def middle(pick: Any) -> str:
         values = sorted(pick(rate) for rate in rates)
@@ -209,7 +211,7 @@ def hardware(rows: Sequence[Row]) -> str:
         for name in rates[0]["read"]
     )
     return (
-        f"{device}; {software}; commit {row['commit']}, {row['date']}. Measured beside the cases, "
+        f"{device}; {software}; commit {commits}, {row['date']}. Measured beside the cases, "
         f"median, 2 threads: {flops} GFLOP/s float32, {half} bfloat16; reading {levels}."
     )
 
