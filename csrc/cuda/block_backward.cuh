@@ -46,20 +46,12 @@ struct BlockBackward {
   }
 
   DEVICE_FN void load_grads() {
-    const auto* dhn = static_cast<const IO*>(p.dhn);
-    const auto* dcn = static_cast<const IO*>(p.dcn);
     inputs.clear();
     for (int i = threadIdx.x; i < kTiles * kTile; i += blockDim.x) tiles[i] = IO{};
+    load_own<IO>(dh, p.dhn, walk, b, at.unit, H, p.paired);
+    load_own<IO>(dc, p.dcn, walk, b, at.unit, H, p.paired);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float pair[2] = {}, cells[2] = {};
-      length[i] = walk.length(b + i);
-      const bool there = b + i < walk.B;
-      if (there && dhn) unpack<IO>(load_pair(dhn + walk.state(b + i), at.unit, H, p.paired), pair);
-      if (there && dcn) unpack<IO>(load_pair(dcn + walk.state(b + i), at.unit, H, p.paired), cells);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) dh[j][i] = pair[j], dc[j][i] = cells[j];
-    }
+    for (int i = 0; i < 2; ++i) length[i] = walk.length(b + i);
     __syncthreads();
   }
 

@@ -2,6 +2,7 @@
 // Tier S, forward, 16-bit formats.
 #include "block_forward.cuh"
 #include "kernels.h"
+#include "launches.cuh"
 
 namespace fused_rnn {
 namespace cuda {
@@ -9,11 +10,7 @@ namespace {
 
 template <Cell cell, class IO, int kSteps>
 const char* launch_block(const Forward& p, Stream stream) {
-  const Sizes& s = p.sizes;
-  Launch how;
-  how.grid = dim3((s.B + kTileRows - 1) / kTileRows, s.N);
-  how.block = dim3(block_threads(s.H));
-  how.shared_bytes = block_bytes(cell, s.H, false);
+  const Launch how = block_launch(p.sizes, block_bytes(cell, p.sizes.H, false));
   return launch(&block_forward_kernel<cell, IO, kSteps>, how, stream, p);
 }
 

@@ -64,20 +64,12 @@ struct BlockForward {
   }
 
   DEVICE_FN void load_states() {
-    const auto* h0 = static_cast<const IO*>(p.h0);
-    const auto* c0 = static_cast<const IO*>(p.c0);
     inputs.clear();
     for (int i = threadIdx.x; i < kTiles * kTile; i += blockDim.x) tiles[i] = IO{};
+    load_own<IO>(h, p.h0, walk, b, at.unit, H, p.paired);
+    load_own<IO>(c, p.c0, walk, b, at.unit, H, p.paired);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float pair[2] = {}, cells[2] = {};
-      length[i] = walk.length(b + i);
-      const bool there = b + i < walk.B;
-      if (there && h0) unpack<IO>(load_pair(h0 + walk.state(b + i), at.unit, H, p.paired), pair);
-      if (there && c0) unpack<IO>(load_pair(c0 + walk.state(b + i), at.unit, H, p.paired), cells);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) h[j][i] = pair[j], c[j][i] = cells[j];
-    }
+    for (int i = 0; i < 2; ++i) length[i] = walk.length(b + i);
     __syncthreads();
     hand_on(0);
     __syncthreads();

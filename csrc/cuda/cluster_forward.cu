@@ -2,6 +2,7 @@
 // Tier C, forward, 16-bit formats.
 #include "cluster_forward.cuh"
 #include "kernels.h"
+#include "launches.cuh"
 
 namespace fused_rnn {
 namespace cuda {
@@ -9,13 +10,9 @@ namespace {
 
 template <Cell cell, class IO, int kSteps, int kGroups>
 const char* launch_cluster(const Forward& p, int blocks, int rows, Stream stream) {
-  const Sizes& s = p.sizes;
-  const int groups = cluster_groups(s.H, blocks);
-  Launch how;
-  how.grid = dim3(blocks, (s.B + rows - 1) / rows, s.N);
-  how.block = dim3(groups * kGroupThreads);
-  how.shared_bytes = cluster_forward_bytes(cell, groups, blocks, rows);
-  how.cluster = blocks;
+  const int groups = cluster_groups(p.sizes.H, blocks);
+  const int64_t bytes = cluster_forward_bytes(cell, groups, blocks, rows);
+  const Launch how = cluster_launch(p.sizes, blocks, rows, bytes);
   return launch(&cluster_forward_kernel<cell, IO, kSteps, kGroups>, how, stream, p, rows);
 }
 

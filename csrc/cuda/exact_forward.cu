@@ -2,6 +2,7 @@
 // Tier S, forward, float32 and float64.
 #include "exact.cuh"
 #include "kernels.h"
+#include "launches.cuh"
 
 namespace fused_rnn {
 namespace cuda {
@@ -9,12 +10,9 @@ namespace {
 
 template <Cell cell, class A, int kRows>
 const char* launch_exact(const Forward& p, Stream stream) {
-  const Sizes& s = p.sizes;
-  Launch how;
-  how.grid = dim3((s.B + kRows - 1) / kRows, s.N);
-  how.block = dim3(exact_threads(s.H));
-  how.shared_bytes = exact_bytes(cell, s.H, kRows, sizeof(A), false);
-  return launch(&exact_forward_kernel<cell, A, kRows>, how, stream, p);
+  const int64_t bytes = exact_bytes(cell, p.sizes.H, kRows, sizeof(A), false);
+  return launch(&exact_forward_kernel<cell, A, kRows>, exact_launch(p.sizes, kRows, bytes), stream,
+                p);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // Tier G, backward, 16-bit formats.
 #include "grid_backward.cuh"
 #include "kernels.h"
+#include "launches.cuh"
 
 namespace fused_rnn {
 namespace cuda {
@@ -9,12 +10,7 @@ namespace {
 
 template <Cell cell, class IO, int kSteps>
 const char* launch_grid(const Backward& p, const Exchange& x, Stream stream) {
-  const Sizes& s = p.sizes;
-  Launch how;
-  how.grid = dim3(grid_slices(s.H), (s.B + x.rows - 1) / x.rows, s.N);
-  how.block = dim3(kGridThreads);
-  how.shared_bytes = grid_backward_bytes(s.H, x.rows, x.slots);
-  how.cooperative = true;
+  const Launch how = grid_launch(p.sizes, x.rows, grid_backward_bytes(p.sizes.H, x.rows, x.slots));
   return launch(&grid_backward_kernel<cell, IO, kSteps>, how, stream, p, x);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tier G, backward, 16-bit formats: all steps in one cooperative launch, in reverse. A block keeps
 // the columns of W_hh of 16 units in registers and computes their dh; the blocks of a batch group
-// hand dG around, all gates of all units, through global memory behind one counter.
+// hand dG around, all gates of all units, through global memory.
 #pragma once
 
 #include "grid.cuh"
@@ -91,13 +91,11 @@ struct GridBackward {
       backward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, saved, before ? widen(before[u]) : 0,
                               dh[index(spot)], dc[index(spot)], dg);
     }
-    if (b >= walk.B) return;
-    IO* operand = at.operand<IO>(stage, b, G) + u;
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      operand[g * at.row_length] = narrow<IO>(dg[recurrent_column(cell, g)]);
+      at.template give<IO>(stage, spot, G, g, dg[recurrent_column(cell, g)]);
     }
-    if (u >= H) return;
+    if (!there(spot)) return;
     IO* columns = static_cast<IO*>(p.dg) + walk.row(t, b, D) + u;
 #pragma unroll
     for (int d = 0; d < D; ++d) columns[d * H] = narrow<IO>(dg[d]);
@@ -147,21 +145,19 @@ struct GridBackward {
   DEVICE_FN void step(int stage) {
     const int t = walk.time(walk.T - 1 - stage);
     for (int pass = 0; pass * kPassRows < rows; ++pass) differentiate(stage, t, GridSpot(pass));
-    at.signal();
     for (int pass = 0; pass * kPassRows < rows; ++pass) prefetch_stage(stage + 2, GridSpot(pass));
-    at.wait(stage + 1);
+    at.begin(stage);
     float acc[2 * kMostPasses][4] = {};
     for (int first = 0; first < G; first += slots) {
       for (int g = first; g < G && g < first + slots; ++g) {
-        at.gather(tiles + (g - first) * rows * kStride, kStride, stage, G, g);
+        at.template gather<kSteps>(tiles + (g - first) * rows * kStride, kStride, stage, G, g);
       }
-      cp_async_commit();
-      cp_async_wait<0>();
       __syncthreads();
       multiply_gates(first, acc);
       // The next gates come over these tiles.
       if (first + slots < G) __syncthreads();
     }
+    at.end(stage, G);
     put_sums(acc);
     __syncthreads();
     for (int pass = 0; pass * kPassRows < rows; ++pass) collect(t, GridSpot(pass));

@@ -2,6 +2,7 @@
 // Tier G, forward, 16-bit formats.
 #include "grid_forward.cuh"
 #include "kernels.h"
+#include "launches.cuh"
 
 namespace fused_rnn {
 namespace cuda {
@@ -9,12 +10,7 @@ namespace {
 
 template <Cell cell, class IO, int kSteps>
 const char* launch_grid(const Forward& p, const Exchange& x, Stream stream) {
-  const Sizes& s = p.sizes;
-  Launch how;
-  how.grid = dim3(grid_slices(s.H), (s.B + x.rows - 1) / x.rows, s.N);
-  how.block = dim3(kGridThreads);
-  how.shared_bytes = grid_forward_bytes(cell, s.H, x.rows);
-  how.cooperative = true;
+  const Launch how = grid_launch(p.sizes, x.rows, grid_forward_bytes(cell, p.sizes.H, x.rows));
   return launch(&grid_forward_kernel<cell, IO, kSteps>, how, stream, p, x);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tier G, forward, 16-bit formats: all steps in one cooperative launch. A block keeps 16 units'
 // rows of W_hh in registers; after each step the blocks of a batch group hand h around through
-// global memory, behind one counter.
+// global memory.
 #pragma once
 
 #include "grid.cuh"
@@ -45,7 +45,6 @@ struct GridForward {
     for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
     __syncthreads();
     for (int pass = 0; pass * kPassRows < rows; ++pass) start(GridSpot(pass));
-    at.signal();
   }
 
   DEVICE_FN int unit(const GridSpot& spot) const { return at.first_unit + spot.unit; }
@@ -79,12 +78,13 @@ struct GridForward {
     hand_on(0, spot);
   }
 
-  // Writes h where the group's k-th step reads it, nothing where that step starts afresh.
+  // Gives h to the group's k-th step, zeros where that step starts afresh.
   DEVICE_FN void hand_on(int k, const GridSpot& spot) {
+    if (k == walk.T) return;
     const int b = at.first_row + spot.row, index = spot.row * kTileUnits + spot.unit;
-    if (k == walk.T || b >= walk.B) return;
-    if (walk.cut(walk.time(k), b, lengths[spot.row])) h[index] = c[index] = 0;
-    at.operand<IO>(k, b, 1)[unit(spot)] = narrow<IO>(h[index]);
+    const bool cut = b < walk.B && walk.cut(walk.time(k), b, lengths[spot.row]);
+    if (cut) h[index] = c[index] = 0;
+    at.template give<IO>(k, spot, 1, 0, h[index]);
   }
 
   // The input parts of a step's passes, asked for before the wait.
@@ -134,14 +134,14 @@ struct GridForward {
     if (active) {
       forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, h[index], c[index], saved);
     }
-    if (there(spot)) store(t, spot, active, saved);
+    const float value = h[index];
     hand_on(k + 1, spot);
+    if (there(spot)) store(t, spot, active, value, saved);
   }
 
-  DEVICE_FN void store(int t, const GridSpot& spot, bool active,
+  DEVICE_FN void store(int t, const GridSpot& spot, bool active, float value,
                        const float (&saved)[S + 1]) const {
     const int b = at.first_row + spot.row, u = unit(spot);
-    const float value = h[spot.row * kTileUnits + spot.unit];
     static_cast<IO*>(p.y)[walk.row(t, b, 1) + u] = active ? narrow<IO>(value) : IO{};
     if (!active || !p.tape) return;
     IO* slots = static_cast<IO*>(p.tape) + walk.row(t, b, S) + u;
@@ -152,11 +152,10 @@ struct GridForward {
   DEVICE_FN void step(int k) {
     IO x[kMostPasses][G] = {};
     load_inputs(walk.time(k), x);
-    at.wait(k + 1);
-    at.gather(tile, kStride, k, 1, 0);
-    cp_async_commit();
-    cp_async_wait<0>();
+    at.begin(k);
+    at.template gather<kSteps>(tile, kStride, k, 1, 0);
     __syncthreads();
+    at.end(k, 1);
 #pragma unroll
     for (int pass = 0; pass < kMostPasses; ++pass) {
       if (pass * kPassRows >= rows) continue;
@@ -166,7 +165,6 @@ struct GridForward {
       // The next pass writes over the sums.
       if ((pass + 1) * kPassRows < rows) __syncthreads();
     }
-    if (k + 1 < walk.T) at.signal();
   }
 
   DEVICE_FN void run() {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "passes.h"
 
+#include <torch/csrc/stable/ops.h>
+
 namespace fused_rnn {
 namespace cuda {
 namespace {
@@ -65,19 +67,20 @@ void library_backward(const Layer& layer, const Backward& p, StreamHandle stream
   if (p.dh0 || p.dc0) check_launch(finish_backward(q, stream));
 }
 
-// Tier G: what the blocks share, made for one launch. The counters start at zero each time, by a
-// memset that a CUDA graph replays.
+// Tier G: what the blocks share, made and set for one launch, by kernels that a CUDA graph replays.
 struct Shared {
-  Tensor operand, counter;
+  Tensor ring, counter;
   Exchange exchange;
 
   Shared(const Layer& layer, const Plan& plan, int64_t operands)
-      : operand(
-            layer.make({2, layer.sizes.N, layer.sizes.B, operands, exchange_row(layer.sizes.H)})),
+      : ring(layer.make(
+            {kRingSteps, layer.sizes.N, layer.sizes.B, operands, exchange_row(layer.sizes.H) / 2},
+            ScalarType::Int)),
         counter(layer.make({layer.sizes.N, (layer.sizes.B + plan.rows - 1) / plan.rows},
                            ScalarType::Int)),
-        exchange{plan.rows, plan.slots, operand.mutable_data_ptr(),
+        exchange{plan.rows, plan.slots, static_cast<uint16_t*>(ring.mutable_data_ptr()),
                  static_cast<uint32_t*>(counter.mutable_data_ptr())} {
+    torch::stable::fill_(ring, int32_t(kAbsent));
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(counter.get()));
   }
 };

@@ -149,7 +149,27 @@ DEVICE_FN void prefetch(const void* line) {
   PTX_OR_TWIN(asm volatile("prefetch.global.L2 [%0];" ::"l"(line)), (void)line);
 }
 
-// ---- Counters in global memory, shared by the whole grid.
+// Sixteen bytes, moved at once.
+struct alignas(16) Vector {
+  uint32_t words[4];
+};
+
+// ---- Words in global memory that the whole grid shares. A relaxed access orders nothing else;
+// each word of a vector is one of its own.
+
+DEVICE_FN void store_relaxed(uint32_t* to, uint32_t value) {
+  PTX_OR_TWIN(asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory"),
+              emulator::store(to, value));
+}
+
+DEVICE_FN Vector load_relaxed(const Vector* from) {
+  Vector d;
+  PTX_OR_TWIN(
+      asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(d.words[0]),
+                   "=r"(d.words[1]), "=r"(d.words[2]), "=r"(d.words[3]) : "l"(from) : "memory"),
+      emulator::load_vector(d.words, from->words));
+  return d;
+}
 
 // What was written before a release, by this thread or one that met it at a barrier, is visible
 // behind an acquire that reads its value or a later one.
@@ -178,11 +198,6 @@ DEVICE_FN uint32_t load_relaxed(const uint32_t* counter) {
 // ---- Clusters of blocks, which write into each other's shared memory. A transaction barrier is a
 // word of shared memory whose phase ends when one thread has arrived and all the bytes it expects
 // have landed.
-
-// Sixteen bytes, moved at once.
-struct alignas(16) Vector {
-  uint32_t words[4];
-};
 
 // All threads of all blocks of the cluster meet; orders everything.
 DEVICE_FN void cluster_sync() {

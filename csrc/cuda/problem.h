@@ -63,7 +63,7 @@ struct Backward : Recurrence {
 struct Exchange {
   int rows;           // of a batch group
   int slots;          // tiles in shared memory at once, backward
-  void* operand;      // (2, N, B, exchange_row(H)), backward (2, N, B, G, exchange_row(H))
+  uint16_t* ring;     // (kRingSteps, N, B, 1, exchange_row(H)), backward G for 1; kAbsent
   uint32_t* counter;  // (N, groups), zero
 };
 

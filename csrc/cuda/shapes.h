@@ -54,6 +54,12 @@ constexpr int grid_slices(int H) { return round_up(H, kTileUnits) / kTileUnits; 
 constexpr int grid_stride(int steps) { return kGridWarps * steps * 16 + kPad; }
 // A row of what blocks hand to each other: whole vectors of 16 bytes.
 constexpr int exchange_row(int H) { return round_up(H, kTileUnits); }
+// Steps whose operands are in global memory at once, and after how many of them each block clears
+// what it wrote.
+constexpr int kRingSteps = 16, kLapSteps = kRingSteps / 2;
+// What a word of an operand holds until its two numbers are there, NaNs that no block writes; and
+// what one writes instead.
+constexpr uint32_t kAbsent = 0xFFFFFFFF, kNans = 0x7FFF7FFF;
 
 // Numbers behind the tiles: lengths, the states h and c or their gradients, the warps' sums.
 constexpr int64_t grid_state_bytes(int rows) { return 4 * rows + 2 * 4 * kTileUnits * rows; }

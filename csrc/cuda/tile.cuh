@@ -40,6 +40,23 @@ DEVICE_FN void store_pair(IO* row, int unit, int H, bool paired, uint32_t pair) 
   if (unit + 1 < H) row[unit + 1] = IO{uint16_t(pair >> 16)};
 }
 
+// What a thread owns of (N, B, H) states or their gradients, by unit and row, rows b and the next;
+// zeros where there are none.
+template <class IO>
+DEVICE_FN void load_own(float (&to)[2][2], const void* states, const Walk& walk, int b, int unit,
+                        int H, bool paired) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float pair[2] = {};
+    if (states && b + i < walk.B) {
+      const IO* row = static_cast<const IO*>(states) + walk.state(b + i);
+      unpack<IO>(load_pair(row, unit, H, paired), pair);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) to[j][i] = pair[j];
+  }
+}
+
 // Fragments of `count` gates, rows of W_hh, or of its transpose: units `unit` and the next, and all
 // columns from `first` on; zeros past the matrix. `w_hh` is that of one recurrence.
 template <class IO, int count, int kSteps>

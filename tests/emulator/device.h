@@ -57,6 +57,9 @@ void expect_bytes(void* barrier, uint32_t bytes);
 void wait_bytes(void* barrier, uint32_t parity);
 void push(void* to, uint32_t rank, const void* value, void* barrier);
 uint64_t load(const void* from, int bytes, Order order);
+// Four words, each read on its own.
+void load_vector(uint32_t (&d)[4], const uint32_t* from);
+void store(uint32_t* to, uint32_t value);
 void add(uint32_t* to, uint32_t value, Order order);
 
 template <class To, class From>

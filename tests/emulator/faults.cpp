@@ -15,6 +15,7 @@ constexpr int kThreads = 64, kSeeds = 12, kRounds = 8, kBlocks = 3, kPair = 2;
 
 struct Memory {
   alignas(16) float in[4 * kThreads], out[kBlocks * kThreads], sums[kBlocks * kThreads];
+  Vector words[kRounds * kThreads];
   alignas(16) uint16_t tile[32 * 8];
   uint32_t counter;
 };
@@ -116,6 +117,57 @@ void counter_target_too_low(Memory* m) {
 template <bool faulty>
 void counter_target_too_high(Memory* m) {
   rounds<true, true, faulty ? 1 : 0>(m);
+}
+
+Vector wait_for(const Vector* from) {
+  Vector found;
+  bool absent;
+  do {
+    found = load_relaxed(from);
+    absent = false;
+    for (const uint32_t word : found.words) absent |= word == 0;
+  } while (absent);
+  return found;
+}
+
+// Each block but the first waits for four words of the one before, which bring a number, or only
+// tell that it is there.
+template <bool faulty>
+void number_beside_its_word(Memory* m) {
+  const int i = threadIdx.x, block = blockIdx.x;
+  float* own = m->out + block * kThreads + i;
+  if (block > 0) {
+    const Vector found = wait_for(m->words + (block - 1) * kThreads + i);
+    m->sums[block * kThreads + i] = faulty ? own[-kThreads] : float(found.words[3]);
+  }
+  if (faulty) *own = float(i);
+  for (uint32_t& word : m->words[block * kThreads + i].words) store_relaxed(&word, i + 1);
+}
+
+// Blocks read each other's words, clear their own, count, and use them again.
+template <bool faulty>
+void words_cleared_unheard(Memory* m) {
+  const int i = threadIdx.x, block = blockIdx.x;
+  uint32_t* own = m->words[block].words;
+  for (int round = 1; round <= kRounds; ++round) {
+    if (i < 4) store_relaxed(own + i, round);
+    const Vector found = wait_for(m->words + (block + 1) % kBlocks);
+    for (const uint32_t word : found.words) {
+      if (int(word) != round) emulator::fail("a word of another round");
+    }
+    for (const bool cleared : {false, true}) {
+      if (cleared && i < 4) store_relaxed(own + i, 0);
+      __syncthreads();
+      if (i == 0) add_release(&m->counter, 1);
+      const bool acquire = !(faulty && cleared);
+      if (i == 0) {
+        while (int(acquire ? load_acquire(&m->counter) : load_relaxed(&m->counter)) <
+               (2 * round - 1 + cleared) * kBlocks) {
+        }
+      }
+      __syncthreads();
+    }
+  }
 }
 
 template <bool faulty>
@@ -252,6 +304,8 @@ const Kind kKinds[] = {
     KIND(counter_without_acquire, "race", kBlocks),
     KIND(counter_target_too_low, "race", kBlocks),
     KIND(counter_target_too_high, "deadlock", kBlocks),
+    KIND(number_beside_its_word, "race", kBlocks),
+    KIND(words_cleared_unheard, "another round", kBlocks),
     KIND(shuffle_in_divergent_code, "deadlock", 1),
     KIND(misaligned_matrix, "not aligned", 1),
     KIND(address_out_of_bounds, "out of bounds", 1),

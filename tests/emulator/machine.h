@@ -5,10 +5,12 @@
 // It finds, and test_emulator.py plants one of each: a missing barrier of a block or a warp (as a
 // race, on whatever schedule), a barrier in divergent code or one lane short, a missing wait for an
 // asynchronous copy, a counter without release or without acquire, a counter's target off by one, a
-// ring one slot short, a warp operation that not all lanes reach, a misaligned or outlying shared
-// address, more blocks than fit at once, wrong fragments (as wrong numbers); of clusters, a missing
-// meeting before the first push, a missing wait, a wrong parity, a wrong number of bytes, one
-// buffer for two, a push out of bounds or into a block that has exited.
+// number taken to be there because the word beside it is, words used again before all know that
+// they were cleared (as wrong numbers), a ring one slot short, a warp operation that not all lanes
+// reach, a misaligned or outlying shared address, more blocks than fit at once, wrong fragments (as
+// wrong numbers); of clusters, a missing meeting before the first push, a missing wait, a wrong
+// parity, a wrong number of bytes, one buffer for two, a push out of bounds or into a block that
+// has exited.
 //
 // A push lands some time after it was made, in any order. What the end of a phase orders: all that
 // the pushing threads had done or knew of when they pushed. The manual promises less, the pushed
@@ -77,6 +79,12 @@ struct Copy {
   uint32_t group;
 };
 
+// A word that a thread has read, and which of its values was the last.
+struct Poll {
+  const void* word;
+  uint32_t version;
+};
+
 struct Thread {
   int id = 0, lane = 0;
   dim3 index;
@@ -89,8 +97,7 @@ struct Thread {
   uint32_t now = 1;
   std::vector<Copy> copies;
   uint32_t copy_group = 0;
-  uint64_t polled_word = 0;
-  uint32_t polled_version = 0;
+  std::vector<Poll> polls;
   const char* waiting_in = "start";
   void* waiting_at = nullptr;
 };

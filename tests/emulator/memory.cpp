@@ -47,18 +47,23 @@ Word& word_at(const void* address, int bytes) {
   return word;
 }
 
-// A thread that reads one unchanged word twice running is spinning: it sleeps until a write.
-void poll(Word& word, const void* address, void* where) {
+// A thread that comes back to a word while all it has read of late is unchanged is spinning: it
+// sleeps until one of those words is written.
+void poll(const void* address, void* where) {
+  constexpr size_t kLate = 64;
   Thread* thread = machine.current;
-  const uint64_t name = reinterpret_cast<uint64_t>(address);
-  if (thread->polled_word == name && thread->polled_version == word.version) {
-    word.pollers.push_back(thread);
+  auto& polls = thread->polls;
+  const auto unchanged = [](const Poll& p) { return words[p.word].version == p.version; };
+  const bool back =
+      std::any_of(polls.begin(), polls.end(), [&](const Poll& p) { return p.word == address; });
+  if (back && std::all_of(polls.begin(), polls.end(), unchanged)) {
+    for (const Poll& p : polls) words[p.word].pollers.push_back(thread);
     suspend(State::kPolling, "polling load", where);
   } else {
     maybe_switch(2);
   }
-  thread->polled_word = name;
-  thread->polled_version = word.version;
+  if (back || polls.size() == kLate) polls.clear();
+  polls.push_back(Poll{address, words[address].version});
 }
 
 // The oldest write that the current thread may still read: nothing ordered rules it out.
@@ -88,8 +93,41 @@ void note_sight(Word& word, long at) {
 }
 
 void wake_all(Word& word) {
-  for (Thread* thread : word.pollers) wake(thread);
+  for (Thread* thread : word.pollers) {
+    if (thread->state == State::kPolling) wake(thread);
+  }
   word.pollers.clear();
+}
+
+// Makes `value` the last of a word's.
+void write(uint32_t* to, uint32_t value, Clock released) {
+  Thread* thread = machine.current;
+  Word& word = word_at(to, 4);
+  if (word.writes.size() == kRemembered) {
+    word.writes.erase(word.writes.begin());
+    word.first++;
+  }
+  word.writes.push_back(Write{value, thread->id, thread->now++, std::move(released)});
+  std::memcpy(to, &value, 4);
+  word.version++;
+  machine.progress++;
+  wake_all(word);
+  maybe_switch(2);
+}
+
+uint64_t load_at(const void* from, int bytes, Order order, void* where) {
+  poll(from, where);
+  check_access(from, bytes, false, Access::kAtomic, where);
+  Word& word = word_at(from, bytes);
+  const long last = word.last(), low = oldest_allowed(word);
+  long at = last;
+  if (low < last && random_below(machine.stale_odds) == 0) at -= long(random_below(last - low + 1));
+  note_sight(word, at);
+  // A stale value is no reason to sleep: nothing may ever be written again.
+  if (at != last) machine.current->polls.back().version--;
+  const Write& write = word.write(at);
+  if (order == Order::kAcquire) learn(write.released);
+  return write.value;
 }
 
 }  // namespace
@@ -117,20 +155,21 @@ bool wake_pollers() {
 }
 
 EMULATOR_PRIMITIVE uint64_t load(const void* from, int bytes, Order order) {
-  Thread* thread = machine.current;
   if (machine.options.fault == Fault::kNoAcquire) order = Order::kRelaxed;
-  poll(words[from], from, EMULATOR_CALLER);
-  check_access(from, bytes, false, Access::kAtomic, EMULATOR_CALLER);
-  Word& word = word_at(from, bytes);
-  const long last = word.last(), low = oldest_allowed(word);
-  long at = last;
-  if (low < last && random_below(machine.stale_odds) == 0) at -= long(random_below(last - low + 1));
-  note_sight(word, at);
-  // A stale value is no reason to sleep: nothing may ever be written again.
-  if (at != last) thread->polled_word = 0;
-  const Write& write = word.write(at);
-  if (order == Order::kAcquire) learn(write.released);
-  return write.value;
+  return load_at(from, bytes, order, EMULATOR_CALLER);
+}
+
+EMULATOR_PRIMITIVE void load_vector(uint32_t (&d)[4], const uint32_t* from) {
+  if (reinterpret_cast<uint64_t>(from) % 16) fail("vector not aligned");
+  for (int i = 0; i < 4; ++i) {
+    d[i] = uint32_t(load_at(from + i, 4, Order::kRelaxed, EMULATOR_CALLER));
+  }
+}
+
+EMULATOR_PRIMITIVE void store(uint32_t* to, uint32_t value) {
+  maybe_switch(4);
+  check_access(to, 4, true, Access::kAtomic, EMULATOR_CALLER);
+  write(to, value, {});
 }
 
 EMULATOR_PRIMITIVE void add(uint32_t* to, uint32_t value, Order order) {
@@ -145,17 +184,7 @@ EMULATOR_PRIMITIVE void add(uint32_t* to, uint32_t value, Order order) {
     released.resize(machine.threads.size());
     merge_own(released, *thread);
   }
-  const uint32_t sum = uint32_t(word.writes.back().value) + value;
-  if (word.writes.size() == kRemembered) {
-    word.writes.erase(word.writes.begin());
-    word.first++;
-  }
-  word.writes.push_back(Write{sum, thread->id, thread->now++, std::move(released)});
-  std::memcpy(to, &sum, 4);
-  word.version++;
-  machine.progress++;
-  wake_all(word);
-  maybe_switch(2);
+  write(to, uint32_t(word.writes.back().value) + value, std::move(released));
 }
 
 EMULATOR_PRIMITIVE void cp_async(void* to, const void* from, int bytes) {

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+// The blocks that each tier launches, in both passes.
+#pragma once
+
+#include "primitives.cuh"
+#include "shapes.h"
+
+namespace fused_rnn {
+namespace cuda {
+
+constexpr unsigned parts(int count, int of) { return unsigned((count + of - 1) / of); }
+
+// Tier S, 16-bit formats.
+inline Launch block_launch(const Sizes& s, int64_t bytes) {
+  Launch how;
+  how.grid = dim3(parts(s.B, kTileRows), s.N);
+  how.block = dim3(block_threads(s.H));
+  how.shared_bytes = bytes;
+  return how;
+}
+
+// Tier S, float32 and float64.
+inline Launch exact_launch(const Sizes& s, int rows, int64_t bytes) {
+  Launch how;
+  how.grid = dim3(parts(s.B, rows), s.N);
+  how.block = dim3(exact_threads(s.H));
+  how.shared_bytes = bytes;
+  return how;
+}
+
+// Tier G.
+inline Launch grid_launch(const Sizes& s, int rows, int64_t bytes) {
+  Launch how;
+  how.grid = dim3(grid_slices(s.H), parts(s.B, rows), s.N);
+  how.block = dim3(kGridThreads);
+  how.shared_bytes = bytes;
+  how.cooperative = true;
+  return how;
+}
+
+// Tier C.
+inline Launch cluster_launch(const Sizes& s, int blocks, int rows, int64_t bytes) {
+  Launch how;
+  how.grid = dim3(blocks, parts(s.B, rows), s.N);
+  how.block = dim3(cluster_groups(s.H, blocks) * kGroupThreads);
+  how.shared_bytes = bytes;
+  how.cluster = blocks;
+  return how;
+}
+
+}  // namespace cuda
+}  // namespace fused_rnn
