@@ -10,14 +10,11 @@ from bench.harness import Row
 _BEAMS = ("beam 1", "beam 2")
 
 
-def _threads(row: Row) -> str:
-    return f"{row['threads']} thread" + "s" * (row["threads"] > 1)
-
-
-def _machine(row: Row) -> str:
-    device = row["gpu"] or f"{row['cpu']}, {row['cores']} cores"
+def _machine(rows: Sequence[Row]) -> str:
+    row = rows[-1]
+    threads = report.counted(row["threads"], "thread")
     software = f"torch {row['torch']}, Python {row['python']}"
-    return f"{device}, {_threads(row)}; {software}; commit {row['commit']}, {row['date']}."
+    return f"{report.device(row)}, {threads}; {software}; {report.origin(rows)}."
 
 
 def _by(rows: Sequence[Row], *columns: str) -> list[list[Row]]:
@@ -67,7 +64,7 @@ def _translations(rows: Sequence[Row]) -> str:
 def book(rows: Sequence[Row]) -> list[str]:
     """Paragraphs on the book's systems."""
     return [
-        f"Fused layers and torch.nn's, trained from the same starts. {_machine(rows[-1])}",
+        f"Fused layers and torch.nn's, trained from the same starts. {_machine(rows)}",
         _systems(rows),
         _translations(rows),
     ]
@@ -94,7 +91,7 @@ def translation(rows: Sequence[Row]) -> list[str]:
         f"translations, perplexity {row['held_out_perplexity']:.2f}. To a training loss of "
         f"{compared['loss']:.3f} the fused layers take {seconds['fused']:.1f} s, torch.nn's "
         f"{seconds['torch.nn']:.1f} s: {report.times(compared['ratio'])} times as fast. "
-        f"{_machine(row)}"
+        f"{_machine([row])}"
     )
     return [said, report.table(["search", "BLEU (sacrebleu)", "chrF", "s"], lines)]
 
@@ -115,7 +112,7 @@ def search(rows: Sequence[Row]) -> list[str]:
             f"{row['search']}, batch {row['batch']}, vocabulary {row['vocab']:,}, {row['layers']} "
             f"GRU layers of {row['hidden']}, {row['steps']} steps: {row['flop'] / 1e9:.2f} GFLOP, "
             f"at {row['flop_per_second'] / 1e9:.0f} GFLOP/s {1e3 * row['bound']:.1f} ms. "
-            f"{_machine(row)}"
+            f"{_machine([row])}"
         )
         header = ["search by", "ms", "of the bound", "its time over ours"]
         missing = "\n".join(f"- {name}: {why}" for name, why in row["reasons"].items())

@@ -140,7 +140,7 @@ def hardware(rows: Sequence[Row]) -> str:
     row = rows[-1]
     return (
         f"{row['gpu']}, driver {row['driver']}; torch {row['torch']}, CUDA {row['cuda']}, Triton "
-        f"{row['triton']}; commit {row['commit']}, {row['date']}."
+        f"{row['triton']}; {report.origin(rows)}."
     )
 
 

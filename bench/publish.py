@@ -140,15 +140,24 @@ def chart_section() -> str:
     return "\n\n".join(lines) or "No charts are recorded yet."
 
 
+def _architectures() -> str:
+    """What nvcc compiles for, as its options name it."""
+    makefile = (ROOT / "csrc" / "cuda" / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^ARCHITECTURES \?= (.*)$", makefile, re.MULTILINE)
+    return ", ".join(f"sm_{name}" for name in named[0].split())
+
+
 def gpu_section() -> str:
     """The means measured on a GPU; the command that is owed where there are none."""
     rows = gpu_rows()
     if not rows:
         parts = ", then ".join(f"`{part}`" for part in ("quick", "stress", "grid"))
+        oldest = ".".join(str(part) for part in triton.OLDEST_CAPABILITY)
         return (
-            "No GPU has run the CUDA kernels (built for compute capabilities 8.x, 9.0 and 10.0) "
-            "and the Triton kernels (from 8.0) yet. What is owed: `bench/gpu.sh build out`, then "
-            f"{parts} in place of `build`, on a machine with a GPU, torch and nvcc."
+            f"No GPU has run the CUDA kernels (built for {_architectures()}) and the Triton "
+            f"kernels (compute capability {oldest} and later) yet. What is owed: "
+            f"`bench/gpu.sh build out`, then {parts} in place of `build`, on a machine with a GPU, "
+            "torch and nvcc."
         )
     files = sorted(RESULTS.glob("gpu*.jsonl"))
     links = ", ".join(f"[{path.stem}](bench/results/{path.stem}.md)" for path in files)

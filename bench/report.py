@@ -189,17 +189,31 @@ def _means(here: Sequence[Comparison]) -> list[str]:
     return [*cells, f"{len(here)}" + f", **{failed} failed**" * (failed > 0)]
 
 
+def device(row: Row) -> str:
+    """What a row was measured on."""
+    return row["gpu"] or f"{row['cpu']}, {counted(row['cores'], 'core')}"
+
+
+def counted(count: int, name: str) -> str:
+    """A number of things with their name."""
+    return f"{count} {name}" + "s" * (count != 1)
+
+
+def origin(rows: Sequence[Row]) -> str:
+    """The commits that were measured, as groups of cases may have been at different times."""
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    return f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}, {rows[-1]['date']}"
+
+
 def hardware(rows: Sequence[Row]) -> str:
     """The machine, the software and the measured peaks, in a sentence each."""
     row = rows[-1]
-    device = row["gpu"] or f"{row['cpu']}, {row['cores']} cores"
     isa = next((r["instruction_set"] for r in rows if r["instruction_set"]), "none")
     software = f"torch {row['torch']}, Python {row['python']}, instruction set {isa}"
     rates = [r["rates"] for r in rows if r["rates"] and r["threads"] == 2]
-    # Groups of cases may have been measured at different times.
-    commits = ", ".join(dict.fromkeys(r["commit"] for r in rows))
+    said = f"{device(row)}; {software}; {origin(rows)}."
     if not rates:
-        return f"{device}; {software}; commit {commits}, {row['date']}."
+        return said
 
     def middle(pick: Any) -> str:
         values = sorted(pick(rate) for rate in rates)
@@ -211,8 +225,8 @@ def hardware(rows: Sequence[Row]) -> str:
         for name in rates[0]["read"]
     )
     return (
-        f"{device}; {software}; commit {commits}, {row['date']}. Measured beside the cases, "
-        f"median, 2 threads: {flops} GFLOP/s float32, {half} bfloat16; reading {levels}."
+        f"{said} Measured beside the cases, median, 2 threads: {flops} GFLOP/s float32, {half} "
+        f"bfloat16; reading {levels}."
     )
 
 

@@ -6,6 +6,7 @@ Under autocast they compute and return the autocast dtype, as the modules do.
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -60,10 +61,9 @@ def stack(
     )
     name = backends.choose(query, backend)
     per = shape.per_recurrence * directions
+    run = partial(layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=name)
     if len(weights) == per:
-        y, hn, cn = layer(
-            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=name
-        )
+        y, hn, cn = run(x, h0, c0, weights)
         # One direction needs no more than a squeeze, the cheaper view.
         return LayerOutput(y.squeeze(2) if directions == 1 else y.flatten(2), hn, cn)
     hs, cs = [], []
@@ -75,8 +75,7 @@ def stack(
         rows = slice(at * directions, (at + 1) * directions)
         h = None if h0 is None else h0[rows]
         c = None if c0 is None else c0[rows]
-        part = weights[at * per : (at + 1) * per]
-        y, hn, cn = layer(x, h, c, part, lengths, resets, cell=cell, reverse=reverse, backend=name)
+        y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per])
         x = y.flatten(2)
         hs.append(hn)
         cs.append(cn)

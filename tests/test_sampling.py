@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_search import BASE, EOS, PAD, STARTS, Chaos
+from searched import BASE, EOS, PAD, STARTS, Chaos
 
 from fused_rnn.seq2seq import greedy_search, sample, score
 

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
-#include <new>
 
 #include "../check.h"
 #include "dispatch.h"
@@ -46,23 +44,6 @@ ScalarType tape_type(const Shape& shape) {
 const void* data(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
 }
-
-// Memory for one call. Up to a limit each calling thread keeps it for the next one: new pages cost
-// as much as a short sequence.
-class Workspace {
- public:
-  explicit Workspace(size_t bytes) {
-    constexpr size_t kKept = 64 << 20;
-    thread_local Block kept;
-    memory_ = bytes <= kKept ? kept.reserve(bytes) : own_.reserve(bytes);
-  }
-
-  char* memory() const { return memory_; }
-
- private:
-  Block own_;
-  char* memory_;
-};
 
 // The tensors of a layer with one recurrence's weights behind another's, checked.
 struct Layer {

@@ -40,6 +40,30 @@ char* allocate(size_t bytes) {
   return memory;
 }
 
+// Memory that grows as it is asked for.
+class Block {
+ public:
+  Block() = default;
+  ~Block() { std::free(memory_); }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  // At least `bytes`; what it held before is lost.
+  char* reserve(size_t bytes) {
+    if (bytes <= size_) return memory_;
+    std::free(memory_);
+    memory_ = nullptr;
+    size_ = 0;
+    memory_ = allocate(bytes);
+    size_ = rounded(bytes);
+    return memory_;
+  }
+
+ private:
+  char* memory_ = nullptr;
+  size_t size_ = 0;
+};
+
 // Freed memory, kept for the next tensors of about its size. Nobody waits for it: whoever finds it
 // in use, as may be after a fork for ever, goes to the system.
 class Shelf {
@@ -130,15 +154,13 @@ Tensor make_recycled(std::initializer_list<int64_t> shape, ScalarType dtype) {
       torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype, give);
 }
 
-Block::~Block() { std::free(memory_); }
-
-char* Block::reserve(size_t bytes) {
-  if (bytes <= size_) return memory_;
-  std::free(memory_);
-  size_ = 0;
-  memory_ = allocate(bytes);
-  size_ = rounded(bytes);
-  return memory_;
+Workspace::Workspace(size_t bytes) {
+  constexpr size_t kKept = 64 << 20;
+  thread_local Block kept;
+  if (bytes > kKept) own_ = allocate(bytes);
+  memory_ = own_ ? own_ : kept.reserve(bytes);
 }
+
+Workspace::~Workspace() { std::free(own_); }
 
 }  // namespace fused_rnn

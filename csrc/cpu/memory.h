@@ -23,21 +23,20 @@ Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype);
 // its storage cannot be resized.
 Tensor make_recycled(std::initializer_list<int64_t> shape, ScalarType dtype);
 
-// Memory aligned for vectors; in huge pages, where large, so that long walks over packed weights
-// find their addresses.
-class Block {
+// Memory aligned for vectors, for one call; in huge pages, where large, so that long walks over
+// packed weights find their addresses. Up to a limit each calling thread keeps it for the next one.
+class Workspace {
  public:
-  Block() = default;
-  ~Block();
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
+  explicit Workspace(size_t bytes);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
 
-  // At least `bytes`; what it held before is lost.
-  char* reserve(size_t bytes);
+  char* memory() const { return memory_; }
 
  private:
-  char* memory_ = nullptr;
-  size_t size_ = 0;
+  char* own_ = nullptr;  // freed with this, where it is not kept
+  char* memory_;
 };
 
 }  // namespace fused_rnn

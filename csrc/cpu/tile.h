@@ -2,7 +2,7 @@
 // The matrix product micro-kernel: a few rows of A against one packed panel of B.
 //
 // A panel is (K, V, lanes): V vectors of output columns for each k. Every output element is the
-// sum, in order, of chains of so many fused multiply-adds each, whatever the number of rows in the
+// sum, in order, of chains of `chain` fused multiply-adds each, whatever the number of rows in the
 // tile, so that a row's result does not depend on the batch it came with. One chain over all of a
 // long K would lose accuracy against the blocked sums of a library's product.
 #pragma once
@@ -32,7 +32,7 @@ struct TileArgs {
   int64_t init_stride;  // 0: the same for all rows
   C* c;                 // row r at c + r * c_stride
   int64_t c_stride;
-  int64_t chain = kChain;
+  int64_t chain = kChain;  // even where operands go in pairs
 };
 
 // One step along k: what Tile adds to its sums.

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from .hypotheses import Hypotheses, Normalizer, sum_in_order
 from .interfaces import Steps
-from .stepping import Constraints, Stepper, evaluating, rows_of
+from .preparation import searching
+from .stepping import Constraints, Stepper
 
 
 def exhaustive_search(
@@ -50,10 +51,8 @@ def exhaustive_search(
     if n_best < 1:
         raise ValueError(f"n_best: expected at least 1, got {n_best}")
     constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
-    with evaluating(model):
-        rows = rows_of(model, state)
-        stepper = Stepper(model, constraints, rows)
-        normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
+    with searching(model, state, constraints, normalization, length_penalty) as prepared:
+        stepper, normalizer = prepared
         tokens, state = stepper.start(bos, 1), stepper.spread(state, 1)
         done, open_ = _enumerate(stepper, tokens, state, max_sequences)
         parts = (
@@ -96,14 +95,15 @@ def score(
     targets = targets.unsqueeze(1) if targets.dim() == 2 else targets
     if bos is None:
         first, targets = targets[:, :, 0], targets[:, :, 1:]
-    with evaluating(model):
-        rows = rows_of(model, state)
-        B, n, T = targets.shape
-        if rows.sentences != B:
-            raise ValueError(f"targets: expected {rows.sentences} rows as the state has, got {B}")
-        constraints = Constraints(None, 0, max(T, 1))
-        stepper = Stepper(model, constraints, rows, with_attention=return_attention)
-        normalizer = Normalizer(normalization, length_penalty, max(T, 1), rows.device)
+    B, n, T = targets.shape
+    constraints = Constraints(None, 0, max(T, 1))
+    with searching(model, state, constraints, normalization, length_penalty, return_attention) as (
+        stepper,
+        normalizer,
+    ):
+        rows = stepper.rows.sentences
+        if rows != B:
+            raise ValueError(f"targets: expected {rows} rows as the state has, got {B}")
         lengths, finished = _ends(targets, eos, pad)
         inside = torch.arange(T, device=targets.device) < lengths.unsqueeze(2)  # (B, n, T)
         # What stands behind the end need not be a token at all.

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hypotheses import Hypotheses, Normalizer
+from .hypotheses import Hypotheses
 from .interfaces import Steps
+from .preparation import searching
 from .rowwise import likeliest, one_by_one
-from .stepping import Constraints, Stepper, evaluating, rows_of
+from .stepping import Constraints
 
 
 def sample(
@@ -55,12 +56,11 @@ def sample(
     Raises:
         ValueError: an argument does not fit, or logits are NaN or infinite.
     """
-    _check(temperature, top_k, top_p, num_samples, check_every)
+    _check(temperature, top_k, top_p, num_samples)
     constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
-    with evaluating(model):
-        rows = rows_of(model, state)
-        stepper = Stepper(model, constraints, rows, with_attention=return_attention)
-        normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
+    with searching(
+        model, state, constraints, normalization, length_penalty, return_attention, check_every
+    ) as (stepper, normalizer):
 
         def draw(log_probs: Tensor) -> Tensor:
             return _draw(_filtered(log_probs, temperature, top_k, top_p), generator)
@@ -96,15 +96,12 @@ def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     return (weights / clocks).argmax(-1)
 
 
-def _check(
-    temperature: float, top_k: int, top_p: float, num_samples: int, check_every: int
-) -> None:
+def _check(temperature: float, top_k: int, top_p: float, num_samples: int) -> None:
     if not temperature >= 0:
         raise ValueError(f"temperature: expected 0 or more, got {temperature}")
     if top_k < 0:
         raise ValueError(f"top_k: expected 0 or more, got {top_k}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p: expected more than 0, at most 1, got {top_p}")
-    for name, value in (("num_samples", num_samples), ("check_every", check_every)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples: expected at least 1, got {num_samples}")

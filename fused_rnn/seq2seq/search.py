@@ -21,9 +21,10 @@ from torch import Tensor
 from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer
 from .interfaces import Steps
+from .preparation import searching
 from .rowwise import likeliest, one_by_one
 from .selection import top
-from .stepping import Constraints, Outlook, Stepper, evaluating, rows_of
+from .stepping import Constraints, Outlook, Stepper
 
 STOPS = ("k", "exact")
 
@@ -78,13 +79,10 @@ def greedy_search(
 
     Args, conventions and errors are those of `beam_search` with a beam of one.
     """
-    if check_every < 1:
-        raise ValueError(f"check_every: expected at least 1, got {check_every}")
     constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
-    with evaluating(model):
-        rows = rows_of(model, state)
-        stepper = Stepper(model, constraints, rows, with_attention=return_attention)
-        normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
+    with searching(
+        model, state, constraints, normalization, length_penalty, return_attention, check_every
+    ) as (stepper, normalizer):
         return one_by_one(stepper, normalizer, state, bos, likeliest, 1, check_every)
 
 
@@ -140,16 +138,11 @@ def beam_search(
         raise ValueError(f"beam_size: expected at least 1, got {beam_size}")
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best: expected 1 to beam_size {beam_size}, got {n_best}")
-    if stop not in STOPS:
-        raise ValueError(f"stop: expected one of {STOPS}, got {stop!r}")
-    if check_every < 1:
-        raise ValueError(f"check_every: expected at least 1, got {check_every}")
     constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
-    with evaluating(model):
-        rows = rows_of(model, state)
-        stepper = Stepper(model, constraints, rows, with_attention=return_attention)
-        normalizer = Normalizer(normalization, length_penalty, max_length, rows.device)
-        search = _Search(stepper, normalizer, beam_size, n_best, exact=stop == "exact")
+    with searching(
+        model, state, constraints, normalization, length_penalty, return_attention, check_every
+    ) as (stepper, normalizer):
+        search = _Search(stepper, normalizer, beam_size, n_best, stop)
         return search.run(state, bos, check_every)
 
 
@@ -157,10 +150,12 @@ class _Search:
     """One beam search; letters as everywhere: B sentences, K hypotheses each, N = B * K."""
 
     def __init__(
-        self, stepper: Stepper, normalizer: Normalizer, size: int, n_best: int, *, exact: bool
+        self, stepper: Stepper, normalizer: Normalizer, size: int, n_best: int, stop: str
     ) -> None:
+        if stop not in STOPS:
+            raise ValueError(f"stop: expected one of {STOPS}, got {stop!r}")
         self.stepper, self.normalizer, self.K, self.n_best = stepper, normalizer, size, n_best
-        self.exact = exact and size > 1
+        self.exact = stop == "exact" and size > 1
         rows, T = stepper.rows, stepper.constraints.max_length
         self.B = rows.sentences
         shape = (T, self.B, size)

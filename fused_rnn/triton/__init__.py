@@ -11,7 +11,9 @@ from ..ops import PAIRS
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # A launch takes their directions as the bits of one number.
 MOST_RECURRENCES = 62
+# Of Triton, and of a device's compute capability.
 _OLDEST = (3, 6)
+OLDEST_CAPABILITY = (8, 0)
 
 
 @functools.cache
@@ -21,8 +23,8 @@ def why_unavailable() -> str | None:
         return "its kernels are made for NVIDIA GPUs, this PyTorch is built for AMD's"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return "its kernels need compute capability 8.0"
+    if torch.cuda.get_device_capability() < OLDEST_CAPABILITY:
+        return "its kernels need compute capability {}.{}".format(*OLDEST_CAPABILITY)
     try:
         import triton
     except ImportError as error:
