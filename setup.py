@@ -34,13 +34,13 @@ CXX_FLAGS = [
 
 
 def extension(name: str, sources: list[str], **more: list[Any]) -> Extension:
-    """Returns an extension over PyTorch's stable headers, with `more` of each option."""
+    """Returns an extension over PyTorch's stable headers, not its pybind11, with `more` options."""
     import pybind11
     from torch.utils import cpp_extension
 
     version = "(({}ULL << 56) | ({}ULL << 48))".format(*TORCH_TARGET)
     options = {
-        "include_dirs": [*cpp_extension.include_paths(), pybind11.get_include()],
+        "include_dirs": [pybind11.get_include(), *cpp_extension.include_paths()],  # in this order
         "library_dirs": cpp_extension.library_paths(),
         "libraries": ["c10", "torch_cpu"],
         "define_macros": [("TORCH_TARGET_VERSION", version)],

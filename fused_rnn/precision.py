@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 
+def _has_autocast(kind: str) -> bool:
+    # PyTorch 2.11 cannot trace the question. Of what it compiles for, meta alone has none.
+    if torch.compiler.is_compiling():
+        return kind != "meta"
+    return torch.amp.is_autocast_available(kind)
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype autocast asks for on this device now; None where it is off."""
     kind = device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if not _has_autocast(kind) or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
 

@@ -59,7 +59,7 @@ def test_unknown_names(name: str) -> None:
         ("triton", CUDA._replace(dtype=torch.float64), "not torch.float64"),
         ("triton", CUDA._replace(projection=True), "no projection"),
         ("triton", CUDA._replace(reverse=(0,) * 63), "62 recurrences"),
-        ("native", PLAIN._replace(device="cuda"), "cuda"),
+        ("native", CUDA._replace(projection=True), "no projection"),
         ("native", PLAIN._replace(dtype=torch.complex64), "complex64"),
         ("torch", PLAIN._replace(cell="gru_reset_before"), "reset gate before"),
         ("torch", PLAIN._replace(resets=True), "no resets"),

@@ -131,9 +131,9 @@ struct Form {
 Tensor make(const int64_t* sizes, size_t dims, ScalarType dtype) {
   const Form form(sizes, dims, dtype);
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, form.strides.data(),
-                                                         int32_t(dtype),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, form.strides.data(),
+                                                  int32_t(dtype), aoti_torch_device_type_cpu(), 0,
+                                                  &handle));
   Tensor tensor(handle);
   if (form.bytes >= kHugePage) prefer_huge_pages(tensor.mutable_data_ptr(), form.bytes);
   return tensor;

@@ -31,13 +31,13 @@ Device device_sizes(int32_t index) {
 
 StreamHandle current_stream(int32_t index) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
   return stream;
 }
 
 CurrentDevice::CurrentDevice(int32_t index) {
   CUDAGuardHandle guard;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard));
   guard_ = guard;
 }
 
@@ -46,24 +46,22 @@ CurrentDevice::~CurrentDevice() {
 }
 
 void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
 }
 
 void multiply_add(const Tensor& out, const Tensor& a, const Tensor& b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
 }
 
 void multiply_batch(const Tensor& out, const Tensor& a, const Tensor& b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_bmm_out(out.get(), a.get(), b.get()));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_bmm_out(out.get(), a.get(), b.get()));
 }
 
 Tensor concatenate(const std::vector<Tensor>& tensors) {
   std::vector<AtenTensorHandle> handles;
   for (const Tensor& tensor : tensors) handles.push_back(tensor.get());
   AtenTensorHandle whole;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cuda_cat(handles.data(), int64_t(handles.size()), 0, &whole));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_cat(handles.data(), int64_t(handles.size()), 0, &whole));
   return Tensor(whole);
 }
 

@@ -81,7 +81,7 @@ struct Shared {
         exchange{plan.rows, plan.slots, static_cast<uint16_t*>(ring.mutable_data_ptr()),
                  static_cast<uint32_t*>(counter.mutable_data_ptr())} {
     torch::stable::fill_(ring, int32_t(kAbsent));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(counter.get()));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(counter.get()));
   }
 };
 
@@ -218,7 +218,7 @@ std::vector<Tensor> weight_grads(const Layer& layer, const Tensor& x, const Back
     grads.push_back(w.dim() == 1 ? layer.make({w.size(0)}) : layer.make({w.size(0), w.size(1)}));
   }
   if (rows == 0) {
-    for (Tensor& grad : grads) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(grad.get()));
+    for (Tensor& grad : grads) TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(grad.get()));
     return grads;
   }
   const Operands o = operands(layer, x, p, stream);

@@ -32,7 +32,7 @@ inline void check_launch(const char* error) {
 inline Tensor view(const Tensor& tensor, std::initializer_list<int64_t> shape,
                    std::initializer_list<int64_t> strides, int64_t offset = 0) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
       tensor.get(), int64_t(shape.size()), shape.begin(), strides.begin(), offset, &handle));
   return Tensor(handle);
 }
@@ -162,9 +162,9 @@ struct Layer {
       stride *= std::max<int64_t>(shape.begin()[i], 1);
     }
     AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.begin(),
-                                                           strides.data(), int32_t(kind),
-                                                           device_type(), device, &handle));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.begin(),
+                                                    strides.data(), int32_t(kind), device_type(),
+                                                    device, &handle));
     return Tensor(handle);
   }
 };
