@@ -4,6 +4,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from datetime import datetime, timezone
@@ -21,6 +22,11 @@ def git(*arguments: str) -> str:
     """What git answers about this checkout; empty where there is none."""
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def failed_import(error: Exception) -> str:
+    """Why a package is not there; of files their names alone, as others have other folders."""
+    return f"cannot be imported: {re.sub(r'(?:/[^/ :]+)+/', '', str(error))}"
 
 
 def _version(package: str) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench import problems, providers
+from bench.machine import failed_import
 from bench.problems import Problem
 from bench.providers import Call, Unavailable, call_of
 
@@ -240,7 +241,7 @@ def flashrnn(problem: Problem, mode: str, backend: str) -> Call:
     try:
         package = importlib.import_module("flashrnn")
     except ImportError as error:
-        raise Unavailable(f"cannot be imported: {error}") from None
+        raise Unavailable(failed_import(error)) from None
     config = package.FlashRNNConfig(
         head_dim=case.hidden,
         num_heads=1,

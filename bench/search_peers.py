@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench.machine import failed_import
 from fused_rnn.seq2seq import LanguageModel
 
 
@@ -169,4 +170,4 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError, AttributeError) as error:
-        raise Unavailable(f"cannot be imported: {error}") from None
+        raise Unavailable(failed_import(error)) from None

@@ -90,10 +90,12 @@ def plan(
 def test_plans() -> None:
     assert "tier S, 4 blocks of 256 threads, 8 rows" in plan(torch.bfloat16, 128)
     assert "tier G, 18 blocks of 256 threads, 16 rows" in plan(torch.float16, 129)
-    assert "above 1024" in plan(torch.float16, 1025)
+    assert "tier G, 130 blocks of 256 threads, 16 rows" in plan(torch.float16, 1025)
+    assert "above 2048" in plan(torch.float16, 2049)
     assert "128 blocks would have to run at once, on 72" in plan(torch.float16, 1024, A10)
     assert "48 rows" in plan(torch.bfloat16, 512, batch=90)
     assert "above 64" in plan(torch.bfloat16, 1024, batch=65)
+    assert "above 32" in plan(torch.bfloat16, 1040, batch=33)
     assert "tier S, 32 blocks of 512 threads, 1 rows" in plan(torch.float32, 64)
     assert "4 rows" in plan(torch.float32, 64, batch=128)
     assert plan(torch.float32, 100, A10).startswith("tier L")

@@ -83,6 +83,19 @@ def test_blocks_that_meet(machine: Emulator, cell: str, case: Case) -> None:
     judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
 
 
+@pytest.mark.parametrize(
+    ("cell", "dtype"),
+    [
+        ("lstm", "bf16"),
+        *(pytest.param(cell, "fp16", marks=pytest.mark.long) for cell in ("gru", "rnn_relu")),
+    ],
+)
+def test_weights_beyond_the_registers(machine: Emulator, cell: str, dtype: str) -> None:
+    """More than 1024 units: half of each block's weights are in shared memory."""
+    case = Case(cell, 2, 10, 4, 1040, dtype)
+    judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
+
+
 @pytest.mark.parametrize("device", [Device.SMALL, Device.CROWDED])
 def test_fewer_multiprocessors(machine: Emulator, device: Device) -> None:
     machine.use(device)

@@ -103,7 +103,7 @@ struct BlockBackward {
       for (int g = 0; g < count; ++g) {
         const IO* tile = tiles + (stage % 2 * G + first + g) * kTile;
         uint32_t d[4];
-        ldmatrix_x4(d, tile + at.lane % 8 * kStride + s * 16 + at.lane / 8 * 8);
+        ldmatrix_x4(d, tile + matrix_place(kStride, at.lane) + s * 16);
         mma<IO>(acc[g], w[first + g][s], d[0], d[1]);
         mma<IO>(acc[g], w[first + g][s + 1], d[2], d[3]);
       }

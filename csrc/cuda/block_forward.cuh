@@ -128,13 +128,12 @@ struct BlockForward {
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc[g][e] = bias[g][e / 2];
     }
-    const IO* tile = tiles + k % 2 * kTile;
+    const IO* own = tiles + k % 2 * kTile + matrix_place(kStride, at.lane);
     if constexpr (kBefore) {
       auto& gates = reinterpret_cast<float (&)[2][4]>(acc);
-      multiply(gates, reinterpret_cast<const uint32_t (&)[2][kSteps][4]>(w), tile, kStride,
-               at.lane);
+      multiply(gates, reinterpret_cast<const uint32_t (&)[2][kSteps][4]>(w), own);
     } else {
-      multiply(acc, w, tile, kStride, at.lane);
+      multiply(acc, w, own);
     }
     cp_async_wait<Inputs::kStages - 1>();
     // By row and unit, as the tape is stored.
@@ -186,8 +185,8 @@ struct BlockForward {
     }
     __syncthreads();
     auto& n = reinterpret_cast<float (&)[1][4]>(acc[G - 1]);
-    multiply(n, reinterpret_cast<const uint32_t (&)[1][kSteps][4]>(w[G - 1]), tile, kStride,
-             at.lane);
+    multiply(n, reinterpret_cast<const uint32_t (&)[1][kSteps][4]>(w[G - 1]),
+             tile + matrix_place(kStride, at.lane));
   }
 
   DEVICE_FN void run() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What both passes of tier C share: a block's place in its cluster, the numbered pushes between the
-// blocks, weights that are not in registers.
+// blocks.
 //
 // W_hh is parted by rows, the gates of a block's own units, in both passes. Forward, a block needs
 // the whole h and computes its own gates: h is gathered. Backward, it has the gradients of its own
@@ -70,17 +70,6 @@ struct Pushes {
     push(to, uint32_t(rank), value, barriers + n % 2);
   }
   DEVICE_FN void wait(int n) const { wait_bytes(barriers + n % 2, uint32_t(n / 2 % 2)); }
-};
-
-// Fragments in shared memory, `count` of each k-step for each warp; a lane reads what it wrote.
-template <int count>
-struct Fragments {
-  Vector* const memory;
-  const int steps;  // k-steps that are kept here
-
-  DEVICE_FN Vector& at(int warp, int step, int which, int lane) const {
-    return memory[((warp * steps + step) * count + which) * 32 + lane];
-  }
 };
 
 }  // namespace cuda

@@ -196,7 +196,7 @@ struct ClusterBackward {
   // The products of k-steps first to end, an even number, each tile to its units' block.
   DEVICE_FN void multiply_and_push(int stage, int push, int pass, int first, int end) const {
     float acc[kMostTiles][4] = {};
-    const IO* own = tile(stage) + (pass * kTileRows + at.lane % 8) * stride + at.lane / 8 * 8;
+    const IO* own = tile(stage) + pass * kTileRows * stride + matrix_place(stride, at.lane);
 #pragma unroll
     for (int s = 0; s < kHeld; s += 2) {
       if (s < first || s >= end) continue;

@@ -60,16 +60,9 @@ struct ClusterForward {
     const int unit = at.first_unit + at.group * kTileUnits + at.lane / 4 * 2;
     const int first = at.part * steps * 16;
     load_rows(w, w_hh, unit, first, H, p.paired, at.lane);
-#pragma unroll 1
-    for (int s = 0; s < fragments.steps; ++s) {
-      uint32_t one[G][1][4];
+    fragments.fill(at.warp, at.lane, [=, this](uint32_t (&one)[G][1][4], int s) {
       load_rows(one, w_hh, unit, first + (kSteps + s) * 16, H, p.paired, at.lane);
-#pragma unroll
-      for (int g = 0; g < G; ++g) {
-        fragments.at(at.warp, s, g, at.lane) = {one[g][0][0], one[g][0][1], one[g][0][2],
-                                                one[g][0][3]};
-      }
-    }
+    });
   }
 
   DEVICE_FN void load_bias() {
@@ -140,7 +133,7 @@ struct ClusterForward {
   template <int first, int count>
   DEVICE_FN void multiply_pass(int pass, const IO* from) const {
     float acc[count][4] = {};
-    const IO* own = from + at.part * steps * 16 + at.lane % 8 * stride + at.lane / 8 * 8;
+    const IO* own = from + at.part * steps * 16 + matrix_place(stride, at.lane);
 #pragma unroll
     for (int s = 0; s < kSteps; s += 2) {
       if (s >= steps) continue;
@@ -151,19 +144,7 @@ struct ClusterForward {
 #pragma unroll
       for (int g = 0; g < count; ++g) mma<IO>(acc[g], w[first + g][s + 1], b[2], b[3]);
     }
-#pragma unroll 1
-    for (int s = 0; s < fragments.steps; s += 2) {
-      uint32_t b[4];
-      ldmatrix_x4(b, own + (kSteps + s) * 16);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int g = 0; g < count; ++g) {
-          const Vector a = fragments.at(at.warp, s + i, first + g, at.lane);
-          mma<IO>(acc[g], a.words, b[2 * i], b[2 * i + 1]);
-        }
-      }
-    }
+    multiply(acc, fragments, at.warp, first, own + kSteps * 16, at.lane);
 #pragma unroll
     for (int g = 0; g < count; ++g) {
       Vector value;

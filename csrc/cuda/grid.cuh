@@ -67,7 +67,8 @@ struct GridPlace {
   // Copies the group's rows of one operand into a tile as soon as they are there. Meet afterwards.
   template <int kSteps, class IO>
   DEVICE_FN void gather(IO* tile, int stride, int k, int count, int which) const {
-    constexpr int kRows = 2, kVectors = kSteps / 2;
+    // As many as registers have room for.
+    constexpr int kVectors = kSteps / 2, kRows = kVectors > 4 ? 1 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int first = warp; first < rows; first += kRows * kGridWarps) {
       Vector found[kRows][kVectors] = {};

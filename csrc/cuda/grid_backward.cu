@@ -8,10 +8,13 @@ namespace fused_rnn {
 namespace cuda {
 namespace {
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO>
 const char* launch_grid(const Backward& p, const Exchange& x, Stream stream) {
-  const Launch how = grid_launch(p.sizes, x.rows, grid_backward_bytes(p.sizes.H, x.rows, x.slots));
-  return launch(&grid_backward_kernel<cell, IO, kSteps>, how, stream, p, x);
+  const Launch how =
+      grid_launch(p.sizes, x.rows, grid_backward_bytes(cell, p.sizes.H, x.rows, x.slots));
+  return with_grid_steps(p.sizes.H, [&]<int kSteps, int kKept>() {
+    return launch(&grid_backward_kernel<cell, IO, kSteps, kKept>, how, stream, p, x);
+  });
 }
 
 }  // namespace
@@ -22,11 +25,8 @@ const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle han
     if constexpr (cell == Cell::kGruResetBefore) {
       return "tier G has no textbook GRU";
     } else {
-      return with_half(p.sizes.dtype, [&]<class IO>() {
-        return grid_steps(p.sizes.H) == kFewGridSteps
-                   ? launch_grid<cell, IO, kFewGridSteps>(p, x, stream)
-                   : launch_grid<cell, IO, kManyGridSteps>(p, x, stream);
-      });
+      return with_half(p.sizes.dtype,
+                       [&]<class IO>() { return launch_grid<cell, IO>(p, x, stream); });
     }
   });
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tier G, backward, 16-bit formats: all steps in one cooperative launch, in reverse. A block keeps
-// the columns of W_hh of 16 units in registers and computes their dh; the blocks of a batch group
-// hand dG around, all gates of all units, through global memory.
+// the columns of W_hh of 16 units in registers and shared memory and computes their dh; the blocks
+// of a batch group hand dG around, all gates of all units, through global memory.
 #pragma once
 
 #include "grid.cuh"
@@ -9,16 +9,18 @@
 namespace fused_rnn {
 namespace cuda {
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, int kKept>
 struct GridBackward {
   static constexpr int G = gate_count(cell), S = saved_slots(cell), D = grad_count(cell);
-  static constexpr int kStride = grid_stride(kSteps);
+  static constexpr int kAll = kSteps + kKept;  // of a warp
+  static constexpr int kStride = grid_stride(kAll), kMostParts = 2 * most_passes(kKept);
   static constexpr bool kLstm = cell == Cell::kLstm;
 
   const Backward& p;
   const GridPlace at;
   const Walk walk;
   const int H, rows, slots, warp, lane;
+  const Fragments<G> kept;     // (warps, kKept, G)
   int* const lengths;          // (rows,)
   float *const dh, *const dc;  // (rows, 16)
   float* const sums;           // (warps, rows, 16)
@@ -34,13 +36,18 @@ struct GridBackward {
         slots(x.slots),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
-        lengths(reinterpret_cast<int*>(shared)),
+        kept{reinterpret_cast<Vector*>(shared), kKept},
+        lengths(reinterpret_cast<int*>(&kept.at(kGridWarps, 0, 0, 0))),
         dh(reinterpret_cast<float*>(lengths + rows)),
         dc(dh + rows * kTileUnits),
         sums(dc + rows * kTileUnits),
         tiles(reinterpret_cast<IO*>(sums + kGridWarps * rows * kTileUnits)) {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
-    load_columns(w, w_hh, at.first_unit + lane / 4 * 2, warp * kSteps * 16, H, p.paired, lane);
+    const int pair = at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
+    load_columns(w, w_hh, pair, first, H, p.paired, lane);
+    kept.fill(warp, lane, [=, this](uint32_t (&one)[G][1][4], int s) {
+      load_columns(one, w_hh, pair, first + (kSteps + s) * 16, H, p.paired, lane);
+    });
     for (int i = threadIdx.x; i < slots * rows * kStride; i += blockDim.x) tiles[i] = IO{};
     for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
     for (int pass = 0; pass * kPassRows < rows; ++pass) {
@@ -101,26 +108,32 @@ struct GridBackward {
     for (int d = 0; d < D; ++d) columns[d * H] = narrow<IO>(dg[d]);
   }
 
+  DEVICE_FN bool has_rows(int part) const {
+    return part * kTileRows < rows && at.first_row + part * kTileRows < walk.B;
+  }
+
   // This warp's part of dG W_hh for gates first.., of which the tiles hold one each.
-  DEVICE_FN void multiply_gates(int first, float (&acc)[2 * kMostPasses][4]) const {
+  DEVICE_FN void multiply_gates(int first, float (&acc)[kMostParts][4]) const {
 #pragma unroll
     for (int g = 0; g < G; ++g) {
       if (g < first || g >= first + slots) continue;
-      const IO* tile = tiles + (g - first) * rows * kStride + warp * kSteps * 16;
+      const IO* tile = tiles + (g - first) * rows * kStride + warp * kAll * 16;
       const auto& own = reinterpret_cast<const uint32_t (&)[1][kSteps][4]>(w[g]);
 #pragma unroll
-      for (int part = 0; part < 2 * kMostPasses; ++part) {
-        if (part * kTileRows >= rows) continue;
+      for (int part = 0; part < kMostParts; ++part) {
+        if (!has_rows(part)) continue;
         auto& sum = reinterpret_cast<float (&)[1][4]>(acc[part]);
-        multiply(sum, own, tile + part * kTileRows * kStride, kStride, lane);
+        const IO* from = tile + part * kTileRows * kStride + matrix_place(kStride, lane);
+        multiply(sum, own, from);
+        multiply(sum, kept, warp, g, from + kSteps * 16, lane);
       }
     }
   }
 
-  DEVICE_FN void put_sums(const float (&acc)[2 * kMostPasses][4]) const {
+  DEVICE_FN void put_sums(const float (&acc)[kMostParts][4]) const {
 #pragma unroll
-    for (int part = 0; part < 2 * kMostPasses; ++part) {
-      if (part * kTileRows >= rows) continue;
+    for (int part = 0; part < kMostParts; ++part) {
+      if (!has_rows(part)) continue;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int u = lane / 4 * 2 + e / 2, r = part * kTileRows + lane % 4 * 2 + e % 2;
@@ -147,10 +160,10 @@ struct GridBackward {
     for (int pass = 0; pass * kPassRows < rows; ++pass) differentiate(stage, t, GridSpot(pass));
     for (int pass = 0; pass * kPassRows < rows; ++pass) prefetch_stage(stage + 2, GridSpot(pass));
     at.begin(stage);
-    float acc[2 * kMostPasses][4] = {};
+    float acc[kMostParts][4] = {};
     for (int first = 0; first < G; first += slots) {
       for (int g = first; g < G && g < first + slots; ++g) {
-        at.template gather<kSteps>(tiles + (g - first) * rows * kStride, kStride, stage, G, g);
+        at.template gather<kAll>(tiles + (g - first) * rows * kStride, kStride, stage, G, g);
       }
       __syncthreads();
       multiply_gates(first, acc);
@@ -175,11 +188,11 @@ struct GridBackward {
   }
 };
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, int kKept>
 __global__ void __launch_bounds__(kGridThreads, 1)
     grid_backward_kernel(const Backward p, const Exchange x) {
   SHARED_MEMORY(shared);
-  GridBackward<cell, IO, kSteps> block(p, x, shared);
+  GridBackward<cell, IO, kSteps, kKept> block(p, x, shared);
   block.run();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tier G, forward, 16-bit formats: all steps in one cooperative launch. A block keeps 16 units'
-// rows of W_hh in registers; after each step the blocks of a batch group hand h around through
-// global memory.
+// rows of W_hh in registers and shared memory; after each step the blocks of a batch group hand h
+// around through global memory.
 #pragma once
 
 #include "grid.cuh"
@@ -9,15 +9,17 @@
 namespace fused_rnn {
 namespace cuda {
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, int kKept>
 struct GridForward {
   static constexpr int G = gate_count(cell), S = saved_slots(cell), kSummed = summed_gates(cell);
-  static constexpr int kStride = grid_stride(kSteps), kSums = kTileUnits * kPassRows;
+  static constexpr int kAll = kSteps + kKept;  // of a warp
+  static constexpr int kStride = grid_stride(kAll), kSums = kTileUnits * kPassRows;
 
   const Forward& p;
   const GridPlace at;
   const Walk walk;
   const int H, rows, warp, lane;
+  const Fragments<G> kept;   // (warps, kKept, G)
   int* const lengths;        // (rows,)
   float *const h, *const c;  // (rows, 16)
   float* const sums;         // (warps, G, 16 units, 16 rows)
@@ -33,13 +35,18 @@ struct GridForward {
         rows(at.rows),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
-        lengths(reinterpret_cast<int*>(shared)),
+        kept{reinterpret_cast<Vector*>(shared), kKept},
+        lengths(reinterpret_cast<int*>(&kept.at(kGridWarps, 0, 0, 0))),
         h(reinterpret_cast<float*>(lengths + rows)),
         c(h + rows * kTileUnits),
         sums(c + rows * kTileUnits),
         tile(reinterpret_cast<IO*>(sums + kGridWarps * G * kSums)) {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
-    load_rows(w, w_hh, at.first_unit + lane / 4 * 2, warp * kSteps * 16, H, p.paired, lane);
+    const int pair = at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
+    load_rows(w, w_hh, pair, first, H, p.paired, lane);
+    kept.fill(warp, lane, [=, this](uint32_t (&one)[G][1][4], int s) {
+      load_rows(one, w_hh, pair, first + (kSteps + s) * 16, H, p.paired, lane);
+    });
     load_bias();
     for (int i = threadIdx.x; i < rows * kStride; i += blockDim.x) tile[i] = IO{};
     for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
@@ -101,18 +108,21 @@ struct GridForward {
 
   // This warp's part of the sums of a pass.
   DEVICE_FN void multiply_pass(int pass) const {
-    float* own = sums + warp * G * kSums;
+    float* to = sums + warp * G * kSums;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = pass * kPassRows + half * kTileRows;
+      if (at.first_row + row >= walk.B) continue;
       float acc[G][4] = {};
-      multiply(acc, w, tile + row * kStride + warp * kSteps * 16, kStride, lane);
+      const IO* own = tile + row * kStride + warp * kAll * 16 + matrix_place(kStride, lane);
+      multiply(acc, w, own);
+      multiply(acc, kept, warp, 0, own + kSteps * 16, lane);
 #pragma unroll
       for (int g = 0; g < G; ++g) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int u = lane / 4 * 2 + e / 2, r = half * kTileRows + lane % 4 * 2 + e % 2;
-          own[g * kSums + r * kTileUnits + u] = acc[g][e];
+          to[g * kSums + r * kTileUnits + u] = acc[g][e];
         }
       }
     }
@@ -153,7 +163,7 @@ struct GridForward {
     IO x[kMostPasses][G] = {};
     load_inputs(walk.time(k), x);
     at.begin(k);
-    at.template gather<kSteps>(tile, kStride, k, 1, 0);
+    at.template gather<kAll>(tile, kStride, k, 1, 0);
     __syncthreads();
     at.end(k, 1);
 #pragma unroll
@@ -180,11 +190,11 @@ struct GridForward {
   }
 };
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, int kKept>
 __global__ void __launch_bounds__(kGridThreads, 1)
     grid_forward_kernel(const Forward p, const Exchange x) {
   SHARED_MEMORY(shared);
-  GridForward<cell, IO, kSteps> block(p, x, shared);
+  GridForward<cell, IO, kSteps, kKept> block(p, x, shared);
   block.run();
 }
 

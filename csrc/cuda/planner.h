@@ -85,7 +85,8 @@ inline Plan cluster_plan(const Sizes& s, const Device& device, bool backward) {
   return best;
 }
 
-// 16-bit formats: W_hh in the registers of many blocks, which meet after each step.
+// 16-bit formats: W_hh in the registers, then the shared memory of many blocks, which hand h or dG
+// around after each step.
 inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
   if (s.cell == Cell::kGruResetBefore) {
     return library_plan("the textbook GRU would have to meet twice a step, tier G meets once");
@@ -93,7 +94,7 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
   if (s.T == 1) return library_plan("a single step leaves no weights to keep");
   if (s.H > kGridUnits) {
     return library_plan("hidden size " + std::to_string(s.H) + " is above " +
-                        std::to_string(kGridUnits) + ", what the blocks' registers hold");
+                        std::to_string(kGridUnits) + ", what the blocks hold the weights of");
   }
   // A group of blocks has all units of some rows; all groups run at once.
   const int blocks = grid_slices(s.H) * s.N, most = device.processors / blocks;
@@ -102,18 +103,24 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
                         std::to_string(device.processors) + " multiprocessors");
   }
   const int rows = round_up((s.B + most - 1) / most, kPassRows);
-  if (rows > kMostPasses * kPassRows) {
+  const int most_rows = most_passes(kept_steps(s.H)) * kPassRows;
+  if (rows > most_rows) {
     return library_plan(std::to_string(rows) + " rows of the batch for each block are above " +
-                        std::to_string(kMostPasses * kPassRows));
+                        std::to_string(most_rows));
   }
   int slots = backward ? gate_count(s.cell) : 0;
   const auto bytes = [&] {
-    return backward ? grid_backward_bytes(s.H, rows, slots) : grid_forward_bytes(s.cell, s.H, rows);
+    return backward ? grid_backward_bytes(s.cell, s.H, rows, slots)
+                    : grid_forward_bytes(s.cell, s.H, rows);
   };
   while (slots > 1 && bytes() > device.shared_bytes) --slots;
   if (bytes() > device.shared_bytes) return too_little_memory(bytes(), device);
-  return {Tier::kGrid, "W_hh fits the registers of the blocks", rows,
-          slots,       blocks * ((s.B + rows - 1) / rows),      kGridThreads,
+  return {Tier::kGrid,
+          "W_hh fits the blocks' registers and shared memory",
+          rows,
+          slots,
+          blocks * ((s.B + rows - 1) / rows),
+          kGridThreads,
           int(bytes())};
 }
 

@@ -44,11 +44,18 @@ constexpr int64_t block_bytes(Cell cell, int H, bool backward) {
 // terms of their sums. Rows of a batch group come in passes of 16, one row and unit for each
 // thread.
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps, kPassRows = 16, kMostPasses = 4;
-// Kernels are built for these numbers of k-steps of a warp.
-constexpr int kFewGridSteps = 4, kManyGridSteps = 8, kGridUnits = 16 * kGridWarps * kManyGridSteps;
+// Kernels are built for few k-steps of a warp, for as many as its registers hold the weights of,
+// and for some more whose weights are in shared memory.
+constexpr int kFewGridSteps = 4, kManyGridSteps = 8, kKeptGridSteps = 8;
+constexpr int kMostKeptPasses = 2;  // of those, whose weights leave no room for more
+constexpr int most_passes(int kept) { return kept ? kMostKeptPasses : kMostPasses; }
+constexpr int kGridUnits = 16 * kGridWarps * (kManyGridSteps + kKeptGridSteps);
 
+constexpr int kept_steps(int H) {
+  return H > 16 * kGridWarps * kManyGridSteps ? kKeptGridSteps : 0;
+}
 constexpr int grid_steps(int H) {
-  return H <= 16 * kGridWarps * kFewGridSteps ? kFewGridSteps : kManyGridSteps;
+  return H <= 16 * kGridWarps * kFewGridSteps ? kFewGridSteps : kManyGridSteps + kept_steps(H);
 }
 constexpr int grid_slices(int H) { return round_up(H, kTileUnits) / kTileUnits; }
 constexpr int grid_stride(int steps) { return kGridWarps * steps * 16 + kPad; }
@@ -61,16 +68,20 @@ constexpr int kRingSteps = 16, kLapSteps = kRingSteps / 2;
 // what one writes instead.
 constexpr uint32_t kAbsent = 0xFFFFFFFF, kNans = 0x7FFF7FFF;
 
-// Numbers behind the tiles: lengths, the states h and c or their gradients, the warps' sums.
+// Before the tiles: weights that are not in registers. Behind them: lengths, the states h and c or
+// their gradients, the warps' sums.
+constexpr int64_t kept_bytes(Cell cell, int H) {
+  return 512 * kGridWarps * gate_count(cell) * int64_t(kept_steps(H));
+}
 constexpr int64_t grid_state_bytes(int rows) { return 4 * rows + 2 * 4 * kTileUnits * rows; }
 constexpr int64_t grid_forward_bytes(Cell cell, int H, int rows) {
-  return 2 * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
+  return kept_bytes(cell, H) + 2 * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
          4 * kGridWarps * gate_count(cell) * kTileUnits * kPassRows;
 }
 // `slots` tiles of one gate each are in shared memory at once.
-constexpr int64_t grid_backward_bytes(int H, int rows, int slots) {
-  return 2 * slots * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
-         4 * kGridWarps * kTileUnits * rows;
+constexpr int64_t grid_backward_bytes(Cell cell, int H, int rows, int slots) {
+  return kept_bytes(cell, H) + 2 * slots * rows * grid_stride(grid_steps(H)) +
+         grid_state_bytes(rows) + 4 * kGridWarps * kTileUnits * rows;
 }
 
 // ---- Tier C, 16-bit formats (cluster.cuh). The blocks of a cluster part the units, some groups of

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Weights as the M operand of mma, held in registers, and eight batch rows as its N operand.
+// Weights as the M operand of mma, held in registers or, where those are full, in shared memory,
+// and eight batch rows as its N operand.
 //
 // A warp owns 16 units. Row r of a weight tile is unit 2r, row r + 8 unit 2r + 1, so that a thread
 // gets two neighbouring units of two neighbouring rows: one word of every 16-bit tensor.
@@ -103,19 +104,66 @@ DEVICE_FN void load_columns(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int
   }
 }
 
-// acc[g] += w[g] tile for `count` gates. tile: eight rows of K at distance `stride`.
+// Where in a tile, eight rows of K at distance `stride`, a lane's part of the first matrices is.
+DEVICE_FN int matrix_place(int stride, int lane) { return lane % 8 * stride + lane / 8 * 8; }
+
+// acc[g] += w[g] tile for `count` gates; own: this lane's place in the tile.
 template <class IO, int count, int kSteps>
 DEVICE_FN void multiply(float (&acc)[count][4], const uint32_t (&w)[count][kSteps][4],
-                        const IO* tile, int stride, int lane) {
+                        const IO* own) {
   static_assert(kSteps % 2 == 0);
 #pragma unroll
   for (int s = 0; s < kSteps; s += 2) {
     uint32_t b[4];
-    ldmatrix_x4(b, tile + lane % 8 * stride + s * 16 + lane / 8 * 8);
+    ldmatrix_x4(b, own + s * 16);
 #pragma unroll
     for (int g = 0; g < count; ++g) mma<IO>(acc[g], w[g][s], b[0], b[1]);
 #pragma unroll
     for (int g = 0; g < count; ++g) mma<IO>(acc[g], w[g][s + 1], b[2], b[3]);
+  }
+}
+
+// Fragments in shared memory, `count` of each k-step for each warp; a lane reads what it wrote.
+template <int count>
+struct Fragments {
+  Vector* const memory;
+  const int steps;  // k-steps that are kept here
+
+  DEVICE_FN Vector& at(int warp, int step, int which, int lane) const {
+    return memory[((warp * steps + step) * count + which) * 32 + lane];
+  }
+
+  // What `load` makes of each k-step: load_rows or load_columns.
+  template <class Load>
+  DEVICE_FN void fill(int warp, int lane, Load load) const {
+#pragma unroll 1
+    for (int s = 0; s < steps; ++s) {
+      uint32_t one[count][1][4];
+      load(one, s);
+#pragma unroll
+      for (int g = 0; g < count; ++g) {
+        at(warp, s, g, lane) = {one[g][0][0], one[g][0][1], one[g][0][2], one[g][0][3]};
+      }
+    }
+  }
+};
+
+// The same with the fragments of `count` gates from `first` on.
+template <class IO, int count, int all>
+DEVICE_FN void multiply(float (&acc)[count][4], const Fragments<all>& w, int warp, int first,
+                        const IO* own, int lane) {
+#pragma unroll 1
+  for (int s = 0; s < w.steps; s += 2) {
+    uint32_t b[4];
+    ldmatrix_x4(b, own + s * 16);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int g = 0; g < count; ++g) {
+        const Vector a = w.at(warp, s + i, first + g, lane);
+        mma<IO>(acc[g], a.words, b[2 * i], b[2 * i + 1]);
+      }
+    }
   }
 }
 
