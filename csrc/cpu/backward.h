@@ -66,6 +66,7 @@ class BackwardPass {
     C *dh, *dc;           // (B, ld): what reaches the states from later steps
     C *dg, *dout;         // (capacity, ld): gradients of gates; of projected outputs
     Op *dg_op, *dout_op;  // the same as operands
+    Op* dg_pairs;         // the same with rows in pairs, (capacity / 2, ld, 2)
     C* bias;              // (ld_g,)
     C* dx;                // (T, B, ld_x) where several recurrences share x
     GradSum<IO, C> dw_ih, dw_hh, dw_hr;

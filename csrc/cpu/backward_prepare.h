@@ -55,6 +55,7 @@ void BackwardPass<IO, Op, cell>::lay_out() {
     }
     shared.bias = arena_.take<C>(ld_g_);
     if (args_.dweights) {
+      if (kCopy) shared.dg_pairs = arena_.take<Op>(round_up(capacity_, 2) * ld_g_);
       shared.dw_ih = GradSum<IO, C>::reserve(arena_, G * s_.H, s_.I);
       shared.dw_hh = GradSum<IO, C>::reserve(arena_, G * s_.H, s_.P);
       if (s_.projected) shared.dw_hr = GradSum<IO, C>::reserve(arena_, s_.P, s_.H);

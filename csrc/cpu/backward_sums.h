@@ -94,16 +94,25 @@ void BackwardPass<IO, Op, cell>::weight_grads(int64_t count, bool first_chunk) {
   for (int s = 0; s < kHiddenSlots; ++s) {
     hidden[s] = Segment{(kHiddenSlot + s) * gate_, s * s_.H, s_.H};
   }
-  add_outer(shared_.dw_ih, shared_.dg, ld_g_, count, inputs, first_chunk, rank, size, panel_,
-            [&](int64_t k, int64_t u, int64_t lanes) {
+  const Op* operand = shared_.dg_op;
+  if constexpr (kCopy) {
+    operand = shared_.dg_pairs;
+    for (int d = 0; d < grad_count(cell) && count > 1; ++d) {
+      pair_rows(shared_.dg_pairs, shared_.dg, ld_g_, count, Segment{d * gate_, 0, s_.H}, rank,
+                size);
+    }
+  }
+  add_outer(shared_.dw_ih, shared_.dg, operand, ld_g_, count, inputs, first_chunk, rank, size,
+            panel_, [&](int64_t k, int64_t u, int64_t lanes) {
               const int64_t row = chunk_[k].t * s_.B + chunk_[k].b;
               return load_n<C>(static_cast<const IO*>(args_.x) + row * s_.I + u, lanes);
             });
-  add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, hidden, first_chunk, rank, size, panel_,
+  add_outer(shared_.dw_hh, shared_.dg, operand, ld_g_, count, hidden, first_chunk, rank, size,
+            panel_,
             [&](int64_t k, int64_t u, int64_t lanes) { return previous_h(chunk_[k], u, lanes); });
   if constexpr (kBefore) {
     const Segment n[] = {{0, 2 * s_.H, s_.H}};
-    add_outer(shared_.dw_hh, shared_.dg, ld_g_, count, n, first_chunk, rank, size, panel_,
+    add_outer(shared_.dw_hh, shared_.dg, operand, ld_g_, count, n, first_chunk, rank, size, panel_,
               [&](int64_t k, int64_t u, int64_t lanes) {
                 const At& a = chunk_[k];
                 return saved(a, 0, u, lanes) * previous_h(a, u, lanes);
@@ -112,7 +121,8 @@ void BackwardPass<IO, Op, cell>::weight_grads(int64_t count, bool first_chunk) {
   if constexpr (cell == Cell::kLstm) {
     const Segment out[] = {{0, 0, s_.P}};
     if (s_.projected) {
-      add_outer(shared_.dw_hr, shared_.dout, ld_p_, count, out, first_chunk, rank, size, panel_,
+      const C* dout = shared_.dout;
+      add_outer(shared_.dw_hr, dout, dout, ld_p_, count, out, first_chunk, rank, size, panel_,
                 [&](int64_t k, int64_t u, int64_t lanes) {
                   const At& a = chunk_[k];
                   return saved(a, 3, u, lanes) * M::tanh(saved(a, 4, u, lanes));

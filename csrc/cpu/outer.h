@@ -59,44 +59,73 @@ VEC_FN void add_scaled(C* to, int64_t ld, const C* scale, const Range& rows, con
   }
 }
 
+// Rows of a gradient's factor in pairs, columns of a segment that this thread multiplies: of rows k
+// and k + 1, a column's two numbers stand side by side.
+template <class Op, class C>
+VEC_FN void pair_rows(Op* pairs, const C* a, int64_t ld, int64_t K, const Segment& segment,
+                      int rank, int size) {
+  constexpr int L = kLanes<C>;
+  const Range mine(segment.rows, rank, size);
+  for (int64_t k = 0; k < K; k += 2) {
+    for (int64_t i = mine.begin; i < mine.end; i += L) {
+      const int64_t n = min(L, mine.end - i);
+      const C* from = a + k * ld + segment.column + i;
+      alignas(64) Op both[2 * L];
+      store_operand(both, load_n<C>(from, n), k + 1 < K ? load_n<C>(from + ld, n) : Vec<C>{});
+      __builtin_memcpy(pairs + k * ld + 2 * (segment.column + i), both, 2 * n * sizeof(Op));
+    }
+  }
+}
+
 // sum[segment rows] += a[:, segment columns]^T times the rows that load(k, column, lanes) gives;
 // the first time, = instead of +=. Threads share the rows of every segment; `panel` is this
-// thread's own.
-template <class IO, class C, int count, class Load>
-VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, int64_t ld_a, int64_t K,
-                      const Segment (&segments)[count], bool first_time, int rank, int size,
-                      C* panel, Load load_row) {
+// thread's own. operand: `a` itself, or in pairs of rows, where the micro-kernel takes such.
+template <class Op, class IO, class C, int count, class Load>
+VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, const Op* operand, int64_t ld_a,
+                      int64_t K, const Segment (&segments)[count], bool first_time, int rank,
+                      int size, C* panel, Load load_row) {
   constexpr int L = kLanes<C>;
   const PanelMap<C> map = plain_map<C>(grad.columns);
   for (int64_t p = 0; p < map.panels(); ++p) {
     const int vecs = map.used_vecs(p);
     const int64_t column = p * map.width();
-    for (int64_t k = 0; k < K; ++k) {
+    const bool alone = K == 1;
+    Op* packed = reinterpret_cast<Op*>(panel);
+    for (int64_t k = 0; k < K; k += kPair<Op>) {
       for (int v = 0; v < vecs; ++v) {
-        store(panel + (k * vecs + v) * L,
-              load_row(k, column + v * L, grad.columns - column - v * L));
+        const int64_t u = column + v * L, lanes = grad.columns - u;
+        const Vec<C> first = load_row(k, u, lanes);
+        if (alone) {
+          store(panel + v * L, first);
+          continue;
+        }
+        const bool second = kPair<Op> == 2 && k + 1 < K;
+        store_operand(packed + (k * vecs + v * kPair<Op>)*L, first,
+                      second ? load_row(k + 1, u, lanes) : Vec<C>{});
       }
     }
     TileArgs<C> tile;
     tile.a_step = ld_a;
     tile.b = panel;
     tile.b_step = vecs * L;
-    tile.K = K;
+    tile.K = round_up(K, kPair<Op>);
     tile.chain = kBlock;
     tile.c_stride = tile.init_stride = grad.ld;
     for (const Segment& segment : segments) {
       const Range mine(segment.rows, rank, size);
-      if (K == 1) {
+      if (alone) {
         C* to = grad.sum + segment.first * grad.ld + column;
         add_scaled(to, grad.ld, a + segment.column, mine, panel, vecs, first_time);
         continue;
       }
       for_tiles(mine.end - mine.begin, vecs, [&](int64_t first, int64_t rows) {
         const int64_t row = mine.begin + first;
-        for (int64_t r = 0; r < rows; ++r) tile.a[r] = a + segment.column + row + r;
+        for (int64_t r = 0; r < rows; ++r) {
+          tile.a[r] = operand + kPair<Op> * (segment.column + row + r);
+        }
         tile.c = grad.sum + (segment.first + row) * grad.ld + column;
         tile.init = first_time ? nullptr : tile.c;
-        run_tile<C>(int(rows), vecs, tile);
+        run_tile<Op>(int(rows), vecs, tile);
       });
     }
   }

@@ -158,6 +158,22 @@ struct PackVector<Bf16, Bf16> {
 };
 #endif
 
+// Stores vectors of elements k and, where the micro-kernel takes pairs, k + 1, as PackVector does.
+template <class C>
+VEC_FN void store_operand(C* to, Vec<C> first, Vec<C>) {
+  store(to, first);
+}
+#ifdef FUSED_RNN_DOT_BF16
+VEC_FN void store_operand(Bf16* to, FloatV first, FloatV second) {
+  typedef int16_t ShortV __attribute__((vector_size(64)));
+  const ShortV rounded = (ShortV)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+  const ShortV alternating = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                              8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const ShortV pairs = __builtin_shuffle(rounded, alternating);
+  __builtin_memcpy(to, &pairs, sizeof pairs);
+}
+#endif
+
 // Panel `panel` of the map: (round_up(K, pair) / pair, panel_vecs, lanes, pair).
 template <class Op, class C, class IO>
 VEC_FN void pack_panel(Op* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
