@@ -2,7 +2,7 @@
 """The CUDA backend's sources on an emulated GPU: right on any schedule, and faults are found."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -102,9 +102,14 @@ def test_fewer_multiprocessors(machine: Emulator, device: Device) -> None:
     judge(WIDE, run(WIDE, make(WIDE), emulated.NAME), emulated.NAME)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [replace(GRID, steps=7, lengths=False), pytest.param(LONG, marks=pytest.mark.long)],
+    ids=str,
+)
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_every_meeting_gives_the_same_bits(machine: Emulator, cell: str) -> None:
-    case = replace(GRID, cell=cell, steps=7, lengths=False)
+def test_every_meeting_gives_the_same_bits(machine: Emulator, cell: str, case: Case) -> None:
+    case = replace(case, cell=cell)
     first = both_passes(case)
     for seed in range(2, 14):
         machine.schedule(seed)
@@ -116,7 +121,7 @@ def both_passes(case: Case) -> list[Tensor]:
     return [*results, *ops.PAIRS[emulated.NAME].backward(*arguments[:-1], False)[:3]]
 
 
-def same(found: list[Tensor], expected: list[Tensor]) -> bool:
+def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     return all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
@@ -202,21 +207,36 @@ def test_no_barrier_can_be_left_out(machine: Emulator, case: Case, device: Devic
     expect_races(machine, lambda: ops.PAIRS[emulated.NAME].backward(*arguments[:-1], False))
 
 
-@pytest.mark.parametrize("fault", [Fault.NO_RELEASE, Fault.NO_ACQUIRE])
-def test_the_ring_is_seen_to_be_clear(machine: Emulator, fault: Fault) -> None:
-    """Without the counters' order, a step may find numbers of a lap before."""
-    results, arguments = passes(LONG)
-    backward = ops.PAIRS[emulated.NAME].backward
-    grads = backward(*arguments[:-1], False)[:3]
-    machine.plant(fault)
-    assert any(not same(passes(LONG)[0], results) for _ in seeds(machine))
-    assert any(not same(backward(*arguments[:-1], False)[:3], grads) for _ in seeds(machine))
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_ring_is_seen_to_be_clear(machine: Emulator, backward: bool) -> None:
+    """Without the counters' order, or a barrier, a step may find numbers of a lap before."""
+    _, arguments = passes(LONG)
+
+    def go() -> Sequence[Tensor]:
+        if backward:
+            return ops.PAIRS[emulated.NAME].backward(*arguments[:-1], False)[:3]
+        return passes(LONG)[0]
+
+    expected = go()
+    barriers = [(Fault.NO_BARRIER, site) for site in range(machine.barriers())]
+    assert len(barriers) >= 4
+    machine.schedule(2)
+    assert same(go(), expected)
+    for fault, site in [(Fault.NO_RELEASE, 0), (Fault.NO_ACQUIRE, 0), *barriers]:
+        machine.plant(fault, site)
+        assert any(goes_wrong(machine, seed, go, expected) for seed in range(1, 13)), (fault, site)
 
 
-def seeds(machine: Emulator) -> Iterator[None]:
-    for seed in range(1, 13):
-        machine.schedule(seed)
-        yield
+def goes_wrong(
+    machine: Emulator, seed: int, go: Callable[[], Sequence[Tensor]], expected: Sequence[Tensor]
+) -> bool:
+    """Whether a schedule shows a fault, as a race or in the numbers."""
+    machine.schedule(seed)
+    try:
+        return not same(go(), expected)
+    except RuntimeError as error:
+        assert "race" in str(error)
+        return True
 
 
 @pytest.mark.parametrize("cell", FAULTY)

@@ -28,14 +28,7 @@ inline Launch exact_launch(const Sizes& s, int rows, int64_t bytes) {
   return how;
 }
 
-// Tier G. Calls f with the k-steps whose weights are in registers, and in shared memory.
-template <class F>
-const char* with_grid_steps(int H, F f) {
-  if (grid_steps(H) == kFewGridSteps) return f.template operator()<kFewGridSteps, 0>();
-  return kept_steps(H) ? f.template operator()<kManyGridSteps, kKeptGridSteps>()
-                       : f.template operator()<kManyGridSteps, 0>();
-}
-
+// Tier G.
 inline Launch grid_launch(const Sizes& s, int rows, int64_t bytes) {
   Launch how;
   how.grid = dim3(grid_slices(s.H), parts(s.B, rows), s.N);
@@ -43,6 +36,14 @@ inline Launch grid_launch(const Sizes& s, int rows, int64_t bytes) {
   how.shared_bytes = bytes;
   how.cooperative = true;
   return how;
+}
+
+// Calls f with the k-steps of tier G whose weights are in registers, and in shared memory.
+template <class F>
+const char* with_grid_steps(int H, F f) {
+  if (grid_steps(H) == kFewGridSteps) return f.template operator()<kFewGridSteps, 0>();
+  return kept_steps(H) ? f.template operator()<kManyGridSteps, kKeptGridSteps>()
+                       : f.template operator()<kManyGridSteps, 0>();
 }
 
 // Tier C.
