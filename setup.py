@@ -55,7 +55,8 @@ def extension(name: str, sources: list[str], **more: list[Any]) -> Extension:
 def cpu_sources() -> list[str]:
     """Returns the C++ files for this machine's processor family."""
     sources = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
-    sources += [f"csrc/cpu/{name}.cpp" for name in ("dispatch", "layer", "memory", "isa_portable")]
+    names = ("dispatch", "isa_portable", "layer", "linear", "memory", "prepacked", "select")
+    sources += [f"csrc/cpu/{name}.cpp" for name in names]
     if platform.machine() in ("x86_64", "AMD64"):
         sources += [f"csrc/cpu/isa_{name}.cpp" for name in INSTRUCTION_SETS]
     return sources

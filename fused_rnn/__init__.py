@@ -6,6 +6,7 @@ from .backends import use_backend
 from .cells import FusedGRUCell, FusedLSTMCell, FusedRNNCell
 from .fuse import explain, fuse
 from .modules import FusedGRU, FusedLSTM, FusedRNN
+from .prepacking import prepacked
 
 __all__ = [
     "FusedGRU",
@@ -17,5 +18,6 @@ __all__ = [
     "explain",
     "functional",
     "fuse",
+    "prepacked",
     "use_backend",
 ]

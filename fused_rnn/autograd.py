@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import reference, torch_backend
-from .ops import PAIRS, LayerOutput, OpPair, layout
+from .ops import PAIRS, LayerOutput, OpPair, layout, prepacked_forward
 from .transforms import (
     Function,
     Many,
@@ -70,6 +70,7 @@ def layer(
     cell: str,
     reverse: tuple[int, ...],
     backend: str,
+    prepacked: Maybe = None,
 ) -> LayerOutput:
     """The outputs and final states of N recurrences over one input, on the backend named.
 
@@ -83,13 +84,15 @@ def layer(
         cell: a key of `ops.GATES`.
         reverse: N flags, 1 where the recurrence walks backward in time.
         backend: a name that `backends.choose` returned for this call.
+        prepacked: the weights as the native backend's CPU kernels read them, for calls of which
+            no gradient is recorded. Default None.
 
     Returns:
         y (T, B, N, P), hn (N, B, P), cn (N, B, H) or None.
     """
     tracing = torch.compiler.is_compiling()
     # Inside a traced graph, transforms see the op alone and know no rule for it.
-    if backend == "reference" or (tracing and _transformed()):
+    if backend == "reference" or (tracing and transformed()):
         return reference.layer(x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse)
     if backend == "torch":
         return torch_backend.layer(x, h0, c0, weights, lengths, cell=cell, reverse=reverse)
@@ -98,9 +101,11 @@ def layer(
     learning = _learning(x, h0, c0, *weights)
     if tracing:
         y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, learning)
-    elif learning or _transformed():
+    elif learning or transformed():
         plan = Plan(pair, cell, reverse)
         y, hn, cn, _ = LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
+    elif prepacked is not None and backend == "native":
+        y, hn, cn = prepacked_forward(x, h0, c0, prepacked, weights, lengths, resets, cell, reverse)
     else:
         # The kernel for autograd costs a Python call too: pass it by.
         with torch._C._AutoDispatchBelowAutograd():
@@ -116,7 +121,7 @@ def _learning(*tensors: Maybe) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether a tangent or a torch.func transform could be attached to any tensor now."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
@@ -141,7 +146,7 @@ class LayerFunction(Function):
         unmoved = (tape,) if ctx.plan.cell == "lstm" else (cn, tape)
         ctx.mark_non_differentiable(*unmoved)
         ctx.save_for_backward(*args[:5], y, tape, *args[5:])
-        if _transformed():
+        if transformed():
             ctx.save_for_forward(*args)
 
     @staticmethod
@@ -151,7 +156,7 @@ class LayerFunction(Function):
             return (None,) * len(wanted)
         needs = Needs(wanted[1], wanted[2] or wanted[3], any(wanted[6:]))
         plan = Plan(ctx.plan.pair, ctx.plan.cell, ctx.plan.reverse, needs)
-        again = torch.is_grad_enabled() or _transformed()
+        again = torch.is_grad_enabled() or transformed()
         gradients = LayerBackward.apply if again else LayerBackward.forward
         dx, dh0, dc0, *dweights = gradients(plan, dy, dhn, dcn, *saved)
         dx, dh0, dc0 = (None if absent(grad) else grad for grad in (dx, dh0, dc0))
@@ -270,7 +275,7 @@ def _register(library: torch.library.Library, pair: OpPair) -> None:
 
     def forward(*args: Any) -> Any:
         x, h0, c0, weights, lengths, resets, cell, reverse, keep_tape = args
-        if not (_transformed() or _learning(x, h0, c0, *weights)):
+        if not (transformed() or _learning(x, h0, c0, *weights)):
             with torch._C._AutoDispatchBelowAutograd():
                 return pair.forward(*args)
         plan = Plan(pair, cell, tuple(reverse), keep_tape=keep_tape)
@@ -278,7 +283,7 @@ def _register(library: torch.library.Library, pair: OpPair) -> None:
 
     def backward(*args: Any) -> Any:
         dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape, cell, reverse, *needs = args
-        if not (_transformed() or _learning(dy, dhn, dcn, x, h0, c0, *weights)):
+        if not (transformed() or _learning(dy, dhn, dcn, x, h0, c0, *weights)):
             with torch._C._AutoDispatchBelowAutograd():
                 return pair.backward(*args)
         plan = Plan(pair, cell, tuple(reverse), Needs(*needs))

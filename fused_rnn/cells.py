@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from . import backends, precision, validation
 from .autograd import layer
 from .conversion import Convertible
+from .ops import prepack
+from .prepacking import Prepackable
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class FusedCell(Convertible, nn.RNNCellBase):
+class FusedCell(Convertible, Prepackable, nn.RNNCellBase):
     """What the three cells share; parameters and their start come from nn.RNNCellBase."""
 
     _kind: ClassVar[str]
@@ -56,6 +58,7 @@ class FusedCell(Convertible, nn.RNNCellBase):
         cell = self._cell()
         query = backends.Query(cell, x.dtype, x.device.type)
         backend = backends.choose(query, self.backend)
+        packs = self._prepacked(weights)
         # A layer of one direction and one step.
         _, hn, cn = layer(
             x.unsqueeze(0),
@@ -67,8 +70,12 @@ class FusedCell(Convertible, nn.RNNCellBase):
             cell=cell,
             reverse=(0,),
             backend=backend,
+            prepacked=None if packs is None else packs[0],
         )
         return (hn.squeeze(0),) if cn is None else (hn.squeeze(0), cn.squeeze(0))
+
+    def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        return [prepack(weights, self._cell(), 1)]
 
     def _weights(self) -> list[Tensor]:
         weights: list[Any]

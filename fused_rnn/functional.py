@@ -35,6 +35,7 @@ def stack(
     training: bool,
     backend: str,
     between: Between | None = None,
+    prepacked: Sequence[Tensor] | None = None,
 ) -> LayerOutput:
     """The last layer's outputs and every layer's final states; nothing is checked here.
 
@@ -50,6 +51,7 @@ def stack(
         dropout: probability between layers, in training.
         backend: a backend's name or "auto".
         between: applied between layers in place of plain dropout.
+        prepacked: the weights of each layer as `autograd.layer` takes them.
 
     Returns:
         y (T, B, D*P), hn (L*D, B, P), cn (L*D, B, H) or None.
@@ -61,9 +63,10 @@ def stack(
     )
     name = backends.choose(query, backend)
     per = shape.per_recurrence * directions
+    packs: Sequence[Tensor | None] = prepacked or (None,) * (len(weights) // per)
     run = partial(layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=name)
     if len(weights) == per:
-        y, hn, cn = run(x, h0, c0, weights)
+        y, hn, cn = run(x, h0, c0, weights, prepacked=packs[0])
         # One direction needs no more than a squeeze, the cheaper view.
         return LayerOutput(y.squeeze(2) if directions == 1 else y.flatten(2), hn, cn)
     hs, cs = [], []
@@ -75,7 +78,8 @@ def stack(
         rows = slice(at * directions, (at + 1) * directions)
         h = None if h0 is None else h0[rows]
         c = None if c0 is None else c0[rows]
-        y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per])
+        own = weights[at * per : (at + 1) * per]
+        y, hn, cn = run(x, h, c, own, prepacked=packs[at])
         x = y.flatten(2)
         hs.append(hn)
         cs.append(cn)

@@ -11,14 +11,15 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, functional, precision, validation
 from .conversion import Convertible
-from .ops import LayerOutput
+from .ops import LayerOutput, prepack
 from .packing import packing
+from .prepacking import Prepackable
 
 States = Sequence[Tensor]
 Lengths = Tensor | Sequence[int] | None
 
 
-class FusedLayer(Convertible, nn.RNNBase):
+class FusedLayer(Convertible, Prepackable, nn.RNNBase):
     """What the three layers share; parameters, their names and their start come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
@@ -161,7 +162,14 @@ class FusedLayer(Convertible, nn.RNNBase):
             training=self.training,
             backend=self.backend,
             between=between,
+            prepacked=self._prepacked(weights),
         )
+
+    def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        directions = 2 if self.bidirectional else 1
+        per = len(weights) // self.num_layers
+        layers = (weights[at : at + per] for at in range(0, len(weights), per))
+        return [prepack(own, self._cell(), directions) for own in layers]
 
     def _weights(self) -> list[Tensor]:
         parameters: dict[str, Any] = self._parameters

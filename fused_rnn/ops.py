@@ -26,6 +26,18 @@ _BACKWARD = (
     "bool need_dx, bool need_dstate, bool need_dweights) "
     "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)"
 )
+# Without derivatives, on the CPU. Weights packed beforehand are one tensor of bytes.
+_UNDERIVED = {
+    "native_prepack": "(Tensor[] weights, str cell, int recurrences) -> Tensor",
+    "native_prepacked_forward": (
+        "(Tensor x, Tensor? h0, Tensor? c0, Tensor prepacked, Tensor[] weights, Tensor? lengths, "
+        "Tensor? resets, str cell, int[] reverse) -> (Tensor y, Tensor hn, Tensor cn)"
+    ),
+    "native_prepack_linear": "(Tensor weight, Tensor? bias) -> Tensor",
+    "native_prepacked_linear": "(Tensor x, Tensor prepacked, int columns) -> Tensor",
+    "native_log_softmax": "(Tensor x) -> (Tensor log_probs, Tensor peaks)",
+    "native_top": "(Tensor x, int k) -> (Tensor values, Tensor places)",
+}
 
 
 class LayerOutput(NamedTuple):
@@ -187,3 +199,12 @@ def _define(backend: str) -> OpPair:
 
 
 PAIRS = {backend: _define(backend) for backend in COMPILED}
+
+for _name, _schema in _UNDERIVED.items():
+    torch.library.define(f"fused_rnn::{_name}", _schema)
+prepack = torch.ops.fused_rnn.native_prepack.default
+prepacked_forward = torch.ops.fused_rnn.native_prepacked_forward.default
+prepack_linear = torch.ops.fused_rnn.native_prepack_linear.default
+prepacked_linear = torch.ops.fused_rnn.native_prepacked_linear.default
+log_softmax = torch.ops.fused_rnn.native_log_softmax.default
+top = torch.ops.fused_rnn.native_top.default

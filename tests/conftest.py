@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What every test runs under: seeded numbers, and hypothesis profiles without a clock."""
 
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
 import torch
+
+from fused_rnn import native
 
 hypothesis.settings.register_profile(
     "fused_rnn", deadline=None, derandomize=True, database=None, print_blob=True
@@ -15,3 +19,14 @@ hypothesis.settings.load_profile("fused_rnn")
 def seeded() -> None:
     """The same random numbers in every run, whatever ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One of `cases.INSTRUCTION_SETS` in the place of the fastest."""
+    if request.param not in native.instruction_sets():
+        pytest.skip(f"this machine does not run {request.param}")
+    before = native.instruction_set()
+    native.set_instruction_set(request.param)
+    yield request.param
+    native.set_instruction_set(before)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fused_rnn.selection import log_softmax
 from fused_rnn.seq2seq import Hypotheses
 
 BOS, EOS, PAD = 0, 1, 9
@@ -37,7 +38,7 @@ class Chaos:
             state = torch.tensor([start])
             for token in (BOS, *path):
                 logits, state = self.step(torch.tensor([token]), state)
-            self.known[start, path] = logits[0].log_softmax(-1).numpy()
+            self.known[start, path] = log_softmax(logits).values[0].numpy()
         return self.known[start, path]
 
 

@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
     | {"_C", "_C_cuda"},
-    {"transforms", "packing", "precision"},
+    {"transforms", "packing", "precision", "prepacking", "selection"},
     {"autograd", "backends"},
     {"functional"},
-    {"layer", "cells", "modules", "fuse", "conversion"},
+    {"layer", "linear", "cells", "modules", "fuse", "conversion"},
     {"__init__"},
     {"text", "seq2seq", "cli", "__main__"},
 )
 BACKENDS = {"reference", "native", "torch_backend", "triton"}
 # Applications know layers; `doctor` reports on the backends, and judges what it times.
-LAYERS = {"layer", "cells", "modules", "fuse", "__init__"}
+LAYERS = {"layer", "linear", "cells", "modules", "fuse", "prepacking", "selection", "__init__"}
 DOCTOR = {"backends", "native", "testing"}
 # Functions that import what their argument names.
 IMPORTERS = ("import_module", "_imported")

@@ -7,12 +7,23 @@ import sys
 
 import pytest
 import torch
-from cases import CELLS, DTYPES, Case, judge, make, need, options, run
+from cases import (
+    CELLS,
+    DTYPES,
+    INSTRUCTION_SETS,
+    Case,
+    judge,
+    judge_outputs,
+    make,
+    need,
+    options,
+    run,
+    run_prepacked,
+)
 
 from fused_rnn import native
 from fused_rnn.ops import PAIRS
 
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
 LONG = [
     Case("lstm", 4096, 2, 8, 16, dtype, reverse=(0, 1), lengths=True, resets=True)
     for dtype in DTYPES
@@ -62,21 +73,13 @@ def test_several_tiles_in_every_direction(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("name", INSTRUCTION_SETS)
-def test_every_instruction_set(name: str, cell: str, dtype: str) -> None:
-    if name not in native.instruction_sets():
-        pytest.skip(f"this machine does not run {name}")
-    before = native.instruction_set()
-    native.set_instruction_set(name)
-    try:
-        assert native.instruction_set() == name
-        for case in (
-            Case(cell, 9, 7, 19, 37, dtype, reverse=(0, 1), lengths=True, resets=True),
-            Case(cell, 9, 1, 6, 65, dtype, bias=False, states=False),
-        ):
-            judge(case, run(case, make(case), "native"), f"native {name}")
-    finally:
-        native.set_instruction_set(before)
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+def test_every_instruction_set(instruction_set: str, cell: str, dtype: str) -> None:
+    for case in (
+        Case(cell, 9, 7, 19, 37, dtype, reverse=(0, 1), lengths=True, resets=True),
+        Case(cell, 9, 1, 6, 65, dtype, bias=False, states=False),
+    ):
+        judge(case, run(case, make(case), "native"), f"native {instruction_set}")
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:
@@ -108,6 +111,7 @@ def judge_in_filled_memory() -> None:
                 Case(cell, 1, 3, 16, 32, dtype),
             ):
                 judge(case, run(case, make(case), "native"), "native, in filled memory")
+                judge_outputs(case, run_prepacked(case), "prepacked, in filled memory")
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -42,6 +42,16 @@ class ForwardPass {
     return most;
   }
 
+  // Bytes of one recurrence's weights as `prepack` leaves them.
+  static size_t prepacked_bytes(const Forward& args) {
+    Arena arena(nullptr);
+    ForwardPass(args, nullptr, 1, 0).lay_out_weights(arena, true);
+    return arena.used();
+  }
+
+  // Packs the weights of all recurrences for calls to come, args.prepacked_bytes of each.
+  static void prepack(const Forward& args, char* to);
+
   static void run(const Forward& args, char* workspace, Team& team, int rank) {
     ForwardPass pass(args, workspace, team.size, rank);
     const int groups = pass.place_.split.recurrence_groups;
@@ -62,11 +72,15 @@ class ForwardPass {
     Op* packed;  // null: taken as it lies
   };
 
-  // Shared by the threads of one recurrence.
-  struct Shared {
+  // What weights become: of one recurrence, in one piece of memory.
+  struct Prepared {
     Product input, hidden, output;
     Product input_n, hidden_n;  // the textbook GRU's n, whose product comes second
     C* bias;                    // (panels, panel columns)
+  };
+
+  // Shared by the threads of one recurrence.
+  struct Shared : Prepared {
     Op *h[2], *inner;  // (B, ld): state before and after a step; r * h, or h before projection
     C *state, *c, *z;  // (B, ld)
   };
@@ -75,11 +89,13 @@ class ForwardPass {
 
   void lay_out();
 
-  Product product(const PanelMap<C>& map, int64_t K);
+  Prepared lay_out_weights(Arena& arena, bool packed) const;
 
   // ---- packing and initial state
 
   void prepare(int64_t n);
+
+  void pack_weights(const Weights& w);
 
   static void pack(const Product& product, int64_t panel);
 

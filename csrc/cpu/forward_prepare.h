@@ -30,15 +30,9 @@ template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::lay_out() {
   for (int g = 0; g < split_.recurrence_groups; ++g) {
     Shared shared{};
-    shared.input = product(gates_, s_.I);
-    shared.hidden = product(gates_, s_.P);
-    if (kSplitGates) {
-      shared.input_n = product(gate_n_, s_.I);
-      shared.hidden_n = product(gate_n_, s_.P);
-      shared.z = arena_.take<C>(s_.B * ld_h_);
-    }
-    if (s_.projected) shared.output = product(outputs_, s_.H);
-    shared.bias = arena_.take<C>(gates_.panels() * kPanelColumns);
+    if (!args_.prepacked)
+      static_cast<Prepared&>(shared) = lay_out_weights(arena_, s_.T > kUnpackedSteps);
+    if (kSplitGates) shared.z = arena_.take<C>(s_.B * ld_h_);
     for (Op*& h : shared.h) h = arena_.take<Op>(s_.B * ld_p_);
     if (kSplitGates || s_.projected) shared.inner = arena_.take<Op>(s_.B * ld_h_);
     if (kOwnState) shared.state = arena_.take<C>(s_.B * ld_p_);
@@ -62,17 +56,50 @@ void ForwardPass<IO, Op, cell>::lay_out() {
 }
 
 template <class IO, class Op, Cell cell>
-typename ForwardPass<IO, Op, cell>::Product ForwardPass<IO, Op, cell>::product(
-    const PanelMap<C>& map, int64_t K) {
-  const bool packed = s_.T > kUnpackedSteps;
-  return Product{map, K, nullptr, packed ? arena_.take<Op>(packed_size<Op>(map, K)) : nullptr};
+typename ForwardPass<IO, Op, cell>::Prepared ForwardPass<IO, Op, cell>::lay_out_weights(
+    Arena& arena, bool packed) const {
+  const auto product = [&](const PanelMap<C>& map, int64_t K) {
+    return Product{map, K, nullptr, packed ? arena.take<Op>(packed_size<Op>(map, K)) : nullptr};
+  };
+  Prepared weights{};
+  weights.input = product(gates_, s_.I);
+  weights.hidden = product(gates_, s_.P);
+  if (kSplitGates) {
+    weights.input_n = product(gate_n_, s_.I);
+    weights.hidden_n = product(gate_n_, s_.P);
+  }
+  if (s_.projected) weights.output = product(outputs_, s_.H);
+  weights.bias = arena.take<C>(gates_.panels() * kPanelColumns);
+  return weights;
+}
+
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::prepack(const Forward& args, char* to) {
+  ForwardPass pass(args, nullptr, 1, 0);
+  for (int64_t n = 0; n < args.shape.N; ++n) {
+    Arena arena(to + n * args.prepacked_bytes);
+    static_cast<Prepared&>(pass.shared_) = pass.lay_out_weights(arena, true);
+    pass.pack_weights(args.weights[n]);
+  }
 }
 
 template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::prepare(int64_t n) {
   n_ = n;
   rows_.reverse = args_.reverse[n] != 0;
-  const Weights& w = args_.weights[n];
+  if (args_.prepacked) {
+    // Laid out as `prepack` did, and only read.
+    Arena arena(const_cast<char*>(args_.prepacked) + n * args_.prepacked_bytes);
+    static_cast<Prepared&>(shared_) = lay_out_weights(arena, true);
+  } else {
+    pack_weights(args_.weights[n]);
+  }
+  for (int64_t j = place_.unit_group; j < rows_.all(); j += split_.unit_groups) start_row(j);
+}
+
+// This thread's share of the panels.
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::pack_weights(const Weights& w) {
   shared_.input.matrix = shared_.input_n.matrix = static_cast<const IO*>(w.w_ih);
   shared_.hidden.matrix = shared_.hidden_n.matrix = static_cast<const IO*>(w.w_hh);
   shared_.output.matrix = static_cast<const IO*>(w.w_hr);
@@ -91,7 +118,6 @@ void ForwardPass<IO, Op, cell>::prepare(int64_t n) {
     const Range mine(outputs_.panels(), place_.recurrence_rank(), place_.recurrence_size());
     for (int64_t p = mine.begin; p < mine.end; ++p) pack(shared_.output, p);
   }
-  for (int64_t j = place_.unit_group; j < rows_.all(); j += split_.unit_groups) start_row(j);
 }
 
 template <class IO, class Op, Cell cell>

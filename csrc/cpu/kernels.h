@@ -17,6 +17,8 @@
 #include "forward.h"
 #include "forward_prepare.h"
 #include "forward_cells.h"
+#include "linear.h"
+#include "select.h"
 #include "outer.h"
 #include "backward.h"
 #include "backward_prepare.h"
@@ -44,22 +46,39 @@ VEC_FN auto with_cell(Cell cell, const F& f) {
   }
 }
 
+// Calls f.template run<IO, Op>() for a dtype.
 template <class F>
-VEC_FN auto with_types(const Shape& shape, const F& f) {
-  switch (shape.dtype) {
+VEC_FN auto with_dtype(Dtype dtype, const F& f) {
+  switch (dtype) {
     case Dtype::kFloat:
-      return with_cell<F, float, float>(shape.cell, f);
+      return f.template run<float, float>();
     case Dtype::kDouble:
-      return with_cell<F, double, double>(shape.cell, f);
+      return f.template run<double, double>();
     case Dtype::kHalf:
-      return with_cell<F, Half, float>(shape.cell, f);
+      return f.template run<Half, float>();
     default:
 #ifdef FUSED_RNN_DOT_BF16
-      return with_cell<F, Bf16, Bf16>(shape.cell, f);
+      return f.template run<Bf16, Bf16>();
 #else
-      return with_cell<F, Bf16, float>(shape.cell, f);
+      return f.template run<Bf16, float>();
 #endif
   }
+}
+
+template <class F>
+struct WithCell {
+  Cell cell;
+  const F& f;
+
+  template <class IO, class Op>
+  auto run() const {
+    return with_cell<F, IO, Op>(cell, f);
+  }
+};
+
+template <class F>
+VEC_FN auto with_types(const Shape& shape, const F& f) {
+  return with_dtype(shape.dtype, WithCell<F>{shape.cell, f});
 }
 
 template <template <class, class, Cell> class Pass, class Args>
@@ -96,9 +115,97 @@ void run(const Args& args, char* memory, Team& team, int rank) {
   with_types(args.shape, Run<Pass, Args>{args, memory, team, rank});
 }
 
+struct PrepackedBytes {
+  const Forward& args;
+
+  template <class IO, class Op, Cell cell>
+  size_t run() const {
+    return ForwardPass<IO, Op, cell>::prepacked_bytes(args);
+  }
+};
+
+struct Prepack {
+  const Forward& args;
+  char* to;
+
+  template <class IO, class Op, Cell cell>
+  void run() const {
+    ForwardPass<IO, Op, cell>::prepack(args, to);
+  }
+};
+
+inline size_t prepacked_bytes(const Forward& args) {
+  return with_types(args.shape, PrepackedBytes{args});
+}
+inline void prepack(const Forward& args, char* to) { with_types(args.shape, Prepack{args, to}); }
+
+struct LinearBytes {
+  const Linear& args;
+
+  template <class IO, class Op>
+  size_t run() const {
+    return LinearPass<IO, Op>(args).prepacked_bytes();
+  }
+};
+
+struct PrepackLinear {
+  const Linear& args;
+  char* to;
+
+  template <class IO, class Op>
+  void run() const {
+    LinearPass<IO, Op>(args).prepack(to);
+  }
+};
+
+struct LinearWorkspace {
+  const Linear& args;
+
+  template <class IO, class Op>
+  size_t run() const {
+    return LinearPass<IO, Op>(args).workspace();
+  }
+};
+
+struct RunLinear {
+  const Linear& args;
+  char* workspace;
+  Team& team;
+  int rank;
+
+  template <class IO, class Op>
+  void run() const {
+    LinearPass<IO, Op>(args).run(workspace, team, rank);
+  }
+};
+
+inline size_t prepacked_linear_bytes(const Linear& args) {
+  return with_dtype(args.dtype, LinearBytes{args});
+}
+inline void prepack_linear(const Linear& args, char* to) {
+  with_dtype(args.dtype, PrepackLinear{args, to});
+}
+inline size_t linear_workspace(const Linear& args) {
+  return with_dtype(args.dtype, LinearWorkspace{args});
+}
+inline void linear(const Linear& args, char* memory, Team& team, int rank) {
+  with_dtype(args.dtype, RunLinear{args, memory, team, rank});
+}
+
 constexpr Kernels make_kernels(const char* name) {
-  return Kernels{name, workspace<ForwardPass, Forward>, run<ForwardPass, Forward>,
-                 workspace<BackwardPass, Backward>, run<BackwardPass, Backward>};
+  return Kernels{name,
+                 workspace<ForwardPass, Forward>,
+                 run<ForwardPass, Forward>,
+                 prepacked_bytes,
+                 prepack,
+                 workspace<BackwardPass, Backward>,
+                 run<BackwardPass, Backward>,
+                 prepacked_linear_bytes,
+                 prepack_linear,
+                 linear_workspace,
+                 linear,
+                 log_softmax,
+                 top};
 }
 
 }  // namespace FUSED_RNN_ISA

@@ -7,19 +7,9 @@
 #include "../check.h"
 #include "dispatch.h"
 #include "memory.h"
+#include "prepacked.h"
 
 namespace fused_rnn {
-namespace {
-
-Cell cell_named(const std::string& name) {
-  if (name == "lstm") return Cell::kLstm;
-  if (name == "gru") return Cell::kGru;
-  if (name == "gru_reset_before") return Cell::kGruResetBefore;
-  if (name == "rnn_tanh") return Cell::kRnnTanh;
-  STD_TORCH_CHECK(name == "rnn_relu", "cell: expected rnn_tanh, rnn_relu, gru, gru_reset_before ",
-                  "or lstm, got ", name);
-  return Cell::kRnnRelu;
-}
 
 Dtype dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -34,6 +24,18 @@ Dtype dtype_of(const Tensor& x) {
                       "x: expected dtype float32, float64, bfloat16 or float16");
       return Dtype::kHalf;
   }
+}
+
+namespace {
+
+Cell cell_named(const std::string& name) {
+  if (name == "lstm") return Cell::kLstm;
+  if (name == "gru") return Cell::kGru;
+  if (name == "gru_reset_before") return Cell::kGruResetBefore;
+  if (name == "rnn_tanh") return Cell::kRnnTanh;
+  STD_TORCH_CHECK(name == "rnn_relu", "cell: expected rnn_tanh, rnn_relu, gru, gru_reset_before ",
+                  "or lstm, got ", name);
+  return Cell::kRnnRelu;
 }
 
 // State, sums and tape: float32, or float64 for float64.
@@ -138,15 +140,12 @@ struct Layer {
   }
 };
 
-}  // namespace
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
-                                                   std::optional<Tensor> c0,
-                                                   std::vector<Tensor> weights,
-                                                   std::optional<Tensor> lengths,
-                                                   std::optional<Tensor> resets, std::string cell,
-                                                   std::vector<int64_t> reverse, bool keep_tape) {
-  const Layer layer(x, weights, reverse, cell, lengths, resets);
+// The forward pass; `prepacked`, if not null, in the place of the weights.
+std::tuple<Tensor, Tensor, Tensor, Tensor> run_forward(const Layer& layer, const Tensor& x,
+                                                       const std::optional<Tensor>& h0,
+                                                       const std::optional<Tensor>& c0,
+                                                       const std::vector<int64_t>& reverse,
+                                                       bool keep_tape, const Tensor* prepacked) {
   const Shape& s = layer.shape;
   const bool lstm = s.cell == Cell::kLstm;
   const int64_t slots = tape_slots(s.cell, is_half(s.dtype));
@@ -161,22 +160,66 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
                           : make({0}, tape_type(s));
   if (s.B == 0) return {y, hn, cn, tape};
 
-  const Forward args{s,
-                     layer.rows,
-                     layer.weights.data(),
-                     reverse.data(),
-                     x.const_data_ptr(),
-                     data(h0),
-                     data(c0),
-                     y.mutable_data_ptr(),
-                     hn.mutable_data_ptr(),
-                     lstm ? cn.mutable_data_ptr() : nullptr,
-                     tape_kept ? tape.mutable_data_ptr() : nullptr};
+  Forward args{s,
+               layer.rows,
+               layer.weights.data(),
+               reverse.data(),
+               x.const_data_ptr(),
+               data(h0),
+               data(c0),
+               y.mutable_data_ptr(),
+               hn.mutable_data_ptr(),
+               lstm ? cn.mutable_data_ptr() : nullptr,
+               tape_kept ? tape.mutable_data_ptr() : nullptr,
+               nullptr,
+               0};
   const Kernels& k = kernels();
+  if (prepacked) {
+    args.prepacked_bytes = int64_t(k.prepacked_bytes(args));
+    args.prepacked = prepacked_memory(*prepacked, s.N * args.prepacked_bytes);
+  }
   const int threads = team_size(layer.multiply_adds());
   const Workspace workspace(k.forward_workspace(args, threads));
   run_team(threads, [&](Team& team, int rank) { k.forward(args, workspace.memory(), team, rank); });
   return {y, hn, cn, tape};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
+                                                   std::optional<Tensor> c0,
+                                                   std::vector<Tensor> weights,
+                                                   std::optional<Tensor> lengths,
+                                                   std::optional<Tensor> resets, std::string cell,
+                                                   std::vector<int64_t> reverse, bool keep_tape) {
+  return run_forward({x, weights, reverse, cell, lengths, resets}, x, h0, c0, reverse, keep_tape,
+                     nullptr);
+}
+
+Tensor prepack(std::vector<Tensor> weights, std::string cell, int64_t recurrences) {
+  STD_TORCH_CHECK(recurrences > 0 && !weights.empty() && weights[0].dim() == 2,
+                  "weights: expected matrices first, of at least one recurrence");
+  // No steps of no rows.
+  const Tensor x = make({1, 0, weights[0].size(1)}, weights[0].scalar_type());
+  const Layer layer(x, weights, std::vector<int64_t>(size_t(recurrences)), cell, {}, {});
+  Forward args{};
+  args.shape = layer.shape;
+  args.weights = layer.weights.data();
+  args.prepacked_bytes = int64_t(kernels().prepacked_bytes(args));
+  Tensor packed = make_prepacked(layer.shape.N * args.prepacked_bytes);
+  kernels().prepack(args, prepacked_memory(packed));
+  return packed;
+}
+
+std::tuple<Tensor, Tensor, Tensor> prepacked_forward(Tensor x, std::optional<Tensor> h0,
+                                                     std::optional<Tensor> c0, Tensor prepacked,
+                                                     std::vector<Tensor> weights,
+                                                     std::optional<Tensor> lengths,
+                                                     std::optional<Tensor> resets, std::string cell,
+                                                     std::vector<int64_t> reverse) {
+  auto [y, hn, cn, tape] = run_forward({x, weights, reverse, cell, lengths, resets}, x, h0, c0,
+                                       reverse, false, &prepacked);
+  return {y, hn, cn};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(

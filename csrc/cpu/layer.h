@@ -9,9 +9,14 @@
 #include <tuple>
 #include <vector>
 
+#include "problem.h"
+
 namespace fused_rnn {
 
 using torch::stable::Tensor;
+
+// Throws for a tensor that no kernel takes.
+Dtype dtype_of(const Tensor& x);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
                                                    std::optional<Tensor> c0,
@@ -26,5 +31,24 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
     std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
     bool need_dweights);
+
+// The weights of a layer as its kernels read them, for prepacked_forward.
+Tensor prepack(std::vector<Tensor> weights, std::string cell, int64_t recurrences);
+
+std::tuple<Tensor, Tensor, Tensor> prepacked_forward(Tensor x, std::optional<Tensor> h0,
+                                                     std::optional<Tensor> c0, Tensor prepacked,
+                                                     std::vector<Tensor> weights,
+                                                     std::optional<Tensor> lengths,
+                                                     std::optional<Tensor> resets, std::string cell,
+                                                     std::vector<int64_t> reverse);
+
+// x w^T + b of rows x, (rows, I), and weights (O, I) and (O,).
+Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias);
+Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns);
+
+// Of rows x, (rows, columns), float32: log-probabilities and each row's largest logit; the k
+// largest of each row, in falling order, of equal ones the first, and their places.
+std::tuple<Tensor, Tensor> log_softmax(Tensor x);
+std::tuple<Tensor, Tensor> top(Tensor x, int64_t k);
 
 }  // namespace fused_rnn

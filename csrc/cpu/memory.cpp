@@ -16,6 +16,8 @@ namespace fused_rnn {
 namespace {
 
 constexpr size_t kHugePage = 2 << 20;
+// What the C library gives back to the system when it is freed.
+constexpr size_t kWorthKeeping = 128 << 10;
 
 // Asks for huge pages where memory not yet touched holds some.
 void prefer_huge_pages(void* memory, size_t bytes) {
@@ -145,7 +147,7 @@ Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
 
 Tensor make_recycled(std::initializer_list<int64_t> shape, ScalarType dtype) {
   const Form form(shape.begin(), shape.size(), dtype);
-  if (form.bytes < kHugePage) return make(shape, dtype);
+  if (form.bytes < kWorthKeeping) return make(shape, dtype);
   size_t bytes = form.bytes;
   char* memory = shelf().take(bytes);
   const auto give = [bytes](void* memory) { shelf().give(static_cast<char*>(memory), bytes); };

@@ -87,6 +87,8 @@ struct Forward {
   void* hn;                // (N, B, P)
   void* cn;                // (N, B, H), LSTM
   void* tape;              // (T, B, N, S, H) or null
+  const char* prepacked;   // (N, prepacked_bytes) or null: weights as `prepack` left them
+  int64_t prepacked_bytes;
 };
 
 struct Backward {
@@ -108,6 +110,33 @@ struct Backward {
   const WeightGrads* dweights;  // (N,) or null
 };
 
+// y = x w^T + b for rows of x.
+struct Linear {
+  int64_t rows, I, O;
+  Dtype dtype;
+  const void* w;          // (O, I)
+  const void* b;          // (O,) or null
+  const char* prepacked;  // both, as `prepack_linear` left them
+  const void* x;          // (rows, I)
+  void* y;                // (rows, O)
+};
+
+// Rows of logits to log-probabilities.
+struct LogSoftmax {
+  int64_t columns;
+  const float* x;  // (rows, columns)
+  float* y;        // (rows, columns)
+  float* peaks;    // (rows,), the largest of x, NaN where x holds one
+};
+
+// The k largest of each row, in falling order; of equal ones the first.
+struct Top {
+  int64_t columns, k;
+  const float* x;   // (rows, columns)
+  float* values;    // (rows, k)
+  int64_t* places;  // (rows, k)
+};
+
 struct Team;
 
 // One instruction set's kernels. Every thread of a team calls the same function; workspace
@@ -116,8 +145,16 @@ struct Kernels {
   const char* name;
   size_t (*forward_workspace)(const Forward&, int threads);
   void (*forward)(const Forward&, char* workspace, Team&, int rank);
+  size_t (*prepacked_bytes)(const Forward&);  // of a recurrence
+  void (*prepack)(const Forward&, char* to);
   size_t (*backward_workspace)(const Backward&, int threads);
   void (*backward)(const Backward&, char* workspace, Team&, int rank);
+  size_t (*prepacked_linear_bytes)(const Linear&);
+  void (*prepack_linear)(const Linear&, char* to);
+  size_t (*linear_workspace)(const Linear&);
+  void (*linear)(const Linear&, char* workspace, Team&, int rank);
+  void (*log_softmax)(const LogSoftmax&, int64_t begin, int64_t end);  // of some rows
+  void (*top)(const Top&, int64_t begin, int64_t end);
 };
 
 extern const Kernels kAvx512Bf16, kAvx512, kAvx2, kPortable;

@@ -214,6 +214,19 @@ VEC_FN void store_n(IO* p, Vec<C> v, int64_t n) {
   store_part<C>(p, v, n);
 }
 
+// Bit l: whether lane l of a is above that of b.
+VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#elif FUSED_RNN_VECTOR_BYTES == 32
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)));
+#else
+  uint32_t above = 0;
+  for (int l = 0; l < kLanes<float>; ++l) above |= uint32_t(a[l] > b[l]) << l;
+  return above;
+#endif
+}
+
 // sigmoid and tanh to about one unit in the last place.
 template <class C>
 struct Math;

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..linear import Linear
 from .attention import Attention, Look, attend
 from .interfaces import Decoder, Encoded, Prediction
 from .recurrence import State, hidden, recurrence, take_rows
@@ -151,7 +152,7 @@ class AttentionDecoder(Decoder):
         size = embedding_size + (0 if after else memory_size)
         self.rnn = recurrence(cell, size, hidden_size, num_layers, dropout=dropout, backend=backend)
         self.look = Attention(attention, hidden_size, memory_size)
-        self.combine = nn.Linear(hidden_size + memory_size, hidden_size) if after else None
+        self.combine = Linear(hidden_size + memory_size, hidden_size) if after else None
         self.outer_dropout = nn.Dropout(outer_dropout)
         self.output = output_layer(self.embedding, hidden_size, tied=tied)
 
@@ -223,7 +224,7 @@ class AttentionDecoder(Decoder):
         return look, y.squeeze(0), last
 
 
-def output_layer(embedding: nn.Embedding, hidden_size: int, *, tied: bool) -> nn.Linear:
+def output_layer(embedding: nn.Embedding, hidden_size: int, *, tied: bool) -> Linear:
     """Returns the layer from a state to logits; tied, its weight becomes the embedding's.
 
     The weight starts as a linear layer's: an embedding's, of variance 1, would make logits far
@@ -232,7 +233,7 @@ def output_layer(embedding: nn.Embedding, hidden_size: int, *, tied: bool) -> nn
     Raises:
         ValueError: the embedding's vectors are not of the state's size and the layer is tied.
     """
-    output = nn.Linear(hidden_size, embedding.num_embeddings)
+    output = Linear(hidden_size, embedding.num_embeddings)
     if tied:
         if embedding.embedding_dim != hidden_size:
             raise ValueError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..linear import Linear
 from .decoder import output_layer
 from .interfaces import Prediction
 from .recurrence import CELLS, State, recurrence, take_rows
@@ -83,10 +84,11 @@ class LanguageModel(nn.Module):
             backend=backend,
         )
         self.dropout = nn.Dropout(config.dropout)
+        self.output: nn.Linear
         if self.embedding is not None and config.tied:
             self.output = output_layer(self.embedding, hidden, tied=True)
         else:
-            self.output = nn.Linear(hidden, config.vocab_size)
+            self.output = Linear(hidden, config.vocab_size)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> Prediction:
         """Returns what each token makes the model expect next.

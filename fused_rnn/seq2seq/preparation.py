@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+from torch import nn
+
+from ..prepacking import prepacked
 from .hypotheses import Normalizer
 from .interfaces import Steps
 from .stepping import Constraints, Stepper, evaluating, rows_of
+
+_STEPS_WORTH_PACKING = 8
 
 
 class Prepared(NamedTuple):
@@ -36,9 +41,16 @@ def searching(
     """
     if check_every < 1:
         raise ValueError(f"check_every: expected at least 1, got {check_every}")
-    with evaluating(model):
+    with evaluating(model), _prepacked(model, constraints.max_length):
         rows = rows_of(model, state)
         stepper = Stepper(model, constraints, rows, with_attention=with_attention)
         yield Prepared(
             stepper, Normalizer(normalization, length_penalty, constraints.max_length, rows.device)
         )
+
+
+def _prepacked(model: Steps, steps: int) -> AbstractContextManager[None]:
+    """Packed weights, where there are steps enough to earn what packing takes."""
+    if isinstance(model, nn.Module) and steps >= _STEPS_WORTH_PACKING:
+        return prepacked(model)
+    return nullcontext()

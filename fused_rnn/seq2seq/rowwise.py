@@ -33,11 +33,6 @@ class _Drawn(NamedTuple):
     attention: Tensor | None  # (N, S)
 
 
-def likeliest(log_probs: Tensor) -> Tensor:
-    """Returns the likeliest token of each row, the lowest of equal ones, (N,)."""
-    return log_probs.argmax(-1)
-
-
 def one_by_one(
     stepper: Stepper,
     normalizer: Normalizer,

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..selection import likeliest
 from .hypotheses import Hypotheses
 from .interfaces import Steps
 from .preparation import searching
-from .rowwise import likeliest, one_by_one
+from .rowwise import one_by_one
 from .stepping import Constraints
 
 

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..selection import likeliest, top
 from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer
 from .interfaces import Steps
 from .preparation import searching
-from .rowwise import likeliest, one_by_one
-from .selection import top
+from .rowwise import one_by_one
 from .stepping import Constraints, Outlook, Stepper
 
 STOPS = ("k", "exact")

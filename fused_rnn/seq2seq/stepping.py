@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..selection import log_softmax
 from .interfaces import Steps, attention_of
 
 
@@ -173,11 +174,9 @@ class Stepper:
             self._check_vocabulary(logits)
         if self.with_attention:
             self.attention = attention_of(self.model, state).float()
-        logits = logits.float()
-        peak = logits.amax(-1)
+        log_probs, peak = log_softmax(logits.float())
         # NaN is not below infinity, either.
         self._broken |= (alive & ~(peak < torch.inf)).any()
-        log_probs = logits.log_softmax(-1)
         self._constrain(log_probs, step, history)
         return Outlook(log_probs, peak.isfinite(), state)
 

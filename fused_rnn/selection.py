@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The largest of each row, in one order on every device: of equal ones, the lowest index first."""
+"""What a search asks of rows of logits: log-probabilities, and the largest in a sure order.
+
+On the CPU a kernel of this package answers, elsewhere PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import native, ops
+
 _CHUNK = 32
 _SIGNLESS, _LOW = 0x7FFFFFFF, 0xFFFFFFFF
+
+
+class LogProbs(NamedTuple):
+    """Log-probabilities, (N, V), and the largest logit of each row, (N,)."""
+
+    values: Tensor
+    peaks: Tensor
 
 
 class Top(NamedTuple):
@@ -19,12 +31,49 @@ class Top(NamedTuple):
     indices: Tensor  # (N, k)
 
 
+def log_softmax(logits: Tensor) -> LogProbs:
+    """Returns the log-probabilities of logits, float32, (N, V), and each row's largest logit.
+
+    Where that is no finite number the row's log-probabilities have no meaning.
+    """
+    if _has_kernel(logits):
+        return LogProbs(*ops.log_softmax(logits))
+    return LogProbs(logits.log_softmax(-1), logits.amax(-1))
+
+
 def top(values: Tensor, k: int) -> Top:
     """Returns the k largest of each row of values, float32, (N, V), k at most V.
 
+    Of equal values the lowest index comes first. Where a row holds NaN, any of its indices may.
+    """
+    if _has_kernel(values):
+        return Top(*ops.top(values, k))
+    return _top(values, k)
+
+
+def likeliest(values: Tensor) -> Tensor:
+    """Returns where the largest of each row of values, float32, (N, V), is, (N,).
+
+    Of equal values it is the first.
+    """
+    if _has_kernel(values):
+        return ops.top(values, 1)[1].squeeze(1)
+    return values.argmax(-1)
+
+
+def _has_kernel(rows: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    suits = rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()
+    return suits and native.why_unavailable() is None
+
+
+def _top(values: Tensor, k: int) -> Top:
+    """The same by PyTorch.
+
     Long rows are looked through in chunks: the k largest lie in the k chunks with the largest
     maxima, so that the slow selection sees few numbers. `torch.topk` promises no order of equal
-    values; this does. Where a row holds NaN, any of its indices may come.
+    values; this keeps one.
     """
     rows, size = values.shape
     chunks = -(-size // _CHUNK)

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#include "../check.h"
+#include "dispatch.h"
+#include "layer.h"
+#include "memory.h"
+#include "prepacked.h"
+
+namespace fused_rnn {
+
+Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions, got ", weight.dim());
+  const int64_t O = weight.size(0), I = weight.size(1);
+  check_tensor("weight", weight, weight.scalar_type(), {O, I});
+  check_optional("bias", bias, weight.scalar_type(), {O});
+  Linear args{};
+  args.I = I;
+  args.O = O;
+  args.dtype = dtype_of(weight);
+  args.w = weight.const_data_ptr();
+  args.b = bias ? bias->const_data_ptr() : nullptr;
+  Tensor packed = make_prepacked(int64_t(kernels().prepacked_linear_bytes(args)));
+  kernels().prepack_linear(args, prepacked_memory(packed));
+  return packed;
+}
+
+Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns) {
+  STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
+  STD_TORCH_CHECK(columns > 0, "columns: expected at least 1, got ", columns);
+  const int64_t rows = x.size(0);
+  check_tensor("x", x, x.scalar_type(), {rows, x.size(1)});
+  Tensor y = make({rows, columns}, x.scalar_type());
+  Linear args{};
+  args.rows = rows;
+  args.I = x.size(1);
+  args.O = columns;
+  args.dtype = dtype_of(x);
+  args.x = x.const_data_ptr();
+  args.y = y.mutable_data_ptr();
+  const Kernels& k = kernels();
+  args.prepacked = prepacked_memory(prepacked, int64_t(k.prepacked_linear_bytes(args)));
+  const Workspace workspace(k.linear_workspace(args));
+  run_team(team_size(double(rows) * double(args.I) * double(columns)),
+           [&](Team& team, int rank) { k.linear(args, workspace.memory(), team, rank); });
+  return y;
+}
+
+}  // namespace fused_rnn

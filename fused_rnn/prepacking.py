@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Weights packed once for many calls, which a call of few steps cannot afford for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from . import native
+
+
+@dataclass
+class _Kept:
+    """What is kept of a module while contexts hold it."""
+
+    weights: list[Tensor]
+    versions: list[int]
+    packs: list[Tensor]
+    holders: int
+
+
+# By module, so that neither copies nor saved modules carry any.
+_kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+_lock = Lock()
+
+
+class Prepackable(nn.Module):
+    """A module whose CPU kernels can take weights packed beforehand."""
+
+    def _weights(self) -> list[Tensor]:
+        """The weights, as its kernels take them."""
+        raise NotImplementedError
+
+    def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The same packed."""
+        raise NotImplementedError
+
+    def _prepacked(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
+        """The packed weights that a context keeps for `weights`, if there are any.
+
+        Raises:
+            RuntimeError: they were kept of others.
+        """
+        if torch.compiler.is_compiling() or not _kept:
+            return None
+        kept = _kept.get(self)
+        # Autocast computes with weights of another dtype.
+        if kept is None or weights[0].dtype != kept.weights[0].dtype:
+            return None
+        own = zip(weights, kept.weights, kept.versions, strict=True)
+        if any(new is not old or new._version != version for new, old, version in own):
+            raise RuntimeError(
+                "weights: expected those that the open context of fused_rnn.prepacked keeps a copy "
+                "of, got others; change weights outside of it"
+            )
+        return kept.packs
+
+
+@contextmanager
+def prepacked(model: nn.Module) -> Iterator[None]:
+    """Inside, the weights of a model are kept as the CPU kernels read them.
+
+    For many calls of one or two steps with the same weights: a decoder, a stream, a policy. Such
+    calls otherwise take weights as they lie, since packing costs as much as some eight steps do.
+    Longer calls are spared their packing. Fused layers and cells use the copy whenever they run
+    on the "native" backend on the CPU and no gradient is recorded; all else, and all other
+    modules, runs as ever. The copy takes the memory of the weights once more.
+
+    Weights must not change inside. Writing to one raises an error at the next call; a change that
+    PyTorch does not see, through `.data` or memory shared with others, goes unnoticed.
+
+    Args:
+        model: any module; those inside it that are parametrized are left alone.
+    """
+    suited = (module for module in model.modules() if isinstance(module, Prepackable))
+    held = [module for module in suited if _suits(module)]
+    with _lock:
+        for module in held:
+            _hold(module)
+    try:
+        yield
+    finally:
+        with _lock:
+            for module in held:
+                _release(module)
+
+
+def _suits(module: Prepackable) -> bool:
+    if native.why_unavailable() is not None:
+        return False
+    if getattr(module, "backend", "auto") not in ("auto", "native"):
+        return False
+    weights = module._weights()
+    return all(isinstance(w, nn.Parameter) and w.device.type == "cpu" for w in weights)
+
+
+def _hold(module: Prepackable) -> None:
+    kept = _kept.get(module)
+    if kept is not None:
+        kept.holders += 1
+        return
+    weights = module._weights()
+    with torch.no_grad():
+        packs = module._prepack([w.contiguous() for w in weights])
+    _kept[module] = _Kept(weights, [w._version for w in weights], packs, 1)
+
+
+def _release(module: Prepackable) -> None:
+    kept = _kept[module]
+    kept.holders -= 1
+    if kept.holders == 0:
+        del _kept[module]

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: MIT
+"""Weights packed beforehand: the same results, from nothing but the weights they were made of."""
+
+import copy
+import gc
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import (
+    CELLS,
+    DTYPES,
+    INSTRUCTION_SETS,
+    Case,
+    judge_outputs,
+    make,
+    need,
+    options,
+    run,
+    run_prepacked,
+)
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from twins import state, tensors
+
+import fused_rnn
+from fused_rnn import autograd, native, ops, prepacking
+from fused_rnn.linear import Linear
+from fused_rnn.testing import assert_within_budget
+
+KINDS = ("RNN", "GRU", "LSTM")
+
+
+@pytest.fixture(autouse=True)
+def available() -> None:
+    need("native")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    "case", [case for c in CELLS for d in DTYPES for case in options(c, d)], ids=str
+)
+def test_every_option(case: Case, steps: int) -> None:
+    case = replace(case, steps=steps)
+    judge_outputs(case, run_prepacked(case), "prepacked")
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_instruction_set(instruction_set: str, cell: str, dtype: str) -> None:
+    for case in (
+        Case(cell, 1, 7, 19, 37, dtype, reverse=(0, 1), resets=True),
+        Case(cell, 2, 40, 70, 96, dtype),
+    ):
+        judge_outputs(case, run_prepacked(case), f"prepacked {instruction_set}")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_calls_of_more_steps_give_the_same_bits(cell: str) -> None:
+    case = Case(cell, 9, 5, 19, 37, "fp32", reverse=(0, 1), lengths=True)
+    ours, plain = run_prepacked(case), run(case, make(case), "native")
+    assert all(torch.equal(ours[name], plain[name]) for name in ours)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear(instruction_set: str, dtype: str, bias: bool) -> None:
+    for rows, inputs, columns in ((1, 1, 1), (3, 37, 65), (13, 300, 131), (40, 64, 64)):
+        module = Linear(inputs, columns, bias=bias, dtype=DTYPES[dtype])
+        x = torch.randn(2, rows, inputs, dtype=DTYPES[dtype])
+        with torch.no_grad(), fused_rnn.prepacked(module):
+            found = module(x)
+            alone = module(x[1, -1])
+        truth = nn.functional.linear(*(t.double() for t in (x, *module.parameters())))
+        reference = nn.functional.linear(x, *module.parameters()).detach()
+        assert_within_budget(found, truth.detach(), reference, case=(rows, inputs, columns))
+        assert torch.equal(found[1, -1], alone), "a row's bits depend on its batch"
+
+
+def judge_module(module: nn.Module, *args: Any, **options: Any) -> None:
+    """A module's results inside the context, against those outside."""
+    truth = copy.deepcopy(module).double()(*_double(args), **options)
+    with torch.no_grad():
+        reference = module(*args, **options)
+        with fused_rnn.prepacked(module):
+            found = module(*args, **options)
+    for ours, exact, plain in zip(*map(tensors, (found, truth, reference)), strict=True):
+        assert_within_budget(ours, exact.detach(), plain)
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_double(one) for one in value)
+    return value.double() if isinstance(value, Tensor) else value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [1, 7])
+def test_modules(kind: str, steps: int) -> None:
+    module = getattr(fused_rnn, f"Fused{kind}")(5, 33, 3, bidirectional=True, batch_first=True)
+    judge_module(module, torch.randn(4, steps, 5), state(kind, 6, 4, 33, dtype=torch.float32))
+    judge_module(module, torch.randn(4, steps, 5), lengths=[steps, 1, 0, steps])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells(kind: str) -> None:
+    module = getattr(fused_rnn, f"Fused{kind}Cell")(5, 33)
+    judge_module(module, torch.randn(4, 5), state(kind, 4, 33, dtype=torch.float32))
+    judge_module(module, torch.randn(5))
+
+
+def test_other_modules_run_as_ever() -> None:
+    model = nn.ModuleDict({"rnn": fused_rnn.FusedGRU(3, 4), "out": nn.Linear(4, 2)})
+    with fused_rnn.prepacked(model):
+        assert set(prepacking._kept) == {model["rnn"]}
+
+
+@pytest.fixture
+def layer() -> fused_rnn.FusedGRU:
+    return fused_rnn.FusedGRU(3, 20)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the op on packed weights is called with."""
+    made: list[object] = []
+
+    def forward(*args: Any) -> Any:
+        made.append(args)
+        return ops.prepacked_forward(*args)
+
+    monkeypatch.setattr(autograd, "prepacked_forward", forward)
+    return made
+
+
+X = torch.randn(1, 2, 3)
+
+
+def test_who_takes_packed_weights(layer: fused_rnn.FusedGRU, calls: list[object]) -> None:
+    with fused_rnn.prepacked(layer):
+        with torch.no_grad():
+            layer(X)
+        assert len(calls) == 1
+        # A gradient is recorded; another backend; another dtype.
+        layer(X)
+        with torch.no_grad(), fused_rnn.use_backend("reference"):
+            layer(X)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            layer(X)
+        assert len(calls) == 1
+    with torch.no_grad():
+        layer(X)
+    assert len(calls) == 1
+
+
+def test_gradients_inside(layer: fused_rnn.FusedGRU) -> None:
+    def grads() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(layer(X)[0].sum(), list(layer.parameters()))
+
+    expected = grads()
+    with fused_rnn.prepacked(layer):
+        assert all(map(torch.equal, grads(), expected))
+
+
+def scaled(layer: nn.GRU) -> None:
+    with torch.no_grad():
+        layer.weight_hh_l0 *= 2
+
+
+def replaced(layer: nn.GRU) -> None:
+    layer.bias_ih_l0 = nn.Parameter(torch.zeros(60))
+
+
+def loaded(layer: nn.GRU) -> None:
+    layer.load_state_dict(fused_rnn.FusedGRU(3, 20).state_dict())
+
+
+@pytest.mark.parametrize("change", [scaled, replaced, loaded])
+def test_weights_must_stay(layer: fused_rnn.FusedGRU, change: Callable[[Any], None]) -> None:
+    with torch.no_grad():
+        with fused_rnn.prepacked(layer):
+            layer(X)
+            change(layer)
+            with pytest.raises(RuntimeError, match=r"weights: expected those .* got others"):
+                layer(X)
+        changed = layer(X)[0]
+        with fused_rnn.prepacked(layer):
+            assert_within_budget(layer(X)[0], changed.double(), changed)
+
+
+def test_contexts_nest(layer: fused_rnn.FusedGRU, calls: list[object]) -> None:
+    with torch.no_grad(), fused_rnn.prepacked(layer):
+        with pytest.raises(ZeroDivisionError), fused_rnn.prepacked(layer):
+            raise ZeroDivisionError
+        layer(X)
+    assert len(calls) == 1
+    assert not prepacking._kept
+
+
+def test_copies_carry_nothing(layer: fused_rnn.FusedGRU, calls: list[object]) -> None:
+    with torch.no_grad(), fused_rnn.prepacked(layer):
+        file = io.BytesIO()
+        torch.save(layer, file)
+        file.seek(0)
+        for twin in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
+            twin(X)
+    assert not calls
+
+
+def test_a_module_that_dies_inside() -> None:
+    layer = fused_rnn.FusedGRU(3, 4)
+    with fused_rnn.prepacked(layer):
+        del layer
+        gc.collect()
+    assert not prepacking._kept
+
+
+def test_computed_weights_are_left_alone(calls: list[object]) -> None:
+    layer = fused_rnn.FusedGRU(3, 20)
+    parametrizations.weight_norm(layer, "weight_hh_l0")
+    with torch.no_grad(), fused_rnn.prepacked(layer):
+        layer(X)
+    assert not calls
+
+
+def test_torch_compile_sees_plain_weights(layer: fused_rnn.FusedGRU) -> None:
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    with torch.no_grad(), fused_rnn.prepacked(layer):
+        found, truth = compiled(X)[0], layer(X)[0]
+    assert_within_budget(found, truth.double(), truth)
+
+
+def test_packs_of_another_instruction_set() -> None:
+    names = native.instruction_sets()
+    if len(names) < 2:
+        pytest.skip("this machine runs one instruction set")
+    weight = torch.randn(8, 8)
+    pack = ops.prepack_linear(weight, None)
+    before = native.instruction_set()
+    native.set_instruction_set("portable")
+    try:
+        with pytest.raises(
+            RuntimeError, match=f"expected weights for portable, got them for {before}"
+        ):
+            ops.prepacked_linear(weight, pack, 8)
+    finally:
+        native.set_instruction_set(before)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda pack: ops.prepacked_linear(torch.zeros(1, 9), pack, 8), "prepacked: expected"),
+        (lambda pack: ops.prepacked_linear(torch.zeros(9), pack, 8), "x: expected 2 dim"),
+        (lambda pack: ops.prepacked_linear(torch.zeros(1, 8), pack, 0), "columns: expected"),
+        (lambda pack: ops.prepacked_linear(torch.zeros(1, 8), pack[1:], 8), "prepacked: exp"),
+        (lambda pack: ops.prepack_linear(torch.zeros(8), None), "weight: expected 2 dim"),
+        (lambda pack: ops.prepack([torch.zeros(6)] * 2, "gru", 1), "weights: expected matrices"),
+        (lambda pack: ops.prepack([torch.zeros(6, 2)] * 2, "gru", 0), "weights: expected"),
+        (lambda pack: ops.top(torch.zeros(2, 3), 4), "k: expected 1 to 3, got 4"),
+        (lambda pack: ops.top(torch.zeros(3), 1), "x: expected 2 dimensions"),
+        (lambda pack: ops.log_softmax(torch.zeros(2, 3).double()), "x: expected dtype Float"),
+    ],
+)
+def test_what_would_be_unsafe(call: Callable[[Tensor], Any], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        call(ops.prepack_linear(torch.randn(8, 8), None))
