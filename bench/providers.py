@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from bench import problems
 from bench.problems import Problem
-from fused_rnn import backends
+from fused_rnn import backends, prepacked
 
 # Unrolled by the compiler: beyond this many steps it takes minutes to compile.
 COMPILED_STEPS = 64
@@ -107,6 +107,17 @@ def query_of(problem: Problem) -> backends.Query:
         *(case.cell, problem.x.dtype, problem.x.device.type, reverse, problem.resets is not None),
         shape=(case.steps, case.batch, case.hidden),
     )
+
+
+def _prepacked(problem: Problem, mode: str) -> Call:
+    if problem.case.group != "step" or mode == "train":
+        raise NoPeer("weights are packed beforehand for single steps without gradients")
+    layer: Any = problems.fused(problem).eval()
+    # Open as long as the layer is there.
+    layer.held = prepacked(layer)
+    layer.held.__enter__()
+    served_by = backends.choose(query_of(problem))
+    return call_of(problem, mode, layer, layer.parameters(), served_by)
 
 
 def _plain(problem: Problem) -> nn.RNNBase:
@@ -215,6 +226,7 @@ def _torch_compile(problem: Problem, mode: str) -> Call:
 # Every provider made of PyTorch, by the name its rows carry.
 TORCH: dict[str, Callable[[Problem, str], Call]] = {
     "fused_rnn": ours,
+    "fused_rnn-prepacked": _prepacked,
     "torch.nn": _torch_nn,
     "torch.nn-cell": _torch_nn_cell,
     "torch.nn-loop": _torch_nn_loop,

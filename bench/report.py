@@ -18,6 +18,8 @@ CELLS = {
     "rnn_tanh": "RNN",
 }
 MODES = {"infer": "inference", "train": "training", "step": "one step"}
+# Rows of this package, and what their names say in a table.
+OURS = {"fused_rnn": "", "fused_rnn-prepacked": ", prepacked"}
 GROUPS = {
     "core": "The ten shapes of the means",
     "step": "One step (T = 1)",
@@ -62,20 +64,20 @@ def load(paths: Iterable[Path]) -> list[Row]:
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
-    """One comparison for each case and mode that this package has a row of, in their order."""
+    """One comparison for each case and mode that this package has rows of, in their order."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         found.setdefault((row["case"], row["mode"]), []).append(row)
     comparisons = []
     for together in found.values():
-        own = [row for row in together if row["provider"] == "fused_rnn"]
-        peers = [row for row in together if row["provider"] != "fused_rnn"]
+        peers = [row for row in together if row["provider"] not in OURS]
         timed = sorted((row for row in peers if row["p50"] is not None), key=lambda r: r["p50"])
         of_torch = [row for row in timed if row["provider"].startswith("torch.nn")]
-        if own:
-            torch = of_torch[0] if of_torch else None
-            best = timed[0] if timed else None
-            comparisons.append(Comparison(own[-1], torch, best, peers))
+        torch = of_torch[0] if of_torch else None
+        best = timed[0] if timed else None
+        for name in OURS:
+            own = [row for row in together if row["provider"] == name]
+            comparisons += [Comparison(row, torch, best, peers) for row in own[-1:]]
     return comparisons
 
 
@@ -126,7 +128,7 @@ def _line(comparison: Comparison) -> list[str]:
         return [ours["shape"], f"**FAILED**: {ours['failure']}", *["–"] * 8]
     best = comparison.best
     return [
-        ours["shape"],
+        ours["shape"] + OURS[ours["provider"]],
         _milliseconds(ours),
         _milliseconds(comparison.torch),
         times(comparison.ratio(comparison.torch)),

@@ -16,6 +16,7 @@ from bench.harness import Contestant, Row
 
 PROVIDERS = (
     "fused_rnn",
+    "fused_rnn-prepacked",
     "torch.nn",
     "torch.nn-cell",
     "torch.nn-loop",

@@ -54,7 +54,7 @@ class Prepackable(nn.Module):
         if kept is None or weights[0].dtype != kept.weights[0].dtype:
             return None
         own = zip(weights, kept.weights, kept.versions, strict=True)
-        if any(new is not old or new._version != version for new, old, version in own):
+        if any(new is not old or _version(new) != version for new, old, version in own):
             raise RuntimeError(
                 "weights: expected those that the open context of fused_rnn.prepacked keeps a copy "
                 "of, got others; change weights outside of it"
@@ -73,7 +73,8 @@ def prepacked(model: nn.Module) -> Iterator[None]:
     modules, runs as ever. The copy takes the memory of the weights once more.
 
     Weights must not change inside. Writing to one raises an error at the next call; a change that
-    PyTorch does not see, through `.data` or memory shared with others, goes unnoticed.
+    PyTorch does not see, through `.data`, in inference mode or in memory shared with others, goes
+    unnoticed.
 
     Args:
         model: any module; those inside it that are parametrized are left alone.
@@ -108,7 +109,12 @@ def _hold(module: Prepackable) -> None:
     weights = module._weights()
     with torch.no_grad():
         packs = module._prepack([w.contiguous() for w in weights])
-    _kept[module] = _Kept(weights, [w._version for w in weights], packs, 1)
+    _kept[module] = _Kept(weights, [_version(w) for w in weights], packs, 1)
+
+
+def _version(weight: Tensor) -> int:
+    # Those made in inference mode count no changes.
+    return 0 if weight.is_inference() else weight._version
 
 
 def _release(module: Prepackable) -> None:

@@ -158,6 +158,14 @@ def test_who_takes_packed_weights(layer: fused_rnn.FusedGRU, calls: list[object]
     assert len(calls) == 1
 
 
+def test_weights_made_in_inference_mode(calls: list[object]) -> None:
+    with torch.inference_mode():
+        layer = fused_rnn.FusedGRU(3, 20)
+        with fused_rnn.prepacked(layer):
+            layer(X)
+    assert len(calls) == 1
+
+
 def test_gradients_inside(layer: fused_rnn.FusedGRU) -> None:
     def grads() -> tuple[Tensor, ...]:
         return torch.autograd.grad(layer(X)[0].sum(), list(layer.parameters()))
