@@ -34,7 +34,9 @@ class Device(enum.Enum):
     # No cluster that was planned can be launched.
     PARTED = (132, 227 * 1024, 3, 4)
     # One batch group of the tests' larger layers, not two, and not all gates at once.
-    SMALL = (14, 100 * 1024, 14, 1)
+    SMALL = (14, 72 * 1024, 14, 1)
+    # The same for a layer of little more than 1024 units.
+    ONE_GROUP = (65, 227 * 1024, 65, 1)
     # Others hold most multiprocessors: what was planned cannot be launched.
     CROWDED = (132, 227 * 1024, 4, 1)
     # Nothing fits one block: library products between the steps.

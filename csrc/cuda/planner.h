@@ -103,10 +103,9 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
                         std::to_string(device.processors) + " multiprocessors");
   }
   const int rows = round_up((s.B + most - 1) / most, kPassRows);
-  const int most_rows = most_passes(kept_steps(s.H)) * kPassRows;
-  if (rows > most_rows) {
+  if (rows > kMostPasses * kPassRows) {
     return library_plan(std::to_string(rows) + " rows of the batch for each block are above " +
-                        std::to_string(most_rows));
+                        std::to_string(kMostPasses * kPassRows));
   }
   int slots = backward ? gate_count(s.cell) : 0;
   const auto bytes = [&] {
