@@ -6,7 +6,7 @@ import enum
 import functools
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,10 @@ class Device(enum.Enum):
     NO_CLUSTERS = (132, 227 * 1024, 132, 1)
     CLUSTERS = (132, 227 * 1024, 132, 16)
     SMALL_CLUSTERS = (132, 227 * 1024, 132, 4)
+    EIGHTS = (132, 227 * 1024, 132, 8)
+    # One batch group of four clusters, and what is planned so but can be launched without alone.
+    FEW_CLUSTERS = (18, 227 * 1024, 18, 4)
+    NO_FOURTH_CLUSTER = (132, 227 * 1024, 15, 4)
     # One cluster at once.
     ONE_CLUSTER = (18, 227 * 1024, 18, 16)
     # No cluster that was planned can be launched.
@@ -139,3 +143,20 @@ def expect_races(machine: Emulator, run: Callable[[], object], least: int = 2) -
         with pytest.raises(RuntimeError, match="race"):
             run()
     machine.plant(Fault.NONE)
+
+
+def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether all tensors have the same bits."""
+    return all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def goes_wrong(
+    machine: Emulator, seed: int, go: Callable[[], Sequence[Tensor]], expected: Sequence[Tensor]
+) -> bool:
+    """Whether a schedule shows a fault, as a race or in the numbers."""
+    machine.schedule(seed)
+    try:
+        return not same(go(), expected)
+    except RuntimeError as error:
+        assert "race" in str(error)
+        return True

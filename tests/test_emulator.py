@@ -2,7 +2,7 @@
 """The CUDA backend's sources on an emulated GPU: right on any schedule, and faults are found."""
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -10,7 +10,7 @@ import emulated
 import pytest
 import torch
 from cases import CELLS, Case, judge, make, options, run
-from emulated import BUILD, Device, Emulator, Fault, expect_races, passes
+from emulated import BUILD, Device, Emulator, Fault, expect_races, goes_wrong, passes, same
 from torch import Tensor
 
 from fused_rnn import ops
@@ -95,9 +95,7 @@ def test_blocks_that_meet(machine: Emulator, cell: str, case: Case) -> None:
         ),
     ],
 )
-def test_weights_beyond_the_registers(
-    machine: Emulator, cell: str, dtype: str, batch: int
-) -> None:
+def test_weights_beyond_the_registers(machine: Emulator, cell: str, dtype: str, batch: int) -> None:
     """More than 1024 units: half of each block's weights are in shared memory."""
     machine.use(Device.ONE_GROUP)
     case = Case(cell, 2, batch, 4, 1040, dtype)
@@ -131,10 +129,6 @@ def test_every_meeting_gives_the_same_bits(machine: Emulator, cell: str, case: C
 def both_passes(case: Case) -> list[Tensor]:
     results, arguments = passes(case)
     return [*results, *ops.PAIRS[emulated.NAME].backward(*arguments[:-1], False)[:3]]
-
-
-def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    return all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -237,18 +231,6 @@ def test_the_ring_is_seen_to_be_clear(machine: Emulator, backward: bool) -> None
     for fault, site in [(Fault.NO_RELEASE, 0), (Fault.NO_ACQUIRE, 0), *barriers]:
         machine.plant(fault, site)
         assert any(goes_wrong(machine, seed, go, expected) for seed in range(1, 13)), (fault, site)
-
-
-def goes_wrong(
-    machine: Emulator, seed: int, go: Callable[[], Sequence[Tensor]], expected: Sequence[Tensor]
-) -> bool:
-    """Whether a schedule shows a fault, as a race or in the numbers."""
-    machine.schedule(seed)
-    try:
-        return not same(go(), expected)
-    except RuntimeError as error:
-        assert "race" in str(error)
-        return True
 
 
 @pytest.mark.parametrize("cell", FAULTY)

@@ -3,8 +3,9 @@
 // all blocks wrote to a tile in shared memory.
 //
 // Operands tell by their values that they are there: a word is kAbsent until its two numbers are.
-// Nothing need be ordered for that. Blocks gather a step when all have given it, so all have
-// gathered the step before, and what stands in the ring before that may be cleared. That the old
+// Nothing need be ordered for that. A block gives a step when it has gathered the one before. So
+// once it has gathered a step, all whose numbers it read have gathered the one before, and no other
+// block reads its own: what stands in the ring before that step may be cleared. That the old
 // numbers are gone is what a reader has to know before it waits for new ones: blocks count the laps
 // that they have cleared, and wait for each other's half a ring later, when that is long done.
 #pragma once

@@ -58,8 +58,6 @@ constexpr int grid_steps(int H) {
 }
 constexpr int grid_slices(int H) { return round_up(H, kTileUnits) / kTileUnits; }
 constexpr int grid_stride(int steps) { return kGridWarps * steps * 16 + kPad; }
-// A row of what blocks hand to each other: whole vectors of 16 bytes.
-constexpr int exchange_row(int H) { return round_up(H, kTileUnits); }
 // Steps whose operands are in global memory at once, and after how many of them each block clears
 // what it wrote.
 constexpr int kRingSteps = 16, kLapSteps = kRingSteps / 2;
@@ -90,6 +88,31 @@ constexpr int64_t grid_forward_bytes(Cell cell, int H, int rows) {
 constexpr int64_t grid_backward_bytes(Cell cell, int H, int rows, int slots) {
   return kept_bytes(cell, H) + grid_state_bytes(rows) + grid_sums(kGridWarps, 1) +
          slots * grid_tile(H);
+}
+
+// ---- Tier G backward by two dimensions (grid_cluster_backward.cuh): clusters of one of two sizes,
+// whose ranks are columns of blocks, `peers` to each other.
+constexpr int kRanks = kGridWarps, kFewRanks = kRanks / 2;
+constexpr int grid_blocks(int H, int ranks) { return round_up(grid_slices(H), ranks); }
+constexpr int column_peers(int H, int ranks) { return grid_blocks(H, ranks) / ranks; }
+// K-steps of a block, as many as a lane gathers vectors of, and those of a warp, by two at a time.
+constexpr int kColumnVectors = 4, kMostColumnSteps = 16 * kColumnVectors;
+constexpr int column_steps(Cell cell, int H, int ranks) {
+  const int sharers = kGridWarps / ranks;
+  return round_up((gate_count(cell) * column_peers(H, ranks) + sharers - 1) / sharers, 2);
+}
+// Those of a warp whose weights are in registers.
+constexpr int held_column_steps(Cell cell) { return gate_count(cell) == 1 ? 16 : 40; }
+constexpr int column_stride(Cell cell, int H, int ranks) {
+  return kGridWarps / ranks * column_steps(cell, H, ranks) * 16 + kPad;
+}
+
+// Weights that are not in registers, lengths and the gradients of states, parts of dh and tiles, of
+// two passes each, and two barriers.
+constexpr int64_t grid_cluster_bytes(Cell cell, int H, int ranks, int rows) {
+  const int steps = column_steps(cell, H, ranks), held = held_column_steps(cell);
+  return 512 * kGridWarps * int64_t(steps > held ? steps - held : 0) + grid_state_bytes(rows) +
+         2 * grid_sums(kGridWarps, 1) + 2 * 2 * kPassRows * column_stride(cell, H, ranks) + 16;
 }
 
 // ---- Tier C, 16-bit formats (cluster.cuh). The blocks of a cluster part the units, some groups of
