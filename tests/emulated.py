@@ -6,7 +6,7 @@ import enum
 import functools
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,12 +29,18 @@ class Device(enum.Enum):
     NO_CLUSTERS = (132, 227 * 1024, 132, 1)
     CLUSTERS = (132, 227 * 1024, 132, 16)
     SMALL_CLUSTERS = (132, 227 * 1024, 132, 4)
+    EIGHTS = (132, 227 * 1024, 132, 8)
+    # One batch group of four clusters, and what is planned so but can be launched without alone.
+    FEW_CLUSTERS = (18, 227 * 1024, 18, 4)
+    NO_FOURTH_CLUSTER = (132, 227 * 1024, 15, 4)
     # One cluster at once.
     ONE_CLUSTER = (18, 227 * 1024, 18, 16)
     # No cluster that was planned can be launched.
     PARTED = (132, 227 * 1024, 3, 4)
     # One batch group of the tests' larger layers, not two, and not all gates at once.
-    SMALL = (14, 100 * 1024, 14, 1)
+    SMALL = (14, 72 * 1024, 14, 1)
+    # The same for a layer of little more than 1024 units.
+    ONE_GROUP = (65, 227 * 1024, 65, 1)
     # Others hold most multiprocessors: what was planned cannot be launched.
     CROWDED = (132, 227 * 1024, 4, 1)
     # Nothing fits one block: library products between the steps.
@@ -137,3 +143,20 @@ def expect_races(machine: Emulator, run: Callable[[], object], least: int = 2) -
         with pytest.raises(RuntimeError, match="race"):
             run()
     machine.plant(Fault.NONE)
+
+
+def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether all tensors have the same bits."""
+    return all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def goes_wrong(
+    machine: Emulator, seed: int, go: Callable[[], Sequence[Tensor]], expected: Sequence[Tensor]
+) -> bool:
+    """Whether a schedule shows a fault, as a race or in the numbers."""
+    machine.schedule(seed)
+    try:
+        return not same(go(), expected)
+    except RuntimeError as error:
+        assert "race" in str(error)
+        return True

@@ -2,7 +2,7 @@
 """The CUDA backend's sources on an emulated GPU: right on any schedule, and faults are found."""
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -10,7 +10,7 @@ import emulated
 import pytest
 import torch
 from cases import CELLS, Case, judge, make, options, run
-from emulated import BUILD, Device, Emulator, Fault, expect_races, passes
+from emulated import BUILD, Device, Emulator, Fault, expect_races, goes_wrong, passes, same
 from torch import Tensor
 
 from fused_rnn import ops
@@ -23,6 +23,8 @@ RAGGED = Case("lstm", 7, 9, 4, 22, reverse=(0, 1), lengths=True, resets=True)
 # Several blocks that meet after each step, which takes more than one block's 128 units.
 GRID = Case("lstm", 4, 9, 4, 136, HALF, lengths=True, resets=True)
 WIDE = replace(GRID, steps=3, batch=20, hidden=141, reverse=(1,))
+# Three passes of rows, where a device holds one batch group.
+MANY = replace(GRID, steps=2, batch=34, hidden=130)
 BOTH = replace(GRID, steps=3, batch=3, hidden=130, reverse=(0, 1), bias=False, states=False)
 # So many steps that the ring of what blocks hand around is used twice over.
 LONG = replace(GRID, steps=35, batch=2, hidden=130, lengths=False)
@@ -84,22 +86,30 @@ def test_blocks_that_meet(machine: Emulator, cell: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "dtype"),
+    ("cell", "dtype", "batch"),
     [
-        ("lstm", "bf16"),
-        *(pytest.param(cell, "fp16", marks=pytest.mark.long) for cell in ("gru", "rnn_relu")),
+        ("lstm", "bf16", 10),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [("gru", "fp16", 3), ("rnn_relu", "fp16", 10), ("lstm", "bf16", 36)]
+        ),
     ],
 )
-def test_weights_beyond_the_registers(machine: Emulator, cell: str, dtype: str) -> None:
+def test_weights_beyond_the_registers(machine: Emulator, cell: str, dtype: str, batch: int) -> None:
     """More than 1024 units: half of each block's weights are in shared memory."""
-    case = Case(cell, 2, 10, 4, 1040, dtype)
+    machine.use(Device.ONE_GROUP)
+    case = Case(cell, 2, batch, 4, 1040, dtype)
     judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
 
 
-@pytest.mark.parametrize("device", [Device.SMALL, Device.CROWDED])
-def test_fewer_multiprocessors(machine: Emulator, device: Device) -> None:
+@pytest.mark.parametrize(
+    ("device", "case"),
+    [(Device.SMALL, WIDE), (Device.SMALL, MANY), (Device.CROWDED, WIDE)],
+    ids=str,
+)
+def test_fewer_multiprocessors(machine: Emulator, device: Device, case: Case) -> None:
     machine.use(device)
-    judge(WIDE, run(WIDE, make(WIDE), emulated.NAME), emulated.NAME)
+    judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +129,6 @@ def test_every_meeting_gives_the_same_bits(machine: Emulator, cell: str, case: C
 def both_passes(case: Case) -> list[Tensor]:
     results, arguments = passes(case)
     return [*results, *ops.PAIRS[emulated.NAME].backward(*arguments[:-1], False)[:3]]
-
-
-def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    return all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -225,18 +231,6 @@ def test_the_ring_is_seen_to_be_clear(machine: Emulator, backward: bool) -> None
     for fault, site in [(Fault.NO_RELEASE, 0), (Fault.NO_ACQUIRE, 0), *barriers]:
         machine.plant(fault, site)
         assert any(goes_wrong(machine, seed, go, expected) for seed in range(1, 13)), (fault, site)
-
-
-def goes_wrong(
-    machine: Emulator, seed: int, go: Callable[[], Sequence[Tensor]], expected: Sequence[Tensor]
-) -> bool:
-    """Whether a schedule shows a fault, as a race or in the numbers."""
-    machine.schedule(seed)
-    try:
-        return not same(go(), expected)
-    except RuntimeError as error:
-        assert "race" in str(error)
-        return True
 
 
 @pytest.mark.parametrize("cell", FAULTY)

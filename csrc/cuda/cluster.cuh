@@ -44,13 +44,9 @@ struct ClusterSpot {
     unit = at.group * kTileUnits + own;
     row = pass * kTileRows + r;
     index = row * at.units + unit;
-    word = own / 2 * 20 + r / 2 * 4 + own % 2 * 2 + r % 2;
+    word = sum_word(own, r);
   }
 };
-
-// Where a lane's four numbers of an accumulator lie among its kSumWords: the rows of a unit pair 20
-// words apart, so that neither lanes nor the threads of ClusterSpot meet in a bank.
-DEVICE_FN int fragment_word(int lane) { return lane / 4 * 20 + lane % 4 * 4; }
 
 // Pushes from every block of the cluster to every other, numbered from 0. There are two barriers:
 // the second next push begins only when this one has arrived everywhere.

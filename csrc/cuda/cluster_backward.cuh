@@ -5,24 +5,20 @@
 #pragma once
 
 #include "cluster.cuh"
+#include "inputs.cuh"
 
 namespace fused_rnn {
 namespace cuda {
 
 template <Cell cell, class IO, int kSteps, int kGroups>
 struct ClusterBackward {
-  static constexpr int G = gate_count(cell), S = saved_slots(cell), D = grad_count(cell);
-  static constexpr bool kBefore = cell == Cell::kGruResetBefore, kLstm = cell == Cell::kLstm;
-  // Slots of the tape, or a plain network's y.
-  static constexpr int kSaved = S == 0 ? 1 : S;
+  static constexpr int G = gate_count(cell), D = grad_count(cell);
+  static constexpr bool kBefore = cell == Cell::kGruResetBefore;
   static constexpr int kMostTiles = kLargestCluster / kGroupWarps;
   static constexpr int kHeld =
       kSteps < backward_steps(cell, kGroups) ? kSteps : backward_steps(cell, kGroups);
 
-  // What one unit and row takes from memory at one step.
-  struct Inputs {
-    IO saved[kSaved], before, dy;
-  };
+  using Inputs = BackwardInputs<cell, IO>;
 
   const Backward& p;
   const ClusterPlace at;
@@ -99,20 +95,9 @@ struct ClusterBackward {
   DEVICE_FN Inputs load_inputs(int stage, int pass) const {
     Inputs in = {};
     const ClusterSpot spot(at, pass);
-    const int length = lengths[spot.row], b = at.first_row + spot.row, u = unit(spot);
     if (stage >= walk.T || !there(spot)) return in;
-    const int t = walk.time(walk.T - 1 - stage);
-    if (t >= length) return in;
-    const auto* y = static_cast<const IO*>(p.y);
-    const auto* tape = static_cast<const IO*>(p.tape);
-    const int64_t row = walk.row(t, b, 1) + u;
-    if (S == 0) in.saved[0] = y[row];
-#pragma unroll
-    for (int s = 0; s < S; ++s) in.saved[s] = tape[walk.row(t, b, S) + s * H + u];
-    const IO* before = kLstm ? walk.before(t, b, length, tape, S, 4, static_cast<const IO*>(p.c0))
-                             : walk.before(t, b, length, y, 1, 0, static_cast<const IO*>(p.h0));
-    if (before) in.before = before[u];
-    if (p.dy) in.dy = static_cast<const IO*>(p.dy)[row];
+    const int t = walk.time(walk.T - 1 - stage), length = lengths[spot.row];
+    if (t < length) in.load(p, walk, t, at.first_row + spot.row, unit(spot), length);
     return in;
   }
 
@@ -120,14 +105,7 @@ struct ClusterBackward {
   DEVICE_FN void prefetch_inputs(int stage, int pass) const {
     const ClusterSpot spot(at, pass);
     if (stage >= walk.T || !there(spot)) return;
-    const int t = walk.time(walk.T - 1 - stage), b = at.first_row + spot.row;
-    const int64_t row = walk.row(t, b, 1) + unit(spot);
-#pragma unroll
-    for (int s = 0; s < S; ++s) {
-      prefetch(static_cast<const IO*>(p.tape) + walk.row(t, b, S) + s * H + unit(spot));
-    }
-    if (!kLstm) prefetch(static_cast<const IO*>(p.y) + row);
-    if (p.dy) prefetch(static_cast<const IO*>(p.dy) + row);
+    Inputs::fetch(p, walk, walk.time(walk.T - 1 - stage), at.first_row + spot.row, unit(spot));
   }
 
   // Two in turns: while some warps have all they wait for, others may still read.
@@ -147,10 +125,9 @@ struct ClusterBackward {
   // The gates' gradients of one unit and row, of the textbook GRU all but r's; dh keeps the path
   // past the products.
   DEVICE_FN void differentiate(int stage, int t, const ClusterSpot& spot, const Inputs& in) {
-    float dg[D] = {}, saved[kSaved];
+    float dg[D] = {}, saved[Inputs::kSaved];
     if (there(spot) && t < lengths[spot.row]) {
-#pragma unroll
-      for (int s = 0; s < kSaved; ++s) saved[s] = widen(in.saved[s]);
+      in.widened(saved);
       float& own = dh[spot.index];
       own += widen(in.dy);
       if constexpr (kBefore) {

@@ -132,7 +132,7 @@ struct ClusterForward {
   // This warp's part of the sums of `count` gates of a pass.
   template <int first, int count>
   DEVICE_FN void multiply_pass(int pass, const IO* from) const {
-    float acc[count][4] = {};
+    float acc[1][count][4] = {};
     const IO* own = from + at.part * steps * 16 + matrix_place(stride, at.lane);
 #pragma unroll
     for (int s = 0; s < kSteps; s += 2) {
@@ -140,17 +140,14 @@ struct ClusterForward {
       uint32_t b[4];
       ldmatrix_x4(b, own + s * 16);
 #pragma unroll
-      for (int g = 0; g < count; ++g) mma<IO>(acc[g], w[first + g][s], b[0], b[1]);
+      for (int g = 0; g < count; ++g) mma<IO>(acc[0][g], w[first + g][s], b[0], b[1]);
 #pragma unroll
-      for (int g = 0; g < count; ++g) mma<IO>(acc[g], w[first + g][s + 1], b[2], b[3]);
+      for (int g = 0; g < count; ++g) mma<IO>(acc[0][g], w[first + g][s + 1], b[2], b[3]);
     }
-    multiply(acc, fragments, at.warp, first, own + kSteps * 16, at.lane);
+    multiply(acc, fragments, at.warp, first, own + kSteps * 16, 0, 1, at.lane);
 #pragma unroll
     for (int g = 0; g < count; ++g) {
-      Vector value;
-      memcpy(&value, acc[g], sizeof(value));
-      float* to = sums_of(pass, at.part, first + g) + fragment_word(at.lane);
-      *reinterpret_cast<Vector*>(to) = value;
+      put_sums(sums_of(pass, at.part, first + g), acc[0][g], at.lane);
     }
   }
 

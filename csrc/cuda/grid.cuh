@@ -3,8 +3,9 @@
 // all blocks wrote to a tile in shared memory.
 //
 // Operands tell by their values that they are there: a word is kAbsent until its two numbers are.
-// Nothing need be ordered for that. Blocks gather a step when all have given it, so all have
-// gathered the step before, and what stands in the ring before that may be cleared. That the old
+// Nothing need be ordered for that. A block gives a step when it has gathered the one before. So
+// once it has gathered a step, all whose numbers it read have gathered the one before, and no other
+// block reads its own: what stands in the ring before that step may be cleared. That the old
 // numbers are gone is what a reader has to know before it waits for new ones: blocks count the laps
 // that they have cleared, and wait for each other's half a ring later, when that is long done.
 #pragma once
@@ -18,59 +19,80 @@ namespace cuda {
 // The unit and row of a pass that a thread computes.
 struct GridSpot {
   int unit, row;
+  int index;  // in the block's states
+  int word;   // in a warp's sums of the pass, (kHalves, kSumWords)
 
-  DEVICE_FN explicit GridSpot(int pass)
-      : unit(threadIdx.x % kTileUnits), row(pass * kPassRows + threadIdx.x / kTileUnits) {}
+  DEVICE_FN explicit GridSpot(int pass) {
+    const int own = threadIdx.x / kTileUnits;
+    unit = threadIdx.x % kTileUnits;
+    row = pass * kPassRows + own;
+    index = row * kTileUnits + unit;
+    word = own / kTileRows * kSumWords + sum_word(unit, own % kTileRows);
+  }
 };
 
-// Blocks (slice, group, n): 16 units, `rows` batch rows, one recurrence.
+// Blocks (slice, group, n): 16 units, `rows` batch rows, one recurrence. Slices are dealt out to
+// columns; blocks gather what those of their own column give, its peers.
 struct GridPlace {
   const Walk walk;
   const Exchange& x;
-  const int H, rows, first_unit, first_row, row_length;
+  const int H, rows, first_unit, first_row;
+  const int operands, columns, peers;
   uint32_t* const counter;
 
-  DEVICE_FN GridPlace(const Recurrence& p, const Exchange& x)
+  DEVICE_FN GridPlace(const Recurrence& p, const Exchange& x, int operands, int columns)
       : walk(p, blockIdx.z),
         x(x),
         H(p.sizes.H),
         rows(x.rows),
         first_unit(blockIdx.x * kTileUnits),
         first_row(blockIdx.y * x.rows),
-        row_length(exchange_row(H)),
-        counter(x.counter + blockIdx.z * gridDim.y + blockIdx.y) {}
+        operands(operands),
+        columns(columns),
+        peers(gridDim.x / columns),
+        counter(x.counter + (blockIdx.z * gridDim.y + blockIdx.y) * columns +
+                blockIdx.x % columns) {}
 
-  // Operand `which` of the `count` that a row has at the k-th step: (exchange_row(H),).
-  DEVICE_FN uint16_t* operand(int k, int b, int count, int which) const {
+  // What the column gives of a row at the k-th step: (operands, peers, 16).
+  DEVICE_FN uint16_t* given(int k, int b) const {
     const int64_t row = (int64_t(k % kRingSteps) * walk.N + walk.n) * walk.B + b;
-    return x.ring + (row * count + which) * row_length;
+    return x.ring + (row * columns + blockIdx.x % columns) * operands * peers * kTileUnits;
+  }
+
+  // Tiles of a pass that have rows of the batch.
+  DEVICE_FN int halves(int pass) const {
+    return first_row + pass * kPassRows + kTileRows < walk.B ? 2 : 1;
   }
 
   // The word of two units' numbers, which the even unit's thread writes.
   DEVICE_FN bool writes(const GridSpot& spot) const {
     return spot.unit % 2 == 0 && first_row + spot.row < walk.B;
   }
-  DEVICE_FN uint32_t* word(int k, const GridSpot& spot, int count, int which) const {
-    uint16_t* row = operand(k, first_row + spot.row, count, which);
-    return reinterpret_cast<uint32_t*>(row + first_unit + spot.unit);
+  DEVICE_FN uint32_t* word(int k, const GridSpot& spot, int operand) const {
+    const int slice = operand * peers + blockIdx.x / columns;
+    uint16_t* row = given(k, first_row + spot.row);
+    return reinterpret_cast<uint32_t*>(row + slice * kTileUnits + spot.unit);
   }
 
-  // Gives the group a number of the k-th step. All lanes of a warp call it together.
+  // Gives the peers a number of the k-th step. All lanes of a warp call it together.
   template <class IO>
-  DEVICE_FN void give(int k, const GridSpot& spot, int count, int which, float value) const {
+  DEVICE_FN void give(int k, const GridSpot& spot, int operand, float value) const {
     const uint32_t own = pack<IO>(value, 0), next = __shfl_xor_sync(0xFFFFFFFF, own, 1);
     const uint32_t pair = own | next << 16;
     // A diverged model's NaNs are numbers like any other.
-    if (writes(spot)) store_relaxed(word(k, spot, count, which), pair == kAbsent ? kNans : pair);
+    if (writes(spot)) store_relaxed(word(k, spot, operand), pair == kAbsent ? kNans : pair);
   }
 
-  // Copies the group's rows of one operand into a tile as soon as they are there. Meet afterwards.
-  template <int kSteps, class IO>
-  DEVICE_FN void gather(IO* tile, int stride, int k, int count, int which) const {
+  // Copies `count` operands of a pass's rows, of up to kVectors for each lane, into a tile as soon
+  // as they are there. Meet afterwards.
+  template <int kVectors, class IO>
+  DEVICE_FN void gather(IO* tile, int stride, int k, int pass, int first_operand, int count) const {
     // As many as registers have room for.
-    constexpr int kVectors = kSteps / 2, kRows = kVectors > 4 ? 1 : 2;
+    constexpr int kRows = kVectors > 4 ? 1 : 2;
+    const int begin = first_operand * peers * kTileUnits, length = count * peers * kTileUnits;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int first = warp; first < rows; first += kRows * kGridWarps) {
+    const int b = first_row + pass * kPassRows;
+    for (int first = warp; first < kPassRows; first += kRows * kGridWarps) {
       Vector found[kRows][kVectors] = {};
       const auto each = [&](auto use) {
 #pragma unroll
@@ -78,8 +100,7 @@ struct GridPlace {
 #pragma unroll
           for (int v = 0; v < kVectors; ++v) {
             const int row = first + r * kGridWarps, at = (v * 32 + lane) * 8;
-            const bool there = row < rows && first_row + row < walk.B && at < row_length;
-            if (there) use(found[r][v], row, at);
+            if (b + row < walk.B && at < length) use(found[r][v], row, at);
           }
         }
       };
@@ -87,7 +108,7 @@ struct GridPlace {
       do {
         absent = false;
         each([&](Vector& vector, int row, int at) {
-          const uint16_t* from = operand(k, first_row + row, count, which) + at;
+          const uint16_t* from = given(k, b + row) + begin + at;
           vector = load_relaxed(reinterpret_cast<const Vector*>(from));
         });
         each([&](const Vector& vector, int, int) {
@@ -104,7 +125,7 @@ struct GridPlace {
   DEVICE_FN void begin(int k) const {
     if (k % kLapSteps || k < kRingSteps) return;
     if (threadIdx.x == 0) {
-      const uint32_t target = uint32_t(k / kLapSteps - 1) * gridDim.x;
+      const uint32_t target = uint32_t(k / kLapSteps - 1) * peers;
       while (load_acquire(counter) < target) {
       }
     }
@@ -112,14 +133,14 @@ struct GridPlace {
   }
 
   // After the whole block has gathered the k-th step: clears what it gave to the lap before.
-  DEVICE_FN void end(int k, int count) const {
+  DEVICE_FN void end(int k) const {
     if (k % kLapSteps || k == 0) return;
     for (int pass = 0; pass * kPassRows < rows; ++pass) {
       const GridSpot spot(pass);
       if (!writes(spot)) continue;
       for (int step = k - kLapSteps; step < k; ++step) {
-        for (int which = 0; which < count; ++which) {
-          store_relaxed(word(step, spot, count, which), kAbsent);
+        for (int operand = 0; operand < operands; ++operand) {
+          store_relaxed(word(step, spot, operand), kAbsent);
         }
       }
     }

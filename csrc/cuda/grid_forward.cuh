@@ -13,26 +13,28 @@ template <Cell cell, class IO, int kSteps, int kKept>
 struct GridForward {
   static constexpr int G = gate_count(cell), S = saved_slots(cell), kSummed = summed_gates(cell);
   static constexpr int kAll = kSteps + kKept;  // of a warp
-  static constexpr int kStride = grid_stride(kAll), kSums = kTileUnits * kPassRows;
+  static constexpr int kStride = grid_stride(kAll), kSums = kHalves * kSumWords;
+  static constexpr int kParts = sum_parts(kKept);
 
   const Forward& p;
   const GridPlace at;
   const Walk walk;
-  const int H, rows, warp, lane;
+  const int H, rows, passes, warp, lane;
   const Fragments<G> kept;   // (warps, kKept, G)
   int* const lengths;        // (rows,)
   float *const h, *const c;  // (rows, 16)
-  float* const sums;         // (warps, G, 16 units, 16 rows)
-  IO* const tile;            // (rows, kStride)
+  float* const sums;         // (kParts, G, kSums)
+  IO* const tile;            // (kPassRows, kStride)
   uint32_t w[G][kSteps][4];
   float bias[G], x_bias;
 
   DEVICE_FN GridForward(const Forward& p, const Exchange& x, unsigned char* shared)
       : p(p),
-        at(p, x),
+        at(p, x, 1, 1),
         walk(p, blockIdx.z),
         H(at.H),
         rows(at.rows),
+        passes(rows / kPassRows),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
         kept{reinterpret_cast<Vector*>(shared), kKept},
@@ -40,7 +42,7 @@ struct GridForward {
         h(reinterpret_cast<float*>(lengths + rows)),
         c(h + rows * kTileUnits),
         sums(c + rows * kTileUnits),
-        tile(reinterpret_cast<IO*>(sums + kGridWarps * G * kSums)) {
+        tile(reinterpret_cast<IO*>(sums + kParts * G * kSums)) {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
     const int pair = at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
     load_rows(w, w_hh, pair, first, H, p.paired, lane);
@@ -48,10 +50,10 @@ struct GridForward {
       load_rows(one, w_hh, pair, first + (kSteps + s) * 16, H, p.paired, lane);
     });
     load_bias();
-    for (int i = threadIdx.x; i < rows * kStride; i += blockDim.x) tile[i] = IO{};
+    for (int i = threadIdx.x; i < kPassRows * kStride; i += blockDim.x) tile[i] = IO{};
     for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
     __syncthreads();
-    for (int pass = 0; pass * kPassRows < rows; ++pass) start(GridSpot(pass));
+    for (int pass = 0; pass < passes; ++pass) start(GridSpot(pass));
   }
 
   DEVICE_FN int unit(const GridSpot& spot) const { return at.first_unit + spot.unit; }
@@ -78,73 +80,77 @@ struct GridForward {
   }
 
   DEVICE_FN void start(const GridSpot& spot) {
-    const int index = spot.row * kTileUnits + spot.unit, b = at.first_row + spot.row;
-    const int64_t state = walk.state(b) + unit(spot);
-    h[index] = there(spot) && p.h0 ? widen(static_cast<const IO*>(p.h0)[state]) : 0;
-    c[index] = there(spot) && p.c0 ? widen(static_cast<const IO*>(p.c0)[state]) : 0;
+    const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
+    h[spot.index] = there(spot) && p.h0 ? widen(static_cast<const IO*>(p.h0)[state]) : 0;
+    c[spot.index] = there(spot) && p.c0 ? widen(static_cast<const IO*>(p.c0)[state]) : 0;
     hand_on(0, spot);
   }
 
   // Gives h to the group's k-th step, zeros where that step starts afresh.
   DEVICE_FN void hand_on(int k, const GridSpot& spot) {
     if (k == walk.T) return;
-    const int b = at.first_row + spot.row, index = spot.row * kTileUnits + spot.unit;
+    const int b = at.first_row + spot.row;
     const bool cut = b < walk.B && walk.cut(walk.time(k), b, lengths[spot.row]);
-    if (cut) h[index] = c[index] = 0;
-    at.template give<IO>(k, spot, 1, 0, h[index]);
+    if (cut) h[spot.index] = c[spot.index] = 0;
+    at.template give<IO>(k, spot, 0, h[spot.index]);
   }
 
-  // The input parts of a step's passes, asked for before the wait.
-  DEVICE_FN void load_inputs(int t, IO (&x)[kMostPasses][G]) const {
+  // The input parts of a pass.
+  DEVICE_FN void load_inputs(int k, int pass, IO (&x)[G]) const {
+    const GridSpot spot(pass);
+    if (k >= walk.T || !there(spot) || walk.time(k) >= lengths[spot.row]) return;
+    const int64_t row = walk.row(walk.time(k), at.first_row + spot.row, G) + unit(spot);
 #pragma unroll
-    for (int pass = 0; pass < kMostPasses; ++pass) {
-      const GridSpot spot(pass);
-      if (pass * kPassRows >= rows || !there(spot) || t >= lengths[spot.row]) continue;
-      const IO* row = static_cast<const IO*>(p.xg) + walk.row(t, at.first_row + spot.row, G);
-#pragma unroll
-      for (int g = 0; g < G; ++g) x[pass][g] = row[g * H + unit(spot)];
-    }
+    for (int g = 0; g < G; ++g) x[g] = static_cast<const IO*>(p.xg)[row + g * H];
   }
 
-  // This warp's part of the sums of a pass.
+  // A part of the sums of a pass for each warp, or two.
   DEVICE_FN void multiply_pass(int pass) const {
-    float* to = sums + warp * G * kSums;
+    float acc[kHalves][G][4] = {};
+    const IO* own = tile + warp * kAll * 16 + matrix_place(kStride, lane);
+    const int halves = at.halves(pass);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = pass * kPassRows + half * kTileRows;
-      if (at.first_row + row >= walk.B) continue;
-      float acc[G][4] = {};
-      const IO* own = tile + row * kStride + warp * kAll * 16 + matrix_place(kStride, lane);
-      multiply(acc, w, own);
-      multiply(acc, kept, warp, 0, own + kSteps * 16, lane);
+    for (int half = 0; half < kHalves; ++half) {
+      if (half < halves) multiply(acc[half], w, own + half * kTileRows * kStride);
+    }
+    multiply(acc, kept, warp, 0, own + kSteps * 16, kTileRows * kStride, halves, lane);
+    const auto each = [&](auto use) {
 #pragma unroll
       for (int g = 0; g < G; ++g) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int u = lane / 4 * 2 + e / 2, r = half * kTileRows + lane % 4 * 2 + e % 2;
-          to[g * kSums + r * kTileUnits + u] = acc[g][e];
+        for (int half = 0; half < kHalves; ++half) {
+          float* part = sums + (warp % kParts * G + g) * kSums + half * kSumWords;
+          if (half < halves) use(part, acc[half][g]);
         }
       }
+    };
+    const auto put = [&](float* part, const float (&own)[4]) { put_sums(part, own, lane); };
+    if constexpr (kParts < kGridWarps) {
+      if (warp >= kParts) each(put);
+      __syncthreads();
+      if (warp < kParts) each([&](float* part, float (&own)[4]) { add_sums(own, part, lane); });
     }
+    if (warp < kParts) each(put);
   }
 
   DEVICE_FN void update(int k, int pass, const IO (&given)[G]) {
     const GridSpot spot(pass);
-    const int t = walk.time(k), index = spot.row * kTileUnits + spot.unit;
+    const int t = walk.time(k);
     const bool active = there(spot) && t < lengths[spot.row];
     float x[G], total[G], saved[S + 1];
 #pragma unroll
     for (int g = 0; g < G; ++g) {
       x[g] = widen(given[g]) + (g < kSummed ? 0 : x_bias);
       total[g] = bias[g];
-      for (int from = 0; from < kGridWarps; ++from) {
-        total[g] += sums[(from * G + g) * kSums + threadIdx.x];
+      for (int from = 0; from < kParts; ++from) {
+        total[g] += sums[(from * G + g) * kSums + spot.word];
       }
     }
+    float& own = h[spot.index];
     if (active) {
-      forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, h[index], c[index], saved);
+      forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, own, c[spot.index], saved);
     }
-    const float value = h[index];
+    const float value = own;
     hand_on(k + 1, spot);
     if (there(spot)) store(t, spot, active, value, saved);
   }
@@ -159,33 +165,36 @@ struct GridForward {
     for (int s = 0; s < S; ++s) slots[s * H] = narrow<IO>(saved[s]);
   }
 
-  DEVICE_FN void step(int k) {
-    IO x[kMostPasses][G] = {};
-    load_inputs(walk.time(k), x);
+  // While one pass is computed, the others' blocks hand on what the next gathers, and its inputs
+  // come from memory.
+  DEVICE_FN void step(int k, IO (&ahead)[G]) {
     at.begin(k);
-    at.template gather<kAll>(tile, kStride, k, 1, 0);
-    __syncthreads();
-    at.end(k, 1);
+#pragma unroll 1
+    for (int pass = 0; pass < passes; ++pass) {
+      const bool last = pass + 1 == passes;
+      IO x[G];
 #pragma unroll
-    for (int pass = 0; pass < kMostPasses; ++pass) {
-      if (pass * kPassRows >= rows) continue;
+      for (int g = 0; g < G; ++g) x[g] = ahead[g];
+      at.template gather<kAll / 2>(tile, kStride, k, pass, 0, 1);
+      __syncthreads();
+      if (last) at.end(k);
+      load_inputs(last ? k + 1 : k, last ? 0 : pass + 1, ahead);
       multiply_pass(pass);
       __syncthreads();
-      update(k, pass, x[pass]);
-      // The next pass writes over the sums.
-      if ((pass + 1) * kPassRows < rows) __syncthreads();
+      update(k, pass, x);
     }
   }
 
   DEVICE_FN void run() {
-    for (int k = 0; k < walk.T; ++k) step(k);
-    for (int pass = 0; pass * kPassRows < rows; ++pass) {
+    IO ahead[G] = {};
+    load_inputs(0, 0, ahead);
+    for (int k = 0; k < walk.T; ++k) step(k, ahead);
+    for (int pass = 0; pass < passes; ++pass) {
       const GridSpot spot(pass);
       if (!there(spot)) continue;
-      const int index = spot.row * kTileUnits + spot.unit;
       const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
-      static_cast<IO*>(p.hn)[state] = narrow<IO>(h[index]);
-      if (cell == Cell::kLstm) static_cast<IO*>(p.cn)[state] = narrow<IO>(c[index]);
+      static_cast<IO*>(p.hn)[state] = narrow<IO>(h[spot.index]);
+      if (cell == Cell::kLstm) static_cast<IO*>(p.cn)[state] = narrow<IO>(c[spot.index]);
     }
   }
 };

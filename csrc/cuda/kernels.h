@@ -26,6 +26,9 @@ const char* exact_backward(const Backward& p, int rows, StreamHandle stream);
 // multiprocessors are free than planned.
 const char* grid_forward(const Forward& p, const Exchange& x, StreamHandle stream);
 const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle stream);
+// In clusters of `ranks` blocks.
+const char* grid_cluster_backward(const Backward& p, const Exchange& x, int ranks,
+                                  StreamHandle stream);
 
 // ---- Tier C: all steps in one launch of clusters of `blocks` with `rows` batch rows each;
 // kTooLarge where the device takes no such cluster.

@@ -28,13 +28,14 @@ inline Launch exact_launch(const Sizes& s, int rows, int64_t bytes) {
   return how;
 }
 
-// Tier G.
-inline Launch grid_launch(const Sizes& s, int rows, int64_t bytes) {
+// Tier G; backward by two dimensions in clusters of `ranks`.
+inline Launch grid_launch(const Sizes& s, int ranks, int rows, int64_t bytes) {
   Launch how;
-  how.grid = dim3(grid_slices(s.H), parts(s.B, rows), s.N);
+  how.grid = dim3(grid_blocks(s.H, ranks), parts(s.B, rows), s.N);
   how.block = dim3(kGridThreads);
   how.shared_bytes = bytes;
   how.cooperative = true;
+  how.cluster = ranks;
   return how;
 }
 

@@ -73,11 +73,12 @@ struct Shared {
   Exchange exchange;
 
   Shared(const Layer& layer, const Plan& plan, int64_t operands)
-      : ring(layer.make(
-            {kRingSteps, layer.sizes.N, layer.sizes.B, operands, exchange_row(layer.sizes.H) / 2},
-            ScalarType::Int)),
-        counter(layer.make({layer.sizes.N, (layer.sizes.B + plan.rows - 1) / plan.rows},
-                           ScalarType::Int)),
+      : ring(layer.make({kRingSteps, layer.sizes.N, layer.sizes.B, operands,
+                         grid_blocks(layer.sizes.H, plan.cluster) * kTileUnits / 2},
+                        ScalarType::Int)),
+        counter(
+            layer.make({layer.sizes.N, (layer.sizes.B + plan.rows - 1) / plan.rows, plan.cluster},
+                       ScalarType::Int)),
         exchange{plan.rows, plan.slots, static_cast<uint16_t*>(ring.mutable_data_ptr()),
                  static_cast<uint32_t*>(counter.mutable_data_ptr())} {
     torch::stable::fill_(ring, int32_t(kAbsent));
@@ -169,9 +170,13 @@ void backward_on(const Device& device, const Layer& layer, const Backward& p) {
     }
     case Tier::kGrid: {
       const Shared shared(layer, plan, layer.G);
-      const char* error = grid_backward(p, shared.exchange, stream);
+      const bool clusters = plan.cluster > 1;
+      const char* error = clusters ? grid_cluster_backward(p, shared.exchange, plan.cluster, stream)
+                                   : grid_backward(p, shared.exchange, stream);
+      if (error != kTooLarge) return check_launch(error);
       // Another process or a debugger may hold multiprocessors back.
-      return error == kTooLarge ? library_backward(layer, p, stream) : check_launch(error);
+      return clusters ? backward_on(without_clusters(device), layer, p)
+                      : library_backward(layer, p, stream);
     }
     default:
       return library_backward(layer, p, stream);

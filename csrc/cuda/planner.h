@@ -85,6 +85,30 @@ inline Plan cluster_plan(const Sizes& s, const Device& device, bool backward) {
   return best;
 }
 
+// Tier G backward by two dimensions. Tier L where no cluster's size serves.
+inline Plan grid_cluster_plan(const Sizes& s, const Device& device) {
+  for (const int ranks : {kRanks, kFewRanks}) {
+    const int blocks = grid_blocks(s.H, ranks) * s.N;
+    const int most = clusters_at_once(device, ranks) * ranks / blocks;
+    if (ranks > device.cluster || most == 0) continue;
+    const int rows = round_up((s.B + most - 1) / most, kPassRows);
+    const int64_t bytes = grid_cluster_bytes(s.cell, s.H, ranks, rows);
+    if (rows > kMostPasses * kPassRows || bytes > device.shared_bytes ||
+        gate_count(s.cell) * column_peers(s.H, ranks) > kMostColumnSteps) {
+      continue;
+    }
+    return {Tier::kGrid,
+            "W_hh fits the blocks' registers and shared memory",
+            rows,
+            0,
+            blocks * ((s.B + rows - 1) / rows),
+            kGridThreads,
+            int(bytes),
+            ranks};
+  }
+  return library_plan("no cluster of blocks serves");
+}
+
 // 16-bit formats: W_hh in the registers, then the shared memory of many blocks, which hand h or dG
 // around after each step.
 inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
@@ -96,6 +120,11 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
     return library_plan("hidden size " + std::to_string(s.H) + " is above " +
                         std::to_string(kGridUnits) + ", what the blocks hold the weights of");
   }
+  // Each block gathers a part of dG alone, which outweighs fewer groups of more rows.
+  if (backward) {
+    const Plan plan = grid_cluster_plan(s, device);
+    if (plan.tier == Tier::kGrid) return plan;
+  }
   // A group of blocks has all units of some rows; all groups run at once.
   const int blocks = grid_slices(s.H) * s.N, most = device.processors / blocks;
   if (most == 0) {
@@ -103,10 +132,9 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
                         std::to_string(device.processors) + " multiprocessors");
   }
   const int rows = round_up((s.B + most - 1) / most, kPassRows);
-  const int most_rows = most_passes(kept_steps(s.H)) * kPassRows;
-  if (rows > most_rows) {
+  if (rows > kMostPasses * kPassRows) {
     return library_plan(std::to_string(rows) + " rows of the batch for each block are above " +
-                        std::to_string(most_rows));
+                        std::to_string(kMostPasses * kPassRows));
   }
   int slots = backward ? gate_count(s.cell) : 0;
   const auto bytes = [&] {

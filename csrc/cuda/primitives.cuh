@@ -288,26 +288,29 @@ const char* launch(void (*kernel)(P...), const Launch& how, Stream stream, P... 
   config.blockDim = how.block;
   config.dynamicSmemBytes = how.shared_bytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute;
-  config.attrs = &attribute;
-  if (how.cooperative) {
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
-    config.numAttrs = 1;
-  } else if (how.cluster > 1) {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {unsigned(how.cluster), 1, 1};
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (how.cluster > 1) {
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {unsigned(how.cluster), 1, 1};
     config.numAttrs = 1;
     // More than 8 blocks are more than every device promises.
     int clusters = 0;
     cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, how.cluster > 8);
     if (status == cudaSuccess) status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-    if (status == cudaErrorInvalidClusterSize || (status == cudaSuccess && clusters == 0)) {
+    const int blocks = int(how.grid.x * how.grid.y * how.grid.z);
+    const int together = how.cooperative ? blocks : how.cluster;
+    if (status == cudaErrorInvalidClusterSize ||
+        (status == cudaSuccess && clusters * how.cluster < together)) {
       cudaGetLastError();
       return cuda::kTooLarge;
     }
     if (status != cudaSuccess) return cudaGetErrorString(status);
+  }
+  if (how.cooperative) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[config.numAttrs++].val.cooperative = 1;
   }
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
   if (status == cudaErrorCooperativeLaunchTooLarge) {

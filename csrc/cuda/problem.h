@@ -59,12 +59,13 @@ struct Backward : Recurrence {
   void* dc0;         // (N, B, H) or null
 };
 
-// What the blocks of a grid share: tier G.
+// What the blocks of a grid share: tier G. Backward by two dimensions, `ranks` columns hand
+// operands around, each within itself; else all blocks are one column.
 struct Exchange {
   int rows;           // of a batch group
   int slots;          // tiles in shared memory at once, backward
-  uint16_t* ring;     // (kRingSteps, N, B, 1, exchange_row(H)), backward G for 1; kAbsent
-  uint32_t* counter;  // (N, groups), zero
+  uint16_t* ring;     // (kRingSteps, N, B, ranks, 1, peers, 16), backward G for 1; kAbsent
+  uint32_t* counter;  // (N, groups, ranks), zero
 };
 
 }  // namespace cuda

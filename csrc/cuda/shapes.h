@@ -44,11 +44,10 @@ constexpr int64_t block_bytes(Cell cell, int H, bool backward) {
 // terms of their sums. Rows of a batch group come in passes of 16, one row and unit for each
 // thread.
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps, kPassRows = 16, kMostPasses = 4;
+constexpr int kHalves = kPassRows / kTileRows;  // tiles of a pass
 // Kernels are built for few k-steps of a warp, for as many as its registers hold the weights of,
 // and for some more whose weights are in shared memory.
 constexpr int kFewGridSteps = 4, kManyGridSteps = 8, kKeptGridSteps = 8;
-constexpr int kMostKeptPasses = 2;  // of those, whose weights leave no room for more
-constexpr int most_passes(int kept) { return kept ? kMostKeptPasses : kMostPasses; }
 constexpr int kGridUnits = 16 * kGridWarps * (kManyGridSteps + kKeptGridSteps);
 
 constexpr int kept_steps(int H) {
@@ -59,8 +58,6 @@ constexpr int grid_steps(int H) {
 }
 constexpr int grid_slices(int H) { return round_up(H, kTileUnits) / kTileUnits; }
 constexpr int grid_stride(int steps) { return kGridWarps * steps * 16 + kPad; }
-// A row of what blocks hand to each other: whole vectors of 16 bytes.
-constexpr int exchange_row(int H) { return round_up(H, kTileUnits); }
 // Steps whose operands are in global memory at once, and after how many of them each block clears
 // what it wrote.
 constexpr int kRingSteps = 16, kLapSteps = kRingSteps / 2;
@@ -68,20 +65,54 @@ constexpr int kRingSteps = 16, kLapSteps = kRingSteps / 2;
 // what one writes instead.
 constexpr uint32_t kAbsent = 0xFFFFFFFF, kNans = 0x7FFF7FFF;
 
-// Before the tiles: weights that are not in registers. Behind them: lengths, the states h and c or
-// their gradients, the warps' sums.
+// Fragments of an accumulator's 16 units and eight rows: 128 numbers, spread over all banks.
+constexpr int kSumWords = 160;
+
+// Weights that are not in registers come first, then lengths, the states h and c or their
+// gradients, the warps' sums, and the tile of a pass.
 constexpr int64_t kept_bytes(Cell cell, int H) {
   return 512 * kGridWarps * gate_count(cell) * int64_t(kept_steps(H));
 }
 constexpr int64_t grid_state_bytes(int rows) { return 4 * rows + 2 * 4 * kTileUnits * rows; }
+// Warps' sums that are in shared memory at once: half where weights take the room.
+constexpr int sum_parts(int kept) { return kept ? kGridWarps / 2 : kGridWarps; }
+constexpr int64_t grid_sums(int parts, int gates) {
+  return 4 * parts * gates * kHalves * kSumWords;
+}
+constexpr int64_t grid_tile(int H) { return 2 * kPassRows * grid_stride(grid_steps(H)); }
 constexpr int64_t grid_forward_bytes(Cell cell, int H, int rows) {
-  return kept_bytes(cell, H) + 2 * rows * grid_stride(grid_steps(H)) + grid_state_bytes(rows) +
-         4 * kGridWarps * gate_count(cell) * kTileUnits * kPassRows;
+  return kept_bytes(cell, H) + grid_state_bytes(rows) +
+         grid_sums(sum_parts(kept_steps(H)), gate_count(cell)) + grid_tile(H);
 }
 // `slots` tiles of one gate each are in shared memory at once.
 constexpr int64_t grid_backward_bytes(Cell cell, int H, int rows, int slots) {
-  return kept_bytes(cell, H) + 2 * slots * rows * grid_stride(grid_steps(H)) +
-         grid_state_bytes(rows) + 4 * kGridWarps * kTileUnits * rows;
+  return kept_bytes(cell, H) + grid_state_bytes(rows) + grid_sums(kGridWarps, 1) +
+         slots * grid_tile(H);
+}
+
+// ---- Tier G backward by two dimensions (grid_cluster_backward.cuh): clusters of one of two sizes,
+// whose ranks are columns of blocks, `peers` to each other.
+constexpr int kRanks = kGridWarps, kFewRanks = kRanks / 2;
+constexpr int grid_blocks(int H, int ranks) { return round_up(grid_slices(H), ranks); }
+constexpr int column_peers(int H, int ranks) { return grid_blocks(H, ranks) / ranks; }
+// K-steps of a block, as many as a lane gathers vectors of, and those of a warp, by two at a time.
+constexpr int kColumnVectors = 4, kMostColumnSteps = 16 * kColumnVectors;
+constexpr int column_steps(Cell cell, int H, int ranks) {
+  const int sharers = kGridWarps / ranks;
+  return round_up((gate_count(cell) * column_peers(H, ranks) + sharers - 1) / sharers, 2);
+}
+// Those of a warp whose weights are in registers.
+constexpr int held_column_steps(Cell cell) { return gate_count(cell) == 1 ? 16 : 40; }
+constexpr int column_stride(Cell cell, int H, int ranks) {
+  return kGridWarps / ranks * column_steps(cell, H, ranks) * 16 + kPad;
+}
+
+// Weights that are not in registers, lengths and the gradients of states, parts of dh and tiles, of
+// two passes each, and two barriers.
+constexpr int64_t grid_cluster_bytes(Cell cell, int H, int ranks, int rows) {
+  const int steps = column_steps(cell, H, ranks), held = held_column_steps(cell);
+  return 512 * kGridWarps * int64_t(steps > held ? steps - held : 0) + grid_state_bytes(rows) +
+         2 * grid_sums(kGridWarps, 1) + 2 * 2 * kPassRows * column_stride(cell, H, ranks) + 16;
 }
 
 // ---- Tier C, 16-bit formats (cluster.cuh). The blocks of a cluster part the units, some groups of
@@ -89,8 +120,6 @@ constexpr int64_t grid_backward_bytes(Cell cell, int H, int rows, int slots) {
 // each thread.
 constexpr int kGroupWarps = 4, kGroupThreads = 32 * kGroupWarps, kMostGroups = 3;
 constexpr int kMostClusterRows = 32, kSmallestCluster = 4, kLargestCluster = 16;
-// Fragments of an accumulator's 16 units and eight rows: 128 numbers, spread over all banks.
-constexpr int kSumWords = 160;
 // Numbers of k-steps whose weights are in registers: 255 of them for each thread of two groups, 168
 // of three. The rest are in shared memory.
 constexpr int kTwoGroupSteps = 8, kThreeGroupSteps = 6;

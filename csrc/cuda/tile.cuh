@@ -104,6 +104,24 @@ DEVICE_FN void load_columns(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int
   }
 }
 
+// Where a lane's four numbers of an accumulator, and the number of a unit and row, lie among its
+// kSumWords: the rows of a unit pair 20 words apart, so that neither lanes nor the threads of 16
+// units and two rows meet in a bank.
+DEVICE_FN int fragment_word(int lane) { return lane / 4 * 20 + lane % 4 * 4; }
+DEVICE_FN int sum_word(int unit, int row) {
+  return unit / 2 * 20 + row / 2 * 4 + unit % 2 * 2 + row % 2;
+}
+DEVICE_FN void put_sums(float* sums, const float (&acc)[4], int lane) {
+  Vector value;
+  memcpy(&value, acc, sizeof(value));
+  *reinterpret_cast<Vector*>(sums + fragment_word(lane)) = value;
+}
+DEVICE_FN void add_sums(float (&acc)[4], const float* sums, int lane) {
+  const Vector value = *reinterpret_cast<const Vector*>(sums + fragment_word(lane));
+#pragma unroll
+  for (int e = 0; e < 4; ++e) acc[e] += float_of_bits(value.words[e]);
+}
+
 // Where in a tile, eight rows of K at distance `stride`, a lane's part of the first matrices is.
 DEVICE_FN int matrix_place(int stride, int lane) { return lane % 8 * stride + lane / 8 * 8; }
 
@@ -148,20 +166,27 @@ struct Fragments {
   }
 };
 
-// The same with the fragments of `count` gates from `first` on.
-template <class IO, int count, int all>
-DEVICE_FN void multiply(float (&acc)[count][4], const Fragments<all>& w, int warp, int first,
-                        const IO* own, int lane) {
+// The same with the fragments of `count` gates from `first` on, each read once for `used` of up to
+// `tiles` tiles, that are `apart` from one another.
+template <class IO, int tiles, int count, int all>
+DEVICE_FN void multiply(float (&acc)[tiles][count][4], const Fragments<all>& w, int warp, int first,
+                        const IO* own, int apart, int used, int lane) {
 #pragma unroll 1
   for (int s = 0; s < w.steps; s += 2) {
-    uint32_t b[4];
-    ldmatrix_x4(b, own + s * 16);
+    uint32_t b[tiles][4] = {};
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < tiles; ++i) {
+      if (i < used) ldmatrix_x4(b[i], own + i * apart + s * 16);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int g = 0; g < count; ++g) {
-        const Vector a = w.at(warp, s + i, first + g, lane);
-        mma<IO>(acc[g], a.words, b[2 * i], b[2 * i + 1]);
+        const Vector a = w.at(warp, s + half, first + g, lane);
+#pragma unroll
+        for (int i = 0; i < tiles; ++i) {
+          if (i < used) mma<IO>(acc[i][g], a.words, b[i][2 * half], b[i][2 * half + 1]);
+        }
       }
     }
   }
