@@ -12,8 +12,6 @@ import torch
 
 from . import native, triton
 
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
 
 class Query(NamedTuple):
     """What the choice of a backend may depend on, besides the build."""
@@ -30,7 +28,7 @@ class Query(NamedTuple):
 def _why_not_native(query: Query) -> str | None:
     if query.device not in ("cpu", "meta", "cuda"):
         return f"its kernels run on the CPU and on CUDA devices, not on {query.device}"
-    if query.dtype not in _FLOATS:
+    if query.dtype not in native.DTYPES:
         return f"its kernels compute in float64, float32, bfloat16 and float16, not {query.dtype}"
     if query.device != "cuda":
         return native.why_unavailable()

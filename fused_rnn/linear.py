@@ -17,17 +17,19 @@ class Linear(Prepackable, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Returns `input` (..., I) times the weights, with the bias: (..., O)."""
         packs = self._prepacked(self._weights())
-        if (
-            packs is None
-            or input.dtype != self.weight.dtype
-            or torch.is_grad_enabled()
-            or torch._C._is_any_autocast_enabled()
-            or transformed()
-        ):
+        if packs is None or not self._fits(input):
             return super().forward(input)
         rows = input.reshape(-1, self.in_features).contiguous()
         y = prepacked_linear(rows, packs[0], self.out_features)
         return y.view(*input.shape[:-1], self.out_features)
+
+    def _fits(self, input: Tensor) -> bool:
+        """Whether the kernel takes an input; torch.nn tells what is wrong with the others."""
+        weight = self.weight
+        same = input.dtype == weight.dtype and input.device == weight.device
+        plain = not (torch._C._is_any_autocast_enabled() or transformed())
+        right = input.dim() > 0 and input.size(-1) == self.in_features
+        return same and plain and right and not torch.is_grad_enabled()
 
     def _weights(self) -> list[Tensor]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]

@@ -31,6 +31,7 @@ except ImportError as error:
     _CUDA = None
     _CUDA_REASON = f"the extension fused_rnn._C_cuda cannot be loaded ({error})"
 
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # How many recurrences one launch takes, and blocks a cluster: 16 from compute capability 9.0 on.
 CUDA_RECURRENCES = 64
 LARGEST_CLUSTER = 16

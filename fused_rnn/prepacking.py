@@ -79,12 +79,13 @@ def prepacked(model: nn.Module) -> Iterator[None]:
     Args:
         model: any module; those inside it that are parametrized are left alone.
     """
-    suited = (module for module in model.modules() if isinstance(module, Prepackable))
-    held = [module for module in suited if _suits(module)]
-    with _lock:
-        for module in held:
-            _hold(module)
+    held: list[Prepackable] = []
     try:
+        with _lock:
+            for module in model.modules():
+                if isinstance(module, Prepackable) and _suits(module):
+                    _hold(module)
+                    held.append(module)
         yield
     finally:
         with _lock:
@@ -97,8 +98,13 @@ def _suits(module: Prepackable) -> bool:
         return False
     if getattr(module, "backend", "auto") not in ("auto", "native"):
         return False
-    weights = module._weights()
-    return all(isinstance(w, nn.Parameter) and w.device.type == "cpu" for w in weights)
+    return all(
+        isinstance(w, nn.Parameter)
+        and w.device.type == "cpu"
+        and w.dtype in native.DTYPES
+        and w.numel() > 0
+        for w in module._weights()
+    )
 
 
 def _hold(module: Prepackable) -> None:

@@ -82,6 +82,21 @@ def test_linear(instruction_set: str, dtype: str, bias: bool) -> None:
         assert torch.equal(found[1, -1], alone), "a row's bits depend on its batch"
 
 
+def test_linear_goes_elsewhere() -> None:
+    module = Linear(6, 4)
+    x = torch.randn(3, 6)
+    with fused_rnn.prepacked(module):
+        assert module(x).requires_grad
+        with torch.no_grad():
+            assert torch.allclose(torch.func.vmap(module)(x), module(x), atol=1e-6)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert module(x).dtype == torch.bfloat16
+            for wrong in (x[:, :3], x.double(), x.to("meta")):
+                with pytest.raises(RuntimeError):
+                    module(wrong)
+            assert module(x[:0]).shape == (0, 4)
+
+
 def judge_module(module: nn.Module, *args: Any, **options: Any) -> None:
     """A module's results inside the context, against those outside."""
     truth = copy.deepcopy(module).double()(*_double(args), **options)
