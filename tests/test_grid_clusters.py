@@ -101,6 +101,12 @@ def test_backward_leaves_its_arguments(machine: Emulator) -> None:
     assert torch.equal(tape.nan_to_num(), before[1].nan_to_num())
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_matrix_loads_meet_no_bank_twice(machine: Emulator, cell: str) -> None:
+    backward(replace(RAGGED, cell=cell))
+    assert machine.bank_conflicts() == 0
+
+
 def test_no_barrier_can_be_left_out(machine: Emulator) -> None:
     case = replace(WIDE, lengths=False)
     _, arguments = passes(case)
