@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
+from threading import RLock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,7 +27,8 @@ class _Kept:
 
 # By module, so that neither copies nor saved modules carry any.
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
-_lock = Lock()
+# Entered again where the garbage collector closes a context inside.
+_lock = RLock()
 
 
 class Prepackable(nn.Module):
@@ -79,18 +80,20 @@ def prepacked(model: nn.Module) -> Iterator[None]:
     Args:
         model: any module; those inside it that are parametrized are left alone.
     """
-    held: list[Prepackable] = []
+    held: list[tuple[Prepackable, _Kept]] = []
     try:
         with _lock:
             for module in model.modules():
                 if isinstance(module, Prepackable) and _suits(module):
-                    _hold(module)
-                    held.append(module)
+                    held.append((module, _hold(module)))
         yield
     finally:
         with _lock:
-            for module in held:
-                _release(module)
+            for module, kept in held:
+                kept.holders -= 1
+                if kept.holders == 0:
+                    # Gone already, where the garbage collector takes a module and its context.
+                    _kept.pop(module, None)
 
 
 def _suits(module: Prepackable) -> bool:
@@ -107,24 +110,17 @@ def _suits(module: Prepackable) -> bool:
     )
 
 
-def _hold(module: Prepackable) -> None:
+def _hold(module: Prepackable) -> _Kept:
     kept = _kept.get(module)
-    if kept is not None:
-        kept.holders += 1
-        return
-    weights = module._weights()
-    with torch.no_grad():
-        packs = module._prepack([w.contiguous() for w in weights])
-    _kept[module] = _Kept(weights, [_version(w) for w in weights], packs, 1)
+    if kept is None:
+        weights = module._weights()
+        with torch.no_grad():
+            packs = module._prepack([w.contiguous() for w in weights])
+        kept = _kept[module] = _Kept(weights, [_version(w) for w in weights], packs, 0)
+    kept.holders += 1
+    return kept
 
 
 def _version(weight: Tensor) -> int:
     # Those made in inference mode count no changes.
     return 0 if weight.is_inference() else weight._version
-
-
-def _release(module: Prepackable) -> None:
-    kept = _kept[module]
-    kept.holders -= 1
-    if kept.holders == 0:
-        del _kept[module]

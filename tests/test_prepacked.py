@@ -88,7 +88,7 @@ def test_linear_goes_elsewhere() -> None:
     with fused_rnn.prepacked(module):
         assert module(x).requires_grad
         with torch.no_grad():
-            assert torch.allclose(torch.func.vmap(module)(x), module(x), atol=1e-6)
+            assert_within_budget(torch.func.vmap(module)(x), module(x).double(), module(x))
             with torch.autocast("cpu", torch.bfloat16):
                 assert module(x).dtype == torch.bfloat16
             for wrong in (x[:, :3], x.double(), x.to("meta")):
@@ -132,7 +132,8 @@ def test_cells(kind: str) -> None:
 def test_other_modules_run_as_ever() -> None:
     model = nn.ModuleDict({"rnn": fused_rnn.FusedGRU(3, 4), "out": nn.Linear(4, 2)})
     with fused_rnn.prepacked(model):
-        assert set(prepacking._kept) == {model["rnn"]}
+        assert model["rnn"] in prepacking._kept
+        assert model["out"] not in prepacking._kept
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def test_contexts_nest(layer: fused_rnn.FusedGRU, calls: list[object]) -> None:
             raise ZeroDivisionError
         layer(X)
     assert len(calls) == 1
-    assert not prepacking._kept
+    assert layer not in prepacking._kept
 
 
 def test_copies_carry_nothing(layer: fused_rnn.FusedGRU, calls: list[object]) -> None:
@@ -235,12 +236,16 @@ def test_copies_carry_nothing(layer: fused_rnn.FusedGRU, calls: list[object]) ->
     assert not calls
 
 
-def test_a_module_that_dies_inside() -> None:
-    layer = fused_rnn.FusedGRU(3, 4)
-    with fused_rnn.prepacked(layer):
-        del layer
-        gc.collect()
-    assert not prepacking._kept
+def test_a_module_that_dies_with_its_context() -> None:
+    gc.collect()
+    before = len(prepacking._kept)
+    layer: Any = fused_rnn.FusedGRU(3, 4)
+    layer.held = fused_rnn.prepacked(layer)
+    layer.held.__enter__()
+    assert len(prepacking._kept) == before + 1
+    del layer
+    gc.collect()
+    assert len(prepacking._kept) == before
 
 
 def test_computed_weights_are_left_alone(calls: list[object]) -> None:

@@ -87,5 +87,5 @@ def test_kernels_and_pytorch_agree() -> None:
     logits = torch.randn(7, 3000)
     for other in (logits.double(), logits.t().contiguous().t()):
         ours, plain = selection.log_softmax(logits), selection.log_softmax(other)
-        assert torch.allclose(ours.values, plain.values.float(), rtol=1e-6)
+        assert_within_budget(ours.values, plain.values.double(), logits.log_softmax(-1))
         assert torch.equal(ours.peaks, plain.peaks.float())

@@ -29,167 +29,87 @@
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
-// Calls f.template run<IO, Op, cell>() for a shape's dtype and cell.
-template <class F, class IO, class Op>
-VEC_FN auto with_cell(Cell cell, const F& f) {
-  switch (cell) {
-    case Cell::kRnnTanh:
-      return f.template run<IO, Op, Cell::kRnnTanh>();
-    case Cell::kRnnRelu:
-      return f.template run<IO, Op, Cell::kRnnRelu>();
-    case Cell::kGru:
-      return f.template run<IO, Op, Cell::kGru>();
-    case Cell::kGruResetBefore:
-      return f.template run<IO, Op, Cell::kGruResetBefore>();
-    default:
-      return f.template run<IO, Op, Cell::kLstm>();
-  }
-}
-
-// Calls f.template run<IO, Op>() for a dtype.
+// Calls f.template operator()<IO, Op>() for a dtype.
 template <class F>
 VEC_FN auto with_dtype(Dtype dtype, const F& f) {
   switch (dtype) {
     case Dtype::kFloat:
-      return f.template run<float, float>();
+      return f.template operator()<float, float>();
     case Dtype::kDouble:
-      return f.template run<double, double>();
+      return f.template operator()<double, double>();
     case Dtype::kHalf:
-      return f.template run<Half, float>();
+      return f.template operator()<Half, float>();
     default:
 #ifdef FUSED_RNN_DOT_BF16
-      return f.template run<Bf16, Bf16>();
+      return f.template operator()<Bf16, Bf16>();
 #else
-      return f.template run<Bf16, float>();
+      return f.template operator()<Bf16, float>();
 #endif
   }
 }
 
-template <class F>
-struct WithCell {
-  Cell cell;
-  const F& f;
-
-  template <class IO, class Op>
-  auto run() const {
-    return with_cell<F, IO, Op>(cell, f);
-  }
-};
-
+// Calls f.template operator()<IO, Op, cell>() for a shape's dtype and cell.
 template <class F>
 VEC_FN auto with_types(const Shape& shape, const F& f) {
-  return with_dtype(shape.dtype, WithCell<F>{shape.cell, f});
+  return with_dtype(shape.dtype, [&]<class IO, class Op>() {
+    switch (shape.cell) {
+      case Cell::kRnnTanh:
+        return f.template operator()<IO, Op, Cell::kRnnTanh>();
+      case Cell::kRnnRelu:
+        return f.template operator()<IO, Op, Cell::kRnnRelu>();
+      case Cell::kGru:
+        return f.template operator()<IO, Op, Cell::kGru>();
+      case Cell::kGruResetBefore:
+        return f.template operator()<IO, Op, Cell::kGruResetBefore>();
+      default:
+        return f.template operator()<IO, Op, Cell::kLstm>();
+    }
+  });
 }
 
 template <template <class, class, Cell> class Pass, class Args>
-struct Workspace {
-  const Args& args;
-  int threads;
-
-  template <class IO, class Op, Cell cell>
-  size_t run() const {
-    return Pass<IO, Op, cell>::workspace(args, threads);
-  }
-};
-
-template <template <class, class, Cell> class Pass, class Args>
-struct Run {
-  const Args& args;
-  char* workspace;
-  Team& team;
-  int rank;
-
-  template <class IO, class Op, Cell cell>
-  void run() const {
-    Pass<IO, Op, cell>::run(args, workspace, team, rank);
-  }
-};
-
-template <template <class, class, Cell> class Pass, class Args>
 size_t workspace(const Args& args, int threads) {
-  return with_types(args.shape, Workspace<Pass, Args>{args, threads});
+  return with_types(args.shape, [&]<class IO, class Op, Cell cell>() {
+    return Pass<IO, Op, cell>::workspace(args, threads);
+  });
 }
 
 template <template <class, class, Cell> class Pass, class Args>
 void run(const Args& args, char* memory, Team& team, int rank) {
-  with_types(args.shape, Run<Pass, Args>{args, memory, team, rank});
+  with_types(args.shape, [&]<class IO, class Op, Cell cell>() {
+    Pass<IO, Op, cell>::run(args, memory, team, rank);
+  });
 }
-
-struct PrepackedBytes {
-  const Forward& args;
-
-  template <class IO, class Op, Cell cell>
-  size_t run() const {
-    return ForwardPass<IO, Op, cell>::prepacked_bytes(args);
-  }
-};
-
-struct Prepack {
-  const Forward& args;
-  char* to;
-
-  template <class IO, class Op, Cell cell>
-  void run() const {
-    ForwardPass<IO, Op, cell>::prepack(args, to);
-  }
-};
 
 inline size_t prepacked_bytes(const Forward& args) {
-  return with_types(args.shape, PrepackedBytes{args});
+  return with_types(args.shape, [&]<class IO, class Op, Cell cell>() {
+    return ForwardPass<IO, Op, cell>::prepacked_bytes(args);
+  });
 }
-inline void prepack(const Forward& args, char* to) { with_types(args.shape, Prepack{args, to}); }
 
-struct LinearBytes {
-  const Linear& args;
-
-  template <class IO, class Op>
-  size_t run() const {
-    return LinearPass<IO, Op>(args).prepacked_bytes();
-  }
-};
-
-struct PrepackLinear {
-  const Linear& args;
-  char* to;
-
-  template <class IO, class Op>
-  void run() const {
-    LinearPass<IO, Op>(args).prepack(to);
-  }
-};
-
-struct LinearWorkspace {
-  const Linear& args;
-
-  template <class IO, class Op>
-  size_t run() const {
-    return LinearPass<IO, Op>(args).workspace();
-  }
-};
-
-struct RunLinear {
-  const Linear& args;
-  char* workspace;
-  Team& team;
-  int rank;
-
-  template <class IO, class Op>
-  void run() const {
-    LinearPass<IO, Op>(args).run(workspace, team, rank);
-  }
-};
+inline void prepack(const Forward& args, char* to) {
+  with_types(args.shape, [&]<class IO, class Op, Cell cell>() {
+    ForwardPass<IO, Op, cell>::prepack(args, to);
+  });
+}
 
 inline size_t prepacked_linear_bytes(const Linear& args) {
-  return with_dtype(args.dtype, LinearBytes{args});
+  return with_dtype(
+      args.dtype, [&]<class IO, class Op>() { return LinearPass<IO, Op>(args).prepacked_bytes(); });
 }
+
 inline void prepack_linear(const Linear& args, char* to) {
-  with_dtype(args.dtype, PrepackLinear{args, to});
+  with_dtype(args.dtype, [&]<class IO, class Op>() { LinearPass<IO, Op>(args).prepack(to); });
 }
+
 inline size_t linear_workspace(const Linear& args) {
-  return with_dtype(args.dtype, LinearWorkspace{args});
+  return with_dtype(args.dtype,
+                    [&]<class IO, class Op>() { return LinearPass<IO, Op>(args).workspace(); });
 }
+
 inline void linear(const Linear& args, char* memory, Team& team, int rank) {
-  with_dtype(args.dtype, RunLinear{args, memory, team, rank});
+  with_dtype(args.dtype,
+             [&]<class IO, class Op>() { LinearPass<IO, Op>(args).run(memory, team, rank); });
 }
 
 constexpr Kernels make_kernels(const char* name) {
