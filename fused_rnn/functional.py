@@ -58,10 +58,8 @@ def stack(
     """
     reverse = (0,) if directions == 1 else (0, 1)
     shape = layout(weights, cell)
-    query = backends.Query(
-        cell, x.dtype, x.device.type, reverse, resets is not None, shape.projection
-    )
-    name = backends.choose(query, backend)
+    query = (cell, x.dtype, x.device.type, reverse, resets is not None, shape.projection)
+    name = backends.choose(backends.Query(*query), backend)
     per = shape.per_recurrence * directions
     packs: Sequence[Tensor | None] = prepacked or (None,) * (len(weights) // per)
     run = partial(layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=name)
@@ -76,10 +74,8 @@ def stack(
         elif at and training and dropout:
             x = drop(x, dropout)
         rows = slice(at * directions, (at + 1) * directions)
-        h = None if h0 is None else h0[rows]
-        c = None if c0 is None else c0[rows]
-        own = weights[at * per : (at + 1) * per]
-        y, hn, cn = run(x, h, c, own, prepacked=packs[at])
+        h, c = (None if state is None else state[rows] for state in (h0, c0))
+        y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per], prepacked=packs[at])
         x = y.flatten(2)
         hs.append(hn)
         cs.append(cn)

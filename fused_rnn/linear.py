@@ -16,7 +16,8 @@ class Linear(Prepackable, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Returns `input` (..., I) times the weights, with the bias: (..., O)."""
-        packs = self._prepacked(self._weights())
+        # Looked up first: computed weights cost an evaluation, and are never held.
+        packs = self._prepacked(self._weights()) if self._is_held() else None
         if packs is None or not self._fits(input):
             return super().forward(input)
         rows = input.reshape(-1, self.in_features).contiguous()

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from . import native
 
@@ -42,15 +43,17 @@ class Prepackable(nn.Module):
         """The same packed."""
         raise NotImplementedError
 
+    def _is_held(self) -> bool:
+        """Whether an open context keeps packed weights of this module."""
+        return not torch.compiler.is_compiling() and bool(_kept) and self in _kept
+
     def _prepacked(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
         """The packed weights that a context keeps for `weights`, if there are any.
 
         Raises:
             RuntimeError: they were kept of others.
         """
-        if torch.compiler.is_compiling() or not _kept:
-            return None
-        kept = _kept.get(self)
+        kept = _kept.get(self) if self._is_held() else None
         # Autocast computes with weights of another dtype.
         if kept is None or weights[0].dtype != kept.weights[0].dtype:
             return None
@@ -97,7 +100,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 
 
 def _suits(module: Prepackable) -> bool:
-    if native.why_unavailable() is not None:
+    if native.why_unavailable() is not None or parametrize.is_parametrized(module):
         return False
     if getattr(module, "backend", "auto") not in ("auto", "native"):
         return False

@@ -23,12 +23,13 @@ from cases import (
     run_prepacked,
 )
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 from twins import state, tensors
 
 import fused_rnn
 from fused_rnn import autograd, native, ops, prepacking
 from fused_rnn.linear import Linear
+from fused_rnn.seq2seq import LanguageModel, LanguageModelConfig, beam_search, greedy_search
 from fused_rnn.testing import assert_within_budget
 
 KINDS = ("RNN", "GRU", "LSTM")
@@ -254,6 +255,35 @@ def test_computed_weights_are_left_alone(calls: list[object]) -> None:
     with torch.no_grad(), fused_rnn.prepacked(layer):
         layer(X)
     assert not calls
+
+
+def test_a_linear_layer_computes_its_weights_once() -> None:
+    evaluations = []
+
+    class Counted(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            evaluations.append(weight)
+            return weight
+
+    module = Linear(3, 4)
+    parametrize.register_parametrization(module, "weight", Counted())
+    with torch.no_grad(), fused_rnn.prepacked(module):
+        evaluations.clear()
+        module(torch.randn(2, 3))
+    assert len(evaluations) == 1
+
+
+@pytest.mark.parametrize(("steps", "packed"), [(7, False), (8, True)])
+def test_searches_of_some_length_pack_by_themselves(steps: int, packed: bool) -> None:
+    model = LanguageModel(LanguageModelConfig(9, hidden_size=8))
+    held = []
+    model.rnn.register_forward_hook(
+        lambda *_: held.append((model.rnn in prepacking._kept, model.output in prepacking._kept))
+    )
+    for search in (greedy_search, beam_search):
+        search(model, model.initial_state(2), bos=0, eos=None, pad=1, max_length=steps)
+    assert set(held) == {(packed, packed)}
+    assert model.rnn not in prepacking._kept
 
 
 def test_torch_compile_sees_plain_weights(layer: fused_rnn.FusedGRU) -> None:

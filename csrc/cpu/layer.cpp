@@ -5,38 +5,13 @@
 #include <array>
 
 #include "../check.h"
+#include "../names.h"
 #include "dispatch.h"
 #include "memory.h"
 #include "prepacked.h"
 
 namespace fused_rnn {
-
-Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat;
-    case ScalarType::Double:
-      return Dtype::kDouble;
-    case ScalarType::BFloat16:
-      return Dtype::kBf16;
-    default:
-      STD_TORCH_CHECK(x.scalar_type() == ScalarType::Half,
-                      "x: expected dtype float32, float64, bfloat16 or float16");
-      return Dtype::kHalf;
-  }
-}
-
 namespace {
-
-Cell cell_named(const std::string& name) {
-  if (name == "lstm") return Cell::kLstm;
-  if (name == "gru") return Cell::kGru;
-  if (name == "gru_reset_before") return Cell::kGruResetBefore;
-  if (name == "rnn_tanh") return Cell::kRnnTanh;
-  STD_TORCH_CHECK(name == "rnn_relu", "cell: expected rnn_tanh, rnn_relu, gru, gru_reset_before ",
-                  "or lstm, got ", name);
-  return Cell::kRnnRelu;
-}
 
 // State, sums and tape: float32, or float64 for float64.
 ScalarType tape_type(const Shape& shape) {
@@ -60,7 +35,7 @@ struct Layer {
   Layer(const Tensor& x, const std::vector<Tensor>& tensors, const std::vector<int64_t>& reverse,
         const std::string& cell_name, const std::optional<Tensor>& lengths,
         const std::optional<Tensor>& resets) {
-    const Cell cell = cell_named(cell_name);
+    const Cell cell = cell_of(cell_name);
     const int64_t N = int64_t(reverse.size());
     STD_TORCH_CHECK(N > 0 && !tensors.empty() && tensors.size() % reverse.size() == 0,
                     "weights: expected the same number for each of ", N, " recurrences, got ",
@@ -76,8 +51,9 @@ struct Layer {
     STD_TORCH_CHECK(tensors[0].dim() == 2 && tensors[1].dim() == 2,
                     "weights: expected matrices first");
     const int64_t G = gate_count(cell);
-    shape = Shape{x.size(0), x.size(1),   x.size(2), tensors[0].size(0) / G, tensors[1].size(1), N,
-                  cell,      dtype_of(x), projected};
+    shape = Shape{x.size(0),          x.size(1), x.size(2), tensors[0].size(0) / G,
+                  tensors[1].size(1), N,         cell,      dtype_of_type(x.scalar_type()),
+                  projected};
     dtype = x.scalar_type();
     check_tensor("x", x, dtype, {shape.T, shape.B, shape.I});
     STD_TORCH_CHECK(shape.T > 0, "x: expected at least one step, got shape ",

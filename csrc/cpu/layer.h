@@ -9,14 +9,9 @@
 #include <tuple>
 #include <vector>
 
-#include "problem.h"
-
 namespace fused_rnn {
 
 using torch::stable::Tensor;
-
-// Throws for a tensor that no kernel takes.
-Dtype dtype_of(const Tensor& x);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
                                                    std::optional<Tensor> c0,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "../check.h"
+#include "../names.h"
 #include "dispatch.h"
 #include "layer.h"
 #include "memory.h"
@@ -15,7 +16,7 @@ Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias) {
   Linear args{};
   args.I = I;
   args.O = O;
-  args.dtype = dtype_of(weight);
+  args.dtype = dtype_of_type(weight.scalar_type());
   args.w = weight.const_data_ptr();
   args.b = bias ? bias->const_data_ptr() : nullptr;
   Tensor packed = make_prepacked(int64_t(kernels().prepacked_linear_bytes(args)));
@@ -33,7 +34,7 @@ Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns) {
   args.rows = rows;
   args.I = x.size(1);
   args.O = columns;
-  args.dtype = dtype_of(x);
+  args.dtype = dtype_of_type(x.scalar_type());
   args.x = x.const_data_ptr();
   args.y = y.mutable_data_ptr();
   const Kernels& k = kernels();

@@ -97,11 +97,7 @@ struct GridBackward {
   }
 
   DEVICE_FN void run() const {
-    for (int pass = 0; pass < passes; ++pass) {
-      own.differentiate(0, pass, own.load_inputs(0, pass));
-    }
-    for (int stage = 0; stage < own.at.walk.T; ++stage) step(stage);
-    own.finish();
+    own.run([this](int stage) { step(stage); });
   }
 };
 

@@ -96,6 +96,16 @@ struct GridGradients {
     if (cut) dc[spot.index] = 0;
   }
 
+  // All stages: step(k) makes of the k-th what the next one differentiates.
+  template <class Step>
+  DEVICE_FN void run(Step step) const {
+    for (int pass = 0; pass * kPassRows < rows; ++pass) {
+      differentiate(0, pass, load_inputs(0, pass));
+    }
+    for (int stage = 0; stage < walk.T; ++stage) step(stage);
+    finish();
+  }
+
   DEVICE_FN void finish() const {
     for (int pass = 0; pass * kPassRows < rows; ++pass) {
       const GridSpot spot(pass);
