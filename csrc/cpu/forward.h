@@ -45,7 +45,7 @@ class ForwardPass {
   // Bytes of one recurrence's weights as `prepack` leaves them.
   static size_t prepacked_bytes(const Forward& args) {
     Arena arena(nullptr);
-    ForwardPass(args, nullptr, 1, 0).lay_out_weights(arena, true);
+    ForwardPass(args, nullptr, 1, 0).lay_out_weights(arena, true, false);
     return arena.used();
   }
 
@@ -69,7 +69,12 @@ class ForwardPass {
     PanelMap<C> map;
     int64_t K;
     const IO* matrix;
-    Op* packed;  // null: taken as it lies
+    Op* packed;   // null: taken as it lies
+    bool at_use;  // packed a panel at a time, into the place of one
+
+    Op* panel(int64_t index) const {
+      return packed + (at_use ? 0 : index) * panel_size<Op>(map, K);
+    }
   };
 
   // What weights become: of one recurrence, in one piece of memory.
@@ -89,7 +94,12 @@ class ForwardPass {
 
   void lay_out();
 
-  Prepared lay_out_weights(Arena& arena, bool packed) const;
+  Prepared lay_out_weights(Arena& arena, bool packed, bool input_at_use) const;
+
+  // Whether this thread alone multiplies with its panels of the input's weights, and once.
+  bool projects_once() const {
+    return !args_.prepacked && s_.T > kUnpackedSteps && steps_ == s_.T && split_.row_groups == 1;
+  }
 
   // ---- packing and initial state
 
@@ -107,7 +117,7 @@ class ForwardPass {
       dot_panel(map, panel, product.matrix, product.K, a, count, init, c, c_stride);
       return;
     }
-    TileArgs<C> tile = panel_tile<Op>(map, product.packed, panel, product.K);
+    TileArgs<C> tile = panel_tile<Op>(map, product.panel(panel), product.K);
     for (int64_t r = 0; r < count; ++r) tile.a[r] = a[r];
     tile.init = init;
     tile.init_stride = 0;
@@ -176,6 +186,7 @@ class ForwardPass {
   }
 
   void project_panel(const Product& product, int64_t panel, int64_t count, int64_t column) {
+    if (product.at_use) pack(product, panel);
     const C* bias = shared_.bias + panel * kPanelColumns + column;
     cut_rows(product, panel, count, [&](int64_t first, int64_t rows) {
       multiply(product, panel, x_rows_ + first, rows, bias, xg_row(panel, first) + column,

@@ -30,8 +30,10 @@ template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::lay_out() {
   for (int g = 0; g < split_.recurrence_groups; ++g) {
     Shared shared{};
-    if (!args_.prepacked)
-      static_cast<Prepared&>(shared) = lay_out_weights(arena_, s_.T > kUnpackedSteps);
+    if (!args_.prepacked) {
+      static_cast<Prepared&>(shared) =
+          lay_out_weights(arena_, s_.T > kUnpackedSteps, projects_once());
+    }
     if (kSplitGates) shared.z = arena_.take<C>(s_.B * ld_h_);
     for (Op*& h : shared.h) h = arena_.take<Op>(s_.B * ld_p_);
     if (kSplitGates || s_.projected) shared.inner = arena_.take<Op>(s_.B * ld_h_);
@@ -47,7 +49,11 @@ void ForwardPass<IO, Op, cell>::lay_out() {
     C* xg = arena_.take<C>(most_panels * capacity_ * kPanelColumns);
     Op* converted = arena_.take<Op>(direct ? 0 : capacity_ * ld_x_);
     const Op** x_rows = arena_.take<const Op*>(capacity_);
+    Op* panel = arena_.take<Op>(projects_once() ? panel_size<Op>(gates_, s_.I) : 0);
     if (rank == place_.rank()) {
+      for (Product* product : {&shared_.input, &shared_.input_n}) {
+        if (product->at_use) product->packed = panel;
+      }
       xg_ = xg;
       converted_ = converted;
       x_rows_ = x_rows;
@@ -57,15 +63,16 @@ void ForwardPass<IO, Op, cell>::lay_out() {
 
 template <class IO, class Op, Cell cell>
 typename ForwardPass<IO, Op, cell>::Prepared ForwardPass<IO, Op, cell>::lay_out_weights(
-    Arena& arena, bool packed) const {
-  const auto product = [&](const PanelMap<C>& map, int64_t K) {
-    return Product{map, K, nullptr, packed ? arena.take<Op>(packed_size<Op>(map, K)) : nullptr};
+    Arena& arena, bool packed, bool input_at_use) const {
+  const auto product = [&](const PanelMap<C>& map, int64_t K, bool at_use = false) {
+    const int64_t size = packed && !at_use ? packed_size<Op>(map, K) : 0;
+    return Product{map, K, nullptr, size ? arena.take<Op>(size) : nullptr, at_use};
   };
   Prepared weights{};
-  weights.input = product(gates_, s_.I);
+  weights.input = product(gates_, s_.I, input_at_use);
   weights.hidden = product(gates_, s_.P);
   if (kSplitGates) {
-    weights.input_n = product(gate_n_, s_.I);
+    weights.input_n = product(gate_n_, s_.I, input_at_use);
     weights.hidden_n = product(gate_n_, s_.P);
   }
   if (s_.projected) weights.output = product(outputs_, s_.H);
@@ -78,7 +85,7 @@ void ForwardPass<IO, Op, cell>::prepack(const Forward& args, char* to) {
   ForwardPass pass(args, nullptr, 1, 0);
   for (int64_t n = 0; n < args.shape.N; ++n) {
     Arena arena(to + n * args.prepacked_bytes);
-    static_cast<Prepared&>(pass.shared_) = pass.lay_out_weights(arena, true);
+    static_cast<Prepared&>(pass.shared_) = pass.lay_out_weights(arena, true, false);
     pass.pack_weights(args.weights[n]);
   }
 }
@@ -90,7 +97,7 @@ void ForwardPass<IO, Op, cell>::prepare(int64_t n) {
   if (args_.prepacked) {
     // Laid out as `prepack` did, and only read.
     Arena arena(const_cast<char*>(args_.prepacked) + n * args_.prepacked_bytes);
-    static_cast<Prepared&>(shared_) = lay_out_weights(arena, true);
+    static_cast<Prepared&>(shared_) = lay_out_weights(arena, true, false);
   } else {
     pack_weights(args_.weights[n]);
   }
@@ -106,11 +113,9 @@ void ForwardPass<IO, Op, cell>::pack_weights(const Weights& w) {
   // The row groups of a thread's panels share the packing of those.
   for (int64_t p = panels_.begin; p < panels_.end; ++p) {
     if (p % split_.row_groups != place_.row_group) continue;
-    pack(shared_.input, p);
-    pack(shared_.hidden, p);
-    if (kSplitGates) {
-      pack(shared_.input_n, p);
-      pack(shared_.hidden_n, p);
+    for (const Product* product :
+         {&shared_.input, &shared_.input_n, &shared_.hidden, &shared_.hidden_n}) {
+      if (!product->at_use) pack(*product, p);
     }
     pack_bias(w, p);
   }
@@ -123,9 +128,8 @@ void ForwardPass<IO, Op, cell>::pack_weights(const Weights& w) {
 template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::pack(const Product& product, int64_t panel) {
   if (!product.packed) return;
-  const int64_t size = product.map.panel_columns() * round_up(product.K, kPair<Op>);
   const Matrix<IO> from{product.matrix, product.K, 1};
-  pack_panel(product.packed + panel * size, product.map, panel, from, product.K);
+  pack_panel(product.panel(panel), product.map, panel, from, product.K);
 }
 
 // b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).

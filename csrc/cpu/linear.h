@@ -22,10 +22,9 @@ class LinearPass {
   void prepack(char* to) {
     Arena arena(to);
     lay_out(arena);
-    const int64_t size = map_.panel_columns() * round_up(args_.I, kPair<Op>);
     const Matrix<IO> from{static_cast<const IO*>(args_.w), args_.I, 1};
     for (int64_t p = 0; p < map_.panels(); ++p) {
-      pack_panel(w_ + p * size, map_, p, from, args_.I);
+      pack_panel(panel(p), map_, p, from, args_.I);
     }
     convert(bias_, static_cast<const IO*>(args_.b), args_.O, map_.columns());
   }
@@ -68,16 +67,18 @@ class LinearPass {
     return copy;
   }
 
-  void multiply(int64_t panel, int vecs, const Op* x, int64_t first, int64_t count) const {
+  Op* panel(int64_t index) const { return w_ + index * panel_size<Op>(map_, args_.I); }
+
+  void multiply(int64_t index, int vecs, const Op* x, int64_t first, int64_t count) const {
     alignas(64) C sums[kMaxRows * kMaxVecs * L];
-    TileArgs<C> tile = panel_tile<Op>(map_, w_, panel, args_.I);
+    TileArgs<C> tile = panel_tile<Op>(map_, panel(index), args_.I);
     for (int64_t r = 0; r < count; ++r) tile.a[r] = x + (first + r) * ld();
-    tile.init = bias_ + panel * map_.panel_columns();
+    tile.init = bias_ + index * map_.panel_columns();
     tile.init_stride = 0;
     tile.c = sums;
     tile.c_stride = vecs * L;
     run_tile<Op>(int(count), vecs, tile);
-    const int64_t column = panel * map_.width(), columns = map_.units_in(panel);
+    const int64_t column = index * map_.width(), columns = map_.units_in(index);
     for (int64_t r = 0; r < count; ++r) {
       IO* y = static_cast<IO*>(args_.y) + (first + r) * args_.O + column;
       convert(y, sums + r * vecs * L, columns, columns);

@@ -174,10 +174,10 @@ VEC_FN void store_operand(Bf16* to, FloatV first, FloatV second) {
 }
 #endif
 
-// Panel `panel` of the map: (round_up(K, pair) / pair, panel_vecs, lanes, pair).
+// K rows of panel `panel` of the map: (round_up(K, pair) / pair, panel_vecs, lanes, pair).
 template <class Op, class C, class IO>
-VEC_FN void pack_panel(Op* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
-                       int64_t K) {
+VEC_FN void pack_rows(Op* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
+                      int64_t K) {
   constexpr int L = kLanes<C>;
   const int64_t step = int64_t(map.panel_vecs()) * L * kPair<Op>;
   for (int g = 0; g < map.gates; ++g) {
@@ -192,21 +192,39 @@ VEC_FN void pack_panel(Op* to, const PanelMap<C>& map, int64_t panel, const Matr
   }
 }
 
-// The product of rows, to be named, with panel `panel` of a matrix packed K deep.
+// A whole panel; in blocks of rows where these lie together, as whole columns where those do.
+template <class Op, class C, class IO>
+VEC_FN void pack_panel(Op* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
+                       int64_t K) {
+  const int64_t block = from.column_step == 1 ? 2 * kLanes<C> : K;
+  for (int64_t k = 0; k < K; k += block) {
+    Matrix<IO> part = from;
+    part.data += k * from.k_step;
+    pack_rows(to + k * map.panel_columns(), map, panel, part, min(block, K - k));
+  }
+}
+
+// The product of rows, to be named, with a panel packed K deep.
 template <class Op, class C>
-VEC_FN TileArgs<C> panel_tile(const PanelMap<C>& map, const Op* w, int64_t panel, int64_t K) {
+VEC_FN TileArgs<C> panel_tile(const PanelMap<C>& map, const Op* panel, int64_t K) {
   TileArgs<C> tile;
   tile.K = round_up(K, kPair<Op>);
   tile.a_step = 1;
-  tile.b = w + panel * map.panel_columns() * tile.K;
+  tile.b = panel;
   tile.b_step = map.panel_columns();
   return tile;
+}
+
+// Elements of one packed panel.
+template <class Op, class C>
+constexpr int64_t panel_size(const PanelMap<C>& map, int64_t K) {
+  return map.panel_columns() * round_up(K, kPair<Op>);
 }
 
 // Elements of a whole packed matrix.
 template <class Op, class C>
 constexpr int64_t packed_size(const PanelMap<C>& map, int64_t K) {
-  return map.columns() * round_up(K, kPair<Op>);
+  return map.panels() * panel_size<Op>(map, K);
 }
 
 }  // namespace FUSED_RNN_ISA
