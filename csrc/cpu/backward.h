@@ -185,21 +185,21 @@ class BackwardPass {
     }
     place_.wait_units(team);
     if (kBefore) {
-      for (int64_t p = units_.begin; p < units_.end; ++p) {
+      units_.at_step(t, [&](int64_t p) {
         for_products(shared_.hidden_n, p, shared_.dg_op, ld_g_, t, offset,
                      [&](const At& a, int64_t u, int64_t lanes, V d) { reset(a, u, lanes, d); });
-      }
+      });
       place_.wait_units(team);
     }
     if (!go_on) return;
-    for (int64_t p = columns_.begin; p < columns_.end; ++p) {
+    columns_.at_step(t, [&](int64_t p) {
       for_products(shared_.hidden, p, shared_.dg_op + kHiddenSlot * gate_, ld_g_, t, offset,
                    [&](const At& a, int64_t u, int64_t, V sum) {
                      C* dh = shared_.dh + a.p * ld_p_ + u;
                      if (kGru || kBefore) sum += load(dh);
                      store(dh, a.cut ? V{} : sum);
                    });
-    }
+    });
   }
 
   int64_t units_end() const { return min(units_.end * kMaxVecs * L, s_.H); }

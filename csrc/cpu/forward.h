@@ -222,16 +222,16 @@ class ForwardPass {
     const int64_t t = rows_.time(k), active = rows_.active(t);
     now_ = shared_.h[k & 1];
     next_ = shared_.h[(k & 1) ^ 1];
-    for (int64_t p = panels_.begin; p < panels_.end; ++p) {
+    panels_.at_step(k, [&](int64_t p) {
       for_products(shared_.hidden, p, now_, ld_p_, active,
                    [&](int64_t j, const C* sum) { finish_gates(at(j, t, offset), p, sum); });
-    }
+    });
     if (kSplitGates) {
       place_.wait_units(team);
-      for (int64_t p = panels_.begin; p < panels_.end; ++p) {
+      panels_.at_step(k, [&](int64_t p) {
         for_products(shared_.hidden_n, p, shared_.inner, ld_h_, active,
                      [&](int64_t j, const C* sum) { finish_n(at(j, t, offset), p, sum); });
-      }
+      });
     }
     if (s_.projected) {
       place_.wait_units(team);

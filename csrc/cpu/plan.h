@@ -62,6 +62,13 @@ struct Range {
 
   Range(int64_t items, int rank, int size)
       : begin(items * rank / size), end(items * (rank + 1) / size) {}
+
+  // f(item) for each, at odd steps from the end: the cache still holds what the last step read
+  // last. In one and the same order, a share larger than the cache would find nothing there.
+  template <class F>
+  void at_step(int64_t step, F f) const {
+    for (int64_t i = begin; i < end; ++i) f(step & 1 ? begin + end - 1 - i : i);
+  }
 };
 
 // One row group's rows of one recurrence, and what happens to them at a step.
