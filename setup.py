@@ -54,11 +54,10 @@ def extension(name: str, sources: list[str], **more: list[Any]) -> Extension:
 
 def cpu_sources() -> list[str]:
     """Returns the C++ files for this machine's processor family."""
-    sources = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
-    names = ("dispatch", "isa_portable", "layer", "linear", "memory", "prepacked", "select")
-    sources += [f"csrc/cpu/{name}.cpp" for name in names]
-    if platform.machine() in ("x86_64", "AMD64"):
-        sources += [f"csrc/cpu/isa_{name}.cpp" for name in INSTRUCTION_SETS]
+    parts = [*Path("csrc").glob("*.cpp"), *Path("csrc/cpu").glob("*.cpp")]
+    sources = sorted(str(part) for part in parts if not part.stem.startswith("isa_"))
+    sets = INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else ()
+    sources += [f"csrc/cpu/isa_{name}.cpp" for name in ("portable", *sets)]
     return sources
 
 

@@ -17,6 +17,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("native_backward", TORCH_BOX(&fused_rnn::backward));
   m.impl("native_prepack", TORCH_BOX(&fused_rnn::prepack));
   m.impl("native_prepacked_forward", TORCH_BOX(&fused_rnn::prepacked_forward));
+  m.impl("native_prepacked_step", TORCH_BOX(&fused_rnn::prepacked_step));
   m.impl("native_prepack_linear", TORCH_BOX(&fused_rnn::prepack_linear));
   m.impl("native_prepacked_linear", TORCH_BOX(&fused_rnn::prepacked_linear));
   m.impl("native_log_softmax", TORCH_BOX(&fused_rnn::log_softmax));

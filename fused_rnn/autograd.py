@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import reference, torch_backend
-from .ops import PAIRS, LayerOutput, OpPair, layout, prepacked_forward
+from .ops import PAIRS, LayerOutput, OpPair, layout
 from .transforms import (
     Function,
     Many,
@@ -70,7 +70,6 @@ def layer(
     cell: str,
     reverse: tuple[int, ...],
     backend: str,
-    prepacked: Maybe = None,
 ) -> LayerOutput:
     """The outputs and final states of N recurrences over one input, on the backend named.
 
@@ -84,8 +83,6 @@ def layer(
         cell: a key of `ops.GATES`.
         reverse: N flags, 1 where the recurrence walks backward in time.
         backend: a name that `backends.choose` returned for this call.
-        prepacked: the weights as the native backend's CPU kernels read them, for calls of which
-            no gradient is recorded. Default None.
 
     Returns:
         y (T, B, N, P), hn (N, B, P), cn (N, B, H) or None.
@@ -97,15 +94,13 @@ def layer(
     if backend == "torch":
         return torch_backend.layer(x, h0, c0, weights, lengths, cell=cell, reverse=reverse)
     pair = PAIRS[backend]
-    x, h0, c0, lengths, resets, *weights = _contiguous(x, h0, c0, lengths, resets, *weights)
-    learning = _learning(x, h0, c0, *weights)
+    x, h0, c0, lengths, resets, *weights = contiguous(x, h0, c0, lengths, resets, *weights)
+    learning = records_gradient(x, h0, c0, *weights)
     if tracing:
         y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, learning)
     elif learning or transformed():
         plan = Plan(pair, cell, reverse)
         y, hn, cn, _ = LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
-    elif prepacked is not None and backend == "native":
-        y, hn, cn = prepacked_forward(x, h0, c0, prepacked, weights, lengths, resets, cell, reverse)
     else:
         # The kernel for autograd costs a Python call too: pass it by.
         with torch._C._AutoDispatchBelowAutograd():
@@ -113,11 +108,13 @@ def layer(
     return LayerOutput(y, hn, cn if cell == "lstm" else None)
 
 
-def _contiguous(*tensors: Maybe) -> list[Any]:
+def contiguous(*tensors: Maybe) -> list[Any]:
+    """The tensors as the compiled ops take them."""
     return [None if t is None else t.contiguous() for t in tensors]
 
 
-def _learning(*tensors: Maybe) -> bool:
+def records_gradient(*tensors: Maybe) -> bool:
+    """Whether a call that takes these tensors is recorded for a backward pass."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -192,7 +189,7 @@ class LayerBackward(Function):
         dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights = args
         if older_vmap_maps(dy, dhn, dcn):
             return older_vmap(partial(_mapped_backward, plan), args)
-        dy, dhn, dcn = _contiguous(dy, dhn, dcn)
+        dy, dhn, dcn = contiguous(dy, dhn, dcn)
         with torch._C._AutoDispatchBelowAutograd():
             dx, dh0, dc0, dweights = plan.pair.backward(
                 *(dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),
@@ -275,7 +272,7 @@ def _register(library: torch.library.Library, pair: OpPair) -> None:
 
     def forward(*args: Any) -> Any:
         x, h0, c0, weights, lengths, resets, cell, reverse, keep_tape = args
-        if not (transformed() or _learning(x, h0, c0, *weights)):
+        if not (transformed() or records_gradient(x, h0, c0, *weights)):
             with torch._C._AutoDispatchBelowAutograd():
                 return pair.forward(*args)
         plan = Plan(pair, cell, tuple(reverse), keep_tape=keep_tape)
@@ -283,7 +280,7 @@ def _register(library: torch.library.Library, pair: OpPair) -> None:
 
     def backward(*args: Any) -> Any:
         dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape, cell, reverse, *needs = args
-        if not (transformed() or _learning(dy, dhn, dcn, x, h0, c0, *weights)):
+        if not (transformed() or records_gradient(dy, dhn, dcn, x, h0, c0, *weights)):
             with torch._C._AutoDispatchBelowAutograd():
                 return pair.backward(*args)
         plan = Plan(pair, cell, tuple(reverse), Needs(*needs))

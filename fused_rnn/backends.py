@@ -95,6 +95,19 @@ def check_name(name: str) -> str:
     return name
 
 
+def asked_for(requested: str) -> str:
+    """The name requested, or in its place, if that is "auto", what `use_backend` names.
+
+    Raises:
+        ValueError: `requested` is no backend.
+    """
+    if requested != "auto":
+        return check_name(requested)
+    if torch.compiler.is_compiling():
+        return _open_contexts[-1] if _open_contexts else "auto"
+    return _requested.get()
+
+
 def choose(query: Query, requested: str = "auto") -> str:
     """The backend that runs `query`.
 
@@ -105,12 +118,7 @@ def choose(query: Query, requested: str = "auto") -> str:
         RuntimeError: the backend asked for by name cannot run `query`.
         ValueError: `requested` is no backend.
     """
-    if requested != "auto":
-        name = check_name(requested)
-    elif torch.compiler.is_compiling():
-        name = _open_contexts[-1] if _open_contexts else "auto"
-    else:
-        name = _requested.get()
+    name = asked_for(requested)
     if name == "auto":
         return _first_able(query)
     reason = PREDICATES[name](query)

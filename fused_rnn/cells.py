@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from . import backends, precision, validation
-from .autograd import layer
+from .autograd import contiguous, layer
 from .conversion import Convertible
-from .ops import prepack
+from .ops import prepack, prepacked_step
 from .prepacking import Prepackable
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -55,27 +55,30 @@ class FusedCell(Convertible, Prepackable, nn.RNNCellBase):
             with torch.autocast(x.device.type, enabled=False):
                 return self._run(*lowered)
         validation.check_cell(x, states, weights)
+        h0, c0 = (*states, None, None)[:2]
+        packs = self._packs(weights, x, *states)
+        if packs is not None:
+            hn, cn = prepacked_step(*contiguous(x, h0, c0), packs[0])
+            return (hn,) if cn is None else (hn, cn)
         cell = self._cell()
         query = backends.Query(cell, x.dtype, x.device.type)
         backend = backends.choose(query, self.backend)
-        packs = self._prepacked(weights)
         # A layer of one direction and one step.
         _, hn, cn = layer(
             x.unsqueeze(0),
-            states[0].unsqueeze(0) if states else None,
-            states[1].unsqueeze(0) if len(states) == 2 else None,
+            None if h0 is None else h0.unsqueeze(0),
+            None if c0 is None else c0.unsqueeze(0),
             weights,
             None,
             None,
             cell=cell,
             reverse=(0,),
             backend=backend,
-            prepacked=None if packs is None else packs[0],
         )
         return (hn.squeeze(0),) if cn is None else (hn.squeeze(0), cn.squeeze(0))
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return [prepack(weights, self._cell(), 1)]
+        return [prepack(weights, self._cell(), (0,))]
 
     def _weights(self) -> list[Tensor]:
         weights: list[Any]

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from . import backends, precision, validation
-from .autograd import layer
-from .ops import GATES, LayerOutput, layout
+from .autograd import contiguous, layer
+from .ops import GATES, LayerOutput, layout, prepacked_forward
 
 Between = Callable[[Tensor], Tensor]
 Lengths = Tensor | Sequence[int] | None
@@ -35,7 +35,6 @@ def stack(
     training: bool,
     backend: str,
     between: Between | None = None,
-    prepacked: Sequence[Tensor] | None = None,
 ) -> LayerOutput:
     """The last layer's outputs and every layer's final states; nothing is checked here.
 
@@ -51,7 +50,6 @@ def stack(
         dropout: probability between layers, in training.
         backend: a backend's name or "auto".
         between: applied between layers in place of plain dropout.
-        prepacked: the weights of each layer as `autograd.layer` takes them.
 
     Returns:
         y (T, B, D*P), hn (L*D, B, P), cn (L*D, B, H) or None.
@@ -61,12 +59,13 @@ def stack(
     query = (cell, x.dtype, x.device.type, reverse, resets is not None, shape.projection)
     name = backends.choose(backends.Query(*query), backend)
     per = shape.per_recurrence * directions
-    packs: Sequence[Tensor | None] = prepacked or (None,) * (len(weights) // per)
-    run = partial(layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=name)
     if len(weights) == per:
-        y, hn, cn = run(x, h0, c0, weights, prepacked=packs[0])
+        y, hn, cn = layer(
+            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=name
+        )
         # One direction needs no more than a squeeze, the cheaper view.
         return LayerOutput(y.squeeze(2) if directions == 1 else y.flatten(2), hn, cn)
+    run = partial(layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=name)
     hs, cs = [], []
     for at in range(len(weights) // per):
         if at and between is not None:
@@ -75,12 +74,38 @@ def stack(
             x = drop(x, dropout)
         rows = slice(at * directions, (at + 1) * directions)
         h, c = (None if state is None else state[rows] for state in (h0, c0))
-        y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per], prepacked=packs[at])
+        y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per])
         x = y.flatten(2)
         hs.append(hn)
         cs.append(cn)
     cells = None if cs[0] is None else torch.cat([c for c in cs if c is not None])
     return LayerOutput(x, torch.cat(hs), cells)
+
+
+def prepacked_stack(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    packs: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> LayerOutput:
+    """What `stack` returns, from packed weights: without gradients, without dropout.
+
+    Args:
+        packs: of each layer, what `ops.prepack` makes of its weights.
+        others: as `stack` takes them.
+    """
+    x, h0, c0, lengths, resets = contiguous(x, h0, c0, lengths, resets)
+    if len(packs) == 1:
+        return LayerOutput(*prepacked_forward(x, h0, c0, packs[0], lengths, resets))
+    hs, cs = [], []
+    for at, pack in enumerate(packs):
+        h, c = (None if s is None else s.chunk(len(packs))[at] for s in (h0, c0))
+        x, hn, cn = prepacked_forward(x, h, c, pack, lengths, resets)
+        hs.append(hn)
+        cs.append(cn)
+    return LayerOutput(x, torch.cat(hs), None if cs[0] is None else torch.cat(cs))
 
 
 def rnn(

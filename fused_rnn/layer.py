@@ -149,6 +149,9 @@ class FusedLayer(Convertible, Prepackable, nn.RNNBase):
             for state in states:
                 validation.check_state_like(state, x)
             h0, c0 = states[0], (states[1] if len(states) == 2 else None)
+        packs = self._packs(weights, x, *states)
+        if packs is not None and not (self.training and self.dropout):
+            return functional.prepacked_stack(x, h0, c0, packs, lengths, resets)
         return functional.stack(
             x,
             h0,
@@ -162,14 +165,13 @@ class FusedLayer(Convertible, Prepackable, nn.RNNBase):
             training=self.training,
             backend=self.backend,
             between=between,
-            prepacked=self._prepacked(weights),
         )
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        directions = 2 if self.bidirectional else 1
+        reverse = (0, 1) if self.bidirectional else (0,)
         per = len(weights) // self.num_layers
         layers = (weights[at : at + per] for at in range(0, len(weights), per))
-        return [prepack(own, self._cell(), directions) for own in layers]
+        return [prepack(own, self._cell(), reverse) for own in layers]
 
     def _weights(self) -> list[Tensor]:
         parameters: dict[str, Any] = self._parameters

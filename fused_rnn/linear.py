@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .autograd import transformed
 from .ops import prepack_linear, prepacked_linear
 from .prepacking import Prepackable
 
@@ -17,7 +16,7 @@ class Linear(Prepackable, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Returns `input` (..., I) times the weights, with the bias: (..., O)."""
         # Looked up first: computed weights cost an evaluation, and are never held.
-        packs = self._prepacked(self._weights()) if self._is_held() else None
+        packs = None if self._held() is None else self._packs(self._weights(), input)
         if packs is None or not self._fits(input):
             return super().forward(input)
         rows = input.reshape(-1, self.in_features).contiguous()
@@ -28,9 +27,8 @@ class Linear(Prepackable, nn.Linear):
         """Whether the kernel takes an input; torch.nn tells what is wrong with the others."""
         weight = self.weight
         same = input.dtype == weight.dtype and input.device == weight.device
-        plain = not (torch._C._is_any_autocast_enabled() or transformed())
         right = input.dim() > 0 and input.size(-1) == self.in_features
-        return same and plain and right and not torch.is_grad_enabled()
+        return same and right and not torch._C._is_any_autocast_enabled()
 
     def _weights(self) -> list[Tensor]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]

@@ -28,10 +28,13 @@ _BACKWARD = (
 )
 # Without derivatives, on the CPU. Weights packed beforehand are one tensor of bytes.
 _UNDERIVED = {
-    "native_prepack": "(Tensor[] weights, str cell, int recurrences) -> Tensor",
+    "native_prepack": "(Tensor[] weights, str cell, int[] reverse) -> Tensor",
     "native_prepacked_forward": (
-        "(Tensor x, Tensor? h0, Tensor? c0, Tensor prepacked, Tensor[] weights, Tensor? lengths, "
-        "Tensor? resets, str cell, int[] reverse) -> (Tensor y, Tensor hn, Tensor cn)"
+        "(Tensor x, Tensor? h0, Tensor? c0, Tensor prepacked, Tensor? lengths, Tensor? resets) "
+        "-> (Tensor y, Tensor hn, Tensor? cn)"
+    ),
+    "native_prepacked_step": (
+        "(Tensor x, Tensor? h0, Tensor? c0, Tensor prepacked) -> (Tensor hn, Tensor? cn)"
     ),
     "native_prepack_linear": "(Tensor weight, Tensor? bias) -> Tensor",
     "native_prepacked_linear": "(Tensor x, Tensor prepacked, int columns) -> Tensor",
@@ -204,6 +207,7 @@ for _name, _schema in _UNDERIVED.items():
     torch.library.define(f"fused_rnn::{_name}", _schema)
 prepack = torch.ops.fused_rnn.native_prepack.default
 prepacked_forward = torch.ops.fused_rnn.native_prepacked_forward.default
+prepacked_step = torch.ops.fused_rnn.native_prepacked_step.default
 prepack_linear = torch.ops.fused_rnn.native_prepack_linear.default
 prepacked_linear = torch.ops.fused_rnn.native_prepacked_linear.default
 log_softmax = torch.ops.fused_rnn.native_log_softmax.default

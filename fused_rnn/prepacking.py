@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import is_
 from threading import RLock
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import native
+from . import backends, native
+from .autograd import records_gradient, transformed
+
+# Those asked for by which the packed weights serve.
+_BACKENDS = ("auto", "native")
 
 
 @dataclass
@@ -25,6 +30,14 @@ class _Kept:
     packs: list[Tensor]
     holders: int
 
+    def check(self, weights: Sequence[Tensor]) -> None:
+        """Raises RuntimeError unless the packs are of these weights."""
+        if not all(map(is_, weights, self.weights)) or _versions(weights) != self.versions:
+            raise RuntimeError(
+                "weights: expected those that the open context of fused_rnn.prepacked keeps a "
+                "copy of, got others; change weights outside of it"
+            )
+
 
 # By module, so that neither copies nor saved modules carry any.
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
@@ -35,6 +48,9 @@ _lock = RLock()
 class Prepackable(nn.Module):
     """A module whose CPU kernels can take weights packed beforehand."""
 
+    # As the constructor's argument of that name, where there is one.
+    backend = "auto"
+
     def _weights(self) -> list[Tensor]:
         """The weights, as its kernels take them."""
         raise NotImplementedError
@@ -43,27 +59,26 @@ class Prepackable(nn.Module):
         """The same packed."""
         raise NotImplementedError
 
-    def _is_held(self) -> bool:
-        """Whether an open context keeps packed weights of this module."""
-        return not torch.compiler.is_compiling() and bool(_kept) and self in _kept
+    def _held(self) -> _Kept | None:
+        """What an open context keeps of this module."""
+        if torch.compiler.is_compiling() or not _kept:
+            return None
+        return _kept.get(self)
 
-    def _prepacked(self, weights: Sequence[Tensor]) -> list[Tensor] | None:
-        """The packed weights that a context keeps for `weights`, if there are any.
+    def _packs(self, weights: Sequence[Tensor], *inputs: Tensor) -> list[Tensor] | None:
+        """The packed weights, where a context keeps them and this call can do with them.
 
         Raises:
-            RuntimeError: they were kept of others.
+            RuntimeError: they were kept of other weights.
         """
-        kept = _kept.get(self) if self._is_held() else None
+        kept = self._held()
         # Autocast computes with weights of another dtype.
         if kept is None or weights[0].dtype != kept.weights[0].dtype:
             return None
-        own = zip(weights, kept.weights, kept.versions, strict=True)
-        if any(new is not old or _version(new) != version for new, old, version in own):
-            raise RuntimeError(
-                "weights: expected those that the open context of fused_rnn.prepacked keeps a copy "
-                "of, got others; change weights outside of it"
-            )
-        return kept.packs
+        kept.check(weights)
+        if transformed() or records_gradient(*inputs, *weights):
+            return None
+        return kept.packs if backends.asked_for(self.backend) in _BACKENDS else None
 
 
 @contextmanager
@@ -102,7 +117,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 def _suits(module: Prepackable) -> bool:
     if native.why_unavailable() is not None or parametrize.is_parametrized(module):
         return False
-    if getattr(module, "backend", "auto") not in ("auto", "native"):
+    if module.backend not in _BACKENDS:
         return False
     return all(
         isinstance(w, nn.Parameter)
@@ -119,11 +134,11 @@ def _hold(module: Prepackable) -> _Kept:
         weights = module._weights()
         with torch.no_grad():
             packs = module._prepack([w.contiguous() for w in weights])
-        kept = _kept[module] = _Kept(weights, [_version(w) for w in weights], packs, 0)
+        kept = _kept[module] = _Kept(weights, _versions(weights), packs, 0)
     kept.holders += 1
     return kept
 
 
-def _version(weight: Tensor) -> int:
+def _versions(weights: Sequence[Tensor]) -> list[int]:
     # Those made in inference mode count no changes.
-    return 0 if weight.is_inference() else weight._version
+    return [0 if w.is_inference() else w._version for w in weights]

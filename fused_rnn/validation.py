@@ -90,9 +90,13 @@ def _raise_device(x: Tensor, name: str, other: Tensor) -> None:
 def check_state_dims(states: Sequence[Tensor], *, batched: bool) -> None:
     """Raises unless each of (hx,) or (hx, cx) has as many axes as the input."""
     dim = 3 if batched else 2
-    if all(state.dim() == dim for state in states):
-        return
-    form = "batched 3-D" if batched else "unbatched 2-D"
+    for state in states:
+        if state.dim() != dim:
+            _raise_state_dims(states, dim)
+
+
+def _raise_state_dims(states: Sequence[Tensor], dim: int) -> None:
+    form = "batched 3-D" if dim == 3 else "unbatched 2-D"
     found = [f"{state.dim()}-D" for state in states]
     names, got = "hx", f"{found[0]} tensor"
     if len(states) == 2:
@@ -204,15 +208,20 @@ def check_cell(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -
         raise RuntimeError(
             f"input and weight must have the same dtype, but got {x.dtype} and {w_ih.dtype}"
         )
+    expected = (rows, w_hh.size(1))
     for index, state in enumerate(states):
-        if state.size(0) != rows:
-            raise RuntimeError(
-                f"Input batch size {rows} doesn't match hidden{index} batch size {state.size(0)}"
-            )
-        # torch.nn reads past the shape here when the number of axes is wrong.
-        if state.shape[1:] != w_hh.shape[1:]:
-            sizes = state.size(1) if state.dim() == 2 else tuple(state.shape)
-            raise RuntimeError(
-                f"hidden{index} has inconsistent hidden_size: got {sizes}, expected {w_hh.size(1)}"
-            )
+        if state.shape != expected:
+            _raise_cell_state(index, state, *expected)
         check_state_like(state, x)
+
+
+def _raise_cell_state(index: int, state: Tensor, rows: int, hidden: int) -> None:
+    if state.size(0) != rows:
+        raise RuntimeError(
+            f"Input batch size {rows} doesn't match hidden{index} batch size {state.size(0)}"
+        )
+    # torch.nn reads past the shape here when the number of axes is wrong.
+    sizes = state.size(1) if state.dim() == 2 else tuple(state.shape)
+    raise RuntimeError(
+        f"hidden{index} has inconsistent hidden_size: got {sizes}, expected {hidden}"
+    )

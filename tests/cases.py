@@ -188,15 +188,11 @@ def run(case: Case, inputs: Inputs, backend: str) -> dict[str, Tensor]:
 def run_prepacked(case: Case) -> dict[str, Tensor]:
     """Outputs of a layer whose weights were packed beforehand."""
     inputs = make(case)
-    with torch.no_grad():
-        output = autograd.layer(
-            *inputs[:6],
-            cell=case.cell,
-            reverse=case.reverse,
-            backend="native",
-            prepacked=ops.prepack(inputs.weights, case.cell, len(case.reverse)),
-        )
-    return {n: t for n, t in zip(("y", "hn", "cn"), output, strict=True) if t is not None}
+    x, h0, c0, weights, lengths, resets = inputs[:6]
+    pack = ops.prepack(weights, case.cell, case.reverse)
+    y, hn, cn = ops.prepacked_forward(x, h0, c0, pack, lengths, resets)
+    y = y.unflatten(2, (len(case.reverse), -1))
+    return {n: t for n, t in zip(("y", "hn", "cn"), (y, hn, cn), strict=True) if t is not None}
 
 
 @functools.lru_cache(maxsize=512)

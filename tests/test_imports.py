@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
     | {"_C", "_C_cuda"},
-    {"transforms", "packing", "precision", "prepacking", "selection"},
+    {"transforms", "packing", "precision", "selection"},
     {"autograd", "backends"},
-    {"functional"},
+    {"functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "fuse", "conversion"},
     {"__init__"},
     {"text", "seq2seq", "cli", "__main__"},

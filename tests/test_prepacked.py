@@ -27,7 +27,7 @@ from torch.nn.utils import parametrizations, parametrize
 from twins import state, tensors
 
 import fused_rnn
-from fused_rnn import autograd, native, ops, prepacking
+from fused_rnn import functional, native, ops, prepacking
 from fused_rnn.linear import Linear
 from fused_rnn.seq2seq import LanguageModel, LanguageModelConfig, beam_search, greedy_search
 from fused_rnn.testing import assert_within_budget
@@ -65,6 +65,19 @@ def test_calls_of_more_steps_give_the_same_bits(cell: str) -> None:
     case = Case(cell, 9, 5, 19, 37, "fp32", reverse=(0, 1), lengths=True)
     ours, plain = run_prepacked(case), run(case, make(case), "native")
     assert all(torch.equal(ours[name], plain[name]) for name in ours)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_step_is_a_sequence_of_one(cell: str, dtype: str) -> None:
+    x, h0, c0, weights = make(Case(cell, 1, 5, 19, 37, dtype))[:4]
+    pack = ops.prepack(weights, cell, (0,))
+    for given in ((x, h0, c0), (x, None, None), (x[:, :0], None, None)):
+        step = ops.prepacked_step(*(None if t is None else t[0] for t in given), pack)
+        _, *sequence = ops.prepacked_forward(*given, pack, None, None)
+        for ours, expected in zip(step, sequence, strict=True):
+            assert (ours is None) == (expected is None)
+            assert ours is None or torch.equal(ours, expected[0])
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
@@ -151,7 +164,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         made.append(args)
         return ops.prepacked_forward(*args)
 
-    monkeypatch.setattr(autograd, "prepacked_forward", forward)
+    monkeypatch.setattr(functional, "prepacked_forward", forward)
     return made
 
 
@@ -173,6 +186,14 @@ def test_who_takes_packed_weights(layer: fused_rnn.FusedGRU, calls: list[object]
     with torch.no_grad():
         layer(X)
     assert len(calls) == 1
+
+
+def test_dropout_is_drawn(calls: list[object]) -> None:
+    layer = fused_rnn.FusedGRU(3, 20, 2, dropout=1.0)
+    with torch.no_grad(), fused_rnn.prepacked(layer):
+        dropped, kept = layer(X)[0], layer.eval()(X)[0]
+    assert not torch.equal(dropped, kept)
+    assert len(calls) == 2, "two layers, in evaluation only"
 
 
 def test_weights_made_in_inference_mode(calls: list[object]) -> None:
@@ -310,6 +331,16 @@ def test_packs_of_another_instruction_set() -> None:
         native.set_instruction_set(before)
 
 
+def gru(*reverse: int) -> Tensor:
+    reverse = reverse or (0,)
+    weights = [torch.zeros(12, 3), torch.zeros(12, 4)] * len(reverse)
+    return ops.prepack(weights, "gru", reverse)
+
+
+def forward(pack: Tensor, x: Tensor = X, h0: Tensor | None = None) -> Any:
+    return ops.prepacked_forward(x, h0, None, pack, None, None)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -318,8 +349,20 @@ def test_packs_of_another_instruction_set() -> None:
         (lambda pack: ops.prepacked_linear(torch.zeros(1, 8), pack, 0), "columns: expected"),
         (lambda pack: ops.prepacked_linear(torch.zeros(1, 8), pack[1:], 8), "prepacked: exp"),
         (lambda pack: ops.prepack_linear(torch.zeros(8), None), "weight: expected 2 dim"),
-        (lambda pack: ops.prepack([torch.zeros(6)] * 2, "gru", 1), "weights: expected matrices"),
-        (lambda pack: ops.prepack([torch.zeros(6, 2)] * 2, "gru", 0), "weights: expected"),
+        (lambda pack: ops.prepack([torch.zeros(6)] * 2, "gru", [0]), "weights: expected matrices"),
+        (lambda pack: ops.prepack([torch.zeros(6, 2)] * 2, "gru", []), "weights: expected"),
+        (lambda pack: forward(pack), "prepacked: expected what prepack returns"),
+        (lambda pack: ops.prepacked_linear(torch.zeros(1, 8), gru(), 8), "what prepack_linear ret"),
+        (lambda pack: forward(gru()[:80]), "prepacked: expected sizes first, got 16 bytes"),
+        (lambda pack: forward(gru()[:-1]), "prepacked: expected .* bytes behind their header"),
+        (lambda pack: forward(gru(), X.double()), "x: expected the dtype of the packed weights"),
+        (lambda pack: forward(gru(), X[:0]), "x: expected at least one step"),
+        (lambda pack: forward(gru(), X[..., :2]), "x: expected shape .1, 2, 3., got .1, 2, 2."),
+        (lambda pack: forward(gru(), X[0]), "x: expected 3 dimensions"),
+        (lambda pack: forward(gru(), X, X), "h0: expected shape .1, 2, 4., got .1, 2, 3."),
+        (lambda pack: ops.prepacked_step(X, None, None, gru()), "x: expected 2 dimensions"),
+        (lambda pack: ops.prepacked_step(X[0], X[0], None, gru()), "h0: expected shape .2, 4."),
+        (lambda pack: ops.prepacked_step(X[0], None, None, gru(0, 1)), "expected one recurrence"),
         (lambda pack: ops.top(torch.zeros(2, 3), 4), "k: expected 1 to 3, got 4"),
         (lambda pack: ops.top(torch.zeros(3), 1), "x: expected 2 dimensions"),
         (lambda pack: ops.log_softmax(torch.zeros(2, 3).double()), "x: expected dtype Float"),

@@ -82,6 +82,7 @@ class ForwardPass {
     Product input, hidden, output;
     Product input_n, hidden_n;  // the textbook GRU's n, whose product comes second
     C* bias;                    // (panels, panel columns)
+    C* bias_q;                  // (panels, units): b_hh of the reset-after GRU's n
   };
 
   // Shared by the threads of one recurrence.
@@ -269,10 +270,6 @@ class ForwardPass {
   void finish_n(const At& a, int64_t panel, const C* sum);
 
   void finish_output(const At& a, int64_t panel, const C* sum);
-
-  V hidden_bias(int64_t row, int64_t lanes) const {
-    return load_n<C>(static_cast<const IO*>(args_.weights[n_].b_hh) + row, lanes);
-  }
 
   V previous(const At& a, int64_t u) const {
     if constexpr (kOwnState) {

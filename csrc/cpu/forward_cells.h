@@ -26,8 +26,7 @@ void ForwardPass<IO, Op, cell>::finish_gates(const At& a, int64_t panel, const C
         emit(a, u, lanes, s.h);
       }
     } else if constexpr (cell == Cell::kGru) {
-      V q = load(sum + 2 * L);
-      if (args_.weights[n_].b_hh) q = q + hidden_bias(2 * s_.H + u, lanes);
+      const V q = load(sum + 2 * L) + load(shared_.bias_q + u);
       const auto s = cells::gru_forward<M>(gate(0), gate(1), load(xg + 2 * L), q, previous(a, u));
       keep(a, u, lanes, {s.r, s.z, s.n, q});
       emit(a, u, lanes, s.h);

@@ -77,6 +77,7 @@ typename ForwardPass<IO, Op, cell>::Prepared ForwardPass<IO, Op, cell>::lay_out_
   }
   if (s_.projected) weights.output = product(outputs_, s_.H);
   weights.bias = arena.take<C>(gates_.panels() * kPanelColumns);
+  weights.bias_q = arena.take<C>(cell == Cell::kGru ? gates_.panels() * gates_.width() : 0);
   return weights;
 }
 
@@ -146,6 +147,9 @@ void ForwardPass<IO, Op, cell>::pack_bias(const Weights& w, int64_t panel) {
       if (!(cell == Cell::kGru && gate == 2)) value += to_float(b_hh[gate * s_.H + unit]);
     }
     shared_.bias[panel * kPanelColumns + column] = value;
+    if (cell == Cell::kGru && gate == 2) {
+      shared_.bias_q[unit] = b_hh && unit < s_.H ? to_float(b_hh[2 * s_.H + unit]) : C(0);
+    }
   }
 }
 

@@ -27,15 +27,18 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
     bool need_dweights);
 
-// The weights of a layer as its kernels read them, for prepacked_forward.
-Tensor prepack(std::vector<Tensor> weights, std::string cell, int64_t recurrences);
+// The weights of a layer as its kernels read them, and what the calls below need know of it.
+Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_t> reverse);
 
-std::tuple<Tensor, Tensor, Tensor> prepacked_forward(Tensor x, std::optional<Tensor> h0,
-                                                     std::optional<Tensor> c0, Tensor prepacked,
-                                                     std::vector<Tensor> weights,
-                                                     std::optional<Tensor> lengths,
-                                                     std::optional<Tensor> resets, std::string cell,
-                                                     std::vector<int64_t> reverse);
+// x (T, B, I) -> y (T, B, N*P), hn (N, B, P), cn (N, B, H) of the LSTM.
+std::tuple<Tensor, Tensor, std::optional<Tensor>> prepacked_forward(
+    Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor prepacked,
+    std::optional<Tensor> lengths, std::optional<Tensor> resets);
+
+// One step of one recurrence: x (B, I) -> h (B, P), c (B, H) of the LSTM.
+std::tuple<Tensor, std::optional<Tensor>> prepacked_step(Tensor x, std::optional<Tensor> h0,
+                                                         std::optional<Tensor> c0,
+                                                         Tensor prepacked);
 
 // x w^T + b of rows x, (rows, I), and weights (O, I) and (O,).
 Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias);

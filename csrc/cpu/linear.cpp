@@ -19,7 +19,7 @@ Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias) {
   args.dtype = dtype_of_type(weight.scalar_type());
   args.w = weight.const_data_ptr();
   args.b = bias ? bias->const_data_ptr() : nullptr;
-  Tensor packed = make_prepacked(int64_t(kernels().prepacked_linear_bytes(args)));
+  Tensor packed = make_prepacked(PackOf::kLinear, int64_t(kernels().prepacked_linear_bytes(args)));
   kernels().prepack_linear(args, prepacked_memory(packed));
   return packed;
 }
@@ -38,7 +38,9 @@ Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns) {
   args.x = x.const_data_ptr();
   args.y = y.mutable_data_ptr();
   const Kernels& k = kernels();
-  args.prepacked = prepacked_memory(prepacked, int64_t(k.prepacked_linear_bytes(args)));
+  const std::string_view packed = prepacked_bytes(PackOf::kLinear, prepacked);
+  check_prepacked(packed, int64_t(k.prepacked_linear_bytes(args)));
+  args.prepacked = packed.data();
   const Workspace workspace(k.linear_workspace(args));
   run_team(team_size(double(rows) * double(args.I) * double(columns)),
            [&](Team& team, int rank) { k.linear(args, workspace.memory(), team, rank); });

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "prepacked.h"
 
-#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -13,15 +12,21 @@ namespace fused_rnn {
 namespace {
 
 // Keeps what is behind it aligned for vectors.
-constexpr int64_t kHeader = 64;
+struct Header {
+  char set[48];
+  int64_t kind;
+  int64_t unused;
+};
+constexpr int64_t kHeader = sizeof(Header);
+static_assert(kHeader == 64);
 
 }  // namespace
 
-Tensor make_prepacked(int64_t bytes) {
+Tensor make_prepacked(PackOf kind, int64_t bytes) {
   Tensor prepacked = make_recycled({kHeader + bytes}, ScalarType::Byte);
-  char* header = static_cast<char*>(prepacked.mutable_data_ptr());
-  std::memset(header, 0, size_t(kHeader));
-  instruction_set().copy(header, size_t(kHeader - 1));
+  Header header{{}, int64_t(kind), 0};
+  std::strncpy(header.set, kernels().name, sizeof header.set - 1);
+  std::memcpy(prepacked.mutable_data_ptr(), &header, sizeof header);
   return prepacked;
 }
 
@@ -29,15 +34,22 @@ char* prepacked_memory(Tensor& prepacked) {
   return static_cast<char*>(prepacked.mutable_data_ptr()) + kHeader;
 }
 
-const char* prepacked_memory(const Tensor& prepacked, int64_t bytes) {
+std::string_view prepacked_bytes(PackOf kind, const Tensor& prepacked) {
   const int64_t given = prepacked.numel();
   check_tensor("prepacked", prepacked, ScalarType::Byte, {given});
-  const char* header = static_cast<const char*>(prepacked.const_data_ptr());
-  const std::string set(header, strnlen(header, size_t(std::min(given, kHeader))));
-  STD_TORCH_CHECK(set == instruction_set(), "prepacked: expected weights for ", instruction_set(),
-                  ", got them for ", set);
-  check_tensor("prepacked", prepacked, ScalarType::Byte, {kHeader + bytes});
-  return header + kHeader;
+  Header header{};
+  if (given >= kHeader) std::memcpy(&header, prepacked.const_data_ptr(), sizeof header);
+  STD_TORCH_CHECK(header.kind == int64_t(kind), "prepacked: expected what ",
+                  kind == PackOf::kLayer ? "prepack" : "prepack_linear", " returns, got others");
+  const std::string_view set = header.set;
+  STD_TORCH_CHECK(set == kernels().name, "prepacked: expected weights for ", kernels().name,
+                  ", got them for ", header.set);
+  return {static_cast<const char*>(prepacked.const_data_ptr()) + kHeader, size_t(given - kHeader)};
+}
+
+void check_prepacked(std::string_view bytes, int64_t expected) {
+  STD_TORCH_CHECK(int64_t(bytes.size()) == expected, "prepacked: expected ", expected,
+                  " bytes behind their header, got ", bytes.size());
 }
 
 }  // namespace fused_rnn

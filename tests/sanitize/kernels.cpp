@@ -106,6 +106,7 @@ Buffers run(const Kernels& kernels, Problem& p, int threads, bool prepacked) {
     packed.assign(size_t(s.N * forward.prepacked_bytes), char(0xFF));
     kernels.prepack(forward, packed.data());
     forward.prepacked = packed.data();
+    forward.weights = nullptr;
   }
   std::vector<char> memory(kernels.forward_workspace(forward, threads), char(0xFF));
   on_team(threads,

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+// The tensors of a call, checked, as sizes and pointers for the kernels.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../check.h"
+#include "../names.h"
+#include "dispatch.h"
+#include "memory.h"
+
+namespace fused_rnn {
+
+inline const void* data(const std::optional<Tensor>& tensor) {
+  return tensor ? tensor->const_data_ptr() : nullptr;
+}
+
+// A layer's sizes, and the rows of one call.
+struct Layer {
+  Shape shape;
+  ScalarType dtype;
+  std::vector<int64_t> row_memory;
+  Rows rows;
+
+  // With T and B of the call in `sizes`, checked.
+  void take_rows(const Shape& sizes, ScalarType type, const std::optional<Tensor>& lengths,
+                 const std::optional<Tensor>& resets) {
+    shape = sizes;
+    dtype = type;
+    STD_TORCH_CHECK(shape.T > 0, "x: expected at least one step, got none");
+    check_optional("lengths", lengths, ScalarType::Long, {shape.B});
+    check_optional("resets", resets, ScalarType::Bool, {shape.T, shape.B});
+    order_rows(lengths ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr);
+    rows.resets = static_cast<const uint8_t*>(data(resets));
+  }
+
+  // Longest rows first, so that the rows still active at a step are the first ones.
+  void order_rows(const int64_t* given) {
+    const int64_t T = shape.T, B = shape.B;
+    row_memory.assign(size_t(3 * B + T), 0);
+    int64_t *order = row_memory.data(), *length = order + B, *by_row = length + B;
+    int64_t* active = by_row + B;
+    for (int64_t b = 0; b < B; ++b) {
+      order[b] = b;
+      by_row[b] = given ? std::clamp<int64_t>(given[b], 0, T) : T;
+    }
+    if (given) {
+      std::stable_sort(order, order + B,
+                       [&](int64_t a, int64_t b) { return by_row[a] > by_row[b]; });
+    }
+    for (int64_t p = 0; p < B; ++p) length[p] = by_row[order[p]];
+    for (int64_t t = 0, p = B; t < T; ++t) {
+      while (p > 0 && length[p - 1] <= t) --p;
+      active[t] = p;
+    }
+    rows = Rows{order, length, active, by_row, nullptr};
+  }
+
+  double multiply_adds() const {
+    double steps = 0;
+    for (int64_t b = 0; b < shape.B; ++b) steps += double(rows.length[b]);
+    return steps * double(shape.N * gate_count(shape.cell) * shape.H * (shape.I + shape.P));
+  }
+
+  // Sizes, rows and tensors of a forward pass; the weights are the caller's to add.
+  Forward forward(const Tensor& x, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0,
+                  Tensor& y, Tensor& hn, std::optional<Tensor>& cn) const {
+    Forward args{};
+    args.shape = shape;
+    args.rows = rows;
+    args.x = x.const_data_ptr();
+    args.h0 = data(h0);
+    args.c0 = data(c0);
+    args.y = y.mutable_data_ptr();
+    args.hn = hn.mutable_data_ptr();
+    args.cn = cn ? cn->mutable_data_ptr() : nullptr;
+    return args;
+  }
+};
+
+// One with its weights, one recurrence's behind another's, checked.
+struct WeightedLayer : Layer {
+  int per_recurrence;
+  bool bias;
+  std::vector<Weights> weights;
+
+  WeightedLayer(const Tensor& x, const std::vector<Tensor>& tensors,
+                const std::vector<int64_t>& reverse, const std::string& cell_name,
+                const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets) {
+    const Cell cell = cell_of(cell_name);
+    const int64_t N = int64_t(reverse.size());
+    STD_TORCH_CHECK(N > 0 && !tensors.empty() && tensors.size() % reverse.size() == 0,
+                    "weights: expected the same number for each of ", N, " recurrences, got ",
+                    tensors.size());
+    per_recurrence = int(tensors.size() / reverse.size());
+    bias = per_recurrence >= 4;
+    const bool projected = per_recurrence % 2 == 1;
+    STD_TORCH_CHECK(per_recurrence == 2 || per_recurrence == 4 ||
+                        (cell == Cell::kLstm && (per_recurrence == 3 || per_recurrence == 5)),
+                    "weights: expected 2 or 4 a recurrence, 3 or 5 with a projection, got ",
+                    per_recurrence);
+    STD_TORCH_CHECK(x.dim() == 3, "x: expected 3 dimensions, got ", x.dim());
+    STD_TORCH_CHECK(tensors[0].dim() == 2 && tensors[1].dim() == 2,
+                    "weights: expected matrices first");
+    const int64_t G = gate_count(cell);
+    const Shape sizes{x.size(0),          x.size(1), x.size(2), tensors[0].size(0) / G,
+                      tensors[1].size(1), N,         cell,      dtype_of_type(x.scalar_type()),
+                      projected};
+    check_tensor("x", x, x.scalar_type(), {sizes.T, sizes.B, sizes.I});
+    STD_TORCH_CHECK(projected || sizes.P == sizes.H, "weights: expected w_hh of shape ",
+                    shape_text(std::array<int64_t, 2>{G * sizes.H, sizes.H}), ", got ",
+                    shape_text(tensors[1].sizes()));
+    take_rows(sizes, x.scalar_type(), lengths, resets);
+    for (int64_t n = 0; n < N; ++n) {
+      add_weights(tensors.data() + n * per_recurrence, G * shape.H);
+    }
+  }
+
+  void add_weights(const Tensor* w, int64_t gates) {
+    check_tensor("w_ih", w[0], dtype, {gates, shape.I});
+    check_tensor("w_hh", w[1], dtype, {gates, shape.P});
+    Weights pointers{w[0].const_data_ptr(), w[1].const_data_ptr(), nullptr, nullptr, nullptr};
+    if (bias) {
+      check_tensor("b_ih", w[2], dtype, {gates});
+      check_tensor("b_hh", w[3], dtype, {gates});
+      pointers.b_ih = w[2].const_data_ptr();
+      pointers.b_hh = w[3].const_data_ptr();
+    }
+    if (shape.projected) {
+      check_tensor("w_hr", w[per_recurrence - 1], dtype, {shape.P, shape.H});
+      pointers.w_hr = w[per_recurrence - 1].const_data_ptr();
+    }
+    weights.push_back(pointers);
+  }
+};
+
+inline void run_forward(const Layer& layer, const Forward& args) {
+  const Kernels& k = kernels();
+  const int threads = team_size(layer.multiply_adds());
+  const Workspace workspace(k.forward_workspace(args, threads));
+  run_team(threads, [&](Team& team, int rank) { k.forward(args, workspace.memory(), team, rank); });
+}
+
+}  // namespace fused_rnn
