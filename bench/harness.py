@@ -20,6 +20,11 @@ _MEMORY = ("fused_rnn", "torch.nn", "torch.nn-loop", "torch.nn-pieces")
 KERNELS = ("native", "triton")
 
 
+def is_ours(provider: str) -> bool:
+    """Whether a provider runs this package's layers, as they are or in some special way."""
+    return provider.startswith("fused_rnn")
+
+
 class Contestant(NamedTuple):
     """A source tree, the providers taken from it, and the name its own layers go by."""
 
@@ -174,8 +179,9 @@ def measure(case: Case, mode: str, contestants: list[Contestant], effort: Effort
     for index, contestant in enumerate(contestants):
         bound, rates = bounds[index]
         for entry in entered[index]:
-            own = entry.provider == "fused_rnn"
-            row = empty_row(case, mode, contestant.label if own else entry.provider)
+            own = is_ours(entry.provider)
+            label = contestant.label if entry.provider == "fused_rnn" else entry.provider
+            row = empty_row(case, mode, label)
             row |= entry._asdict() | {"provider": row["provider"]}
             row |= {"bound": bound.seconds, "bound_kind": bound.kind, "rates": rates._asdict()}
             row["failure"] = entry.reason or _not_ours(entry.served_by) if own else None

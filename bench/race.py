@@ -15,6 +15,7 @@ import torch
 
 from bench import bounds, peers, problems
 from bench.cases import Case
+from bench.harness import is_ours
 from bench.providers import Call, NoPeer, Unavailable
 from fused_rnn import native
 
@@ -72,11 +73,12 @@ class Race:
         self.entries = [entry for entry in entries if entry is not None]
 
     def _enter(self, name: str) -> Entry | None:
-        ours = name == "fused_rnn" and native.why_unavailable() is None
-        isa = native.instruction_set() if ours else None
+        ours = is_ours(name)
+        isa = native.instruction_set() if ours and native.why_unavailable() is None else None
         try:
             call = peers.PROVIDERS[name](self._problem, self._mode)
-            error = self._gate.worst(call.tensors(call.run()))
+            gate = self._gate if call.solves is None else problems.Gate(call.solves, self._mode)
+            error = gate.worst(call.tensors(call.run()))
         except NoPeer:
             return None
         except Unavailable as unavailable:
@@ -88,7 +90,7 @@ class Race:
         if name == "torch.nn":
             served_by = f"torch, {_onednn_path(call.run)}"
         # `not <=`: an error that is NaN fails too.
-        if not error <= (1 if name == "fused_rnn" else LEAVE):
+        if not error <= (1 if ours else LEAVE):
             return Entry(name, served_by, error, f"wrong: {error:.3g} times the tolerance", isa)
         self._runs[name] = self._warm_up(call)
         return Entry(name, served_by, error, None, isa)

@@ -19,7 +19,11 @@ CELLS = {
 }
 MODES = {"infer": "inference", "train": "training", "step": "one step"}
 # Rows of this package, and what their names say in a table.
-OURS = {"fused_rnn": "", "fused_rnn-prepacked": ", prepacked"}
+OURS = {
+    "fused_rnn": "",
+    "fused_rnn-prepacked": ", prepacked",
+    "fused_rnn-reset-after": ", reset after",
+}
 GROUPS = {
     "core": "The ten shapes of the means",
     "step": "One step (T = 1)",
@@ -77,7 +81,9 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
         best = timed[0] if timed else None
         for name in OURS:
             own = [row for row in together if row["provider"] == name]
-            comparisons += [Comparison(row, torch, best, peers) for row in own[-1:]]
+            # Another GRU than the case's has no peers there.
+            rivals = (torch, best, peers) if name != "fused_rnn-reset-after" else (None, None, [])
+            comparisons += [Comparison(row, *rivals) for row in own[-1:]]
     return comparisons
 
 
@@ -235,7 +241,7 @@ def hardware(rows: Sequence[Row]) -> str:
 def _reasons(comparisons: Sequence[Comparison]) -> str:
     seen: dict[tuple[str, str], int] = {}
     for comparison in comparisons:
-        for row in comparison.peers:
+        for row in comparison.peers * (comparison.ours["provider"] == "fused_rnn"):
             if row["p50"] is None:
                 key = (row["provider"], row["reason"])
                 seen[key] = seen.get(key, 0) + 1
@@ -259,8 +265,25 @@ def full(rows: Sequence[Row]) -> str:
     ]
     for group, title in GROUPS.items():
         parts += _group(title, [c for c in comparisons if c.ours["group"] == group])
+        parts += _over_reset_after(rows) if group == "textbook" else []
     parts += ["## Peers that could not run, and how many cases of theirs", _reasons(comparisons)]
     return "\n\n".join(parts) + "\n"
+
+
+def _over_reset_after(rows: Sequence[Row]) -> list[str]:
+    """How much longer the textbook GRU takes than torch.nn's form, both ours, in one process."""
+    seconds = {(row["case"], row["mode"], row["provider"]): row["p50"] for row in rows}
+    ratios = [
+        seconds[case, mode, "fused_rnn"] / after
+        for (case, mode, provider), after in seconds.items()
+        if provider == "fused_rnn-reset-after" and after and seconds[case, mode, "fused_rnn"]
+    ]
+    if not ratios:
+        return []
+    mean, most = geometric_mean(ratios), max(ratios)
+    return [
+        f"It takes {mean:.2f} times as long as our reset-after GRU in the mean, {most:.2f} at most."
+    ]
 
 
 def _group(title: str, comparisons: Sequence[Comparison]) -> list[str]:

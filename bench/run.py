@@ -17,6 +17,7 @@ from bench.harness import Contestant, Row
 PROVIDERS = (
     "fused_rnn",
     "fused_rnn-prepacked",
+    "fused_rnn-reset-after",
     "torch.nn",
     "torch.nn-cell",
     "torch.nn-loop",
@@ -70,14 +71,14 @@ def _contestants(base: str | None, providers: list[str]) -> Iterator[list[Contes
 
 def _line(row: Row) -> str:
     if row["p50"] is None:
-        return f"  {row['provider']:<18} -  {row['reason']}"
+        return f"  {row['provider']:<21} -  {row['reason']}"
     times = " ".join(f"{row[name] * 1e3:10.4f}" for name in ("p20", "p50", "p80"))
     peak = "" if row["peak_bytes"] is None else f"  {row['peak_bytes'] / 2**20:8.1f} MiB"
     reached = row["bound"] / row["p50"]
     failure = "" if row["failure"] is None else f"  FAILED: {row['failure']}"
     served = "" if row["served_by"] is None else f"  [{row['served_by']}]"
     return (
-        f"  {row['provider']:<18} {times} ms  {reached:5.1%} of {row['bound_kind']}"
+        f"  {row['provider']:<21} {times} ms  {reached:5.1%} of {row['bound_kind']}"
         f"{peak}{served}{failure}"
     )
 

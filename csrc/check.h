@@ -7,7 +7,6 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <string>
 
@@ -15,9 +14,9 @@ namespace fused_rnn {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
-template <class Sizes>
-std::string shape_text(const Sizes& sizes) {
+inline std::string shape_text(Sizes sizes) {
   std::string text = "(";
   for (const int64_t size : sizes) text += std::to_string(size) + ", ";
   if (text.size() > 1) text.resize(text.size() - 2);
@@ -25,26 +24,23 @@ std::string shape_text(const Sizes& sizes) {
 }
 
 // Everything but the device.
-inline void check_form(const char* name, const Tensor& tensor, ScalarType dtype,
-                       std::initializer_list<int64_t> shape) {
+inline void check_form(const char* name, const Tensor& tensor, ScalarType dtype, Sizes shape) {
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ",
                   torch::headeronly::toString(dtype), ", got ",
                   torch::headeronly::toString(tensor.scalar_type()));
-  const auto sizes = tensor.sizes();
-  bool same = sizes.size() == shape.size();
-  for (size_t i = 0; same && i < shape.size(); ++i) same = sizes[i] == shape.begin()[i];
-  STD_TORCH_CHECK(same, name, ": expected shape ", shape_text(shape), ", got ", shape_text(sizes));
+  const Sizes sizes = tensor.sizes();
+  STD_TORCH_CHECK(sizes.equals(shape), name, ": expected shape ", shape_text(shape), ", got ",
+                  shape_text(sizes));
   STD_TORCH_CHECK(tensor.is_contiguous(), name, ": expected a contiguous tensor");
 }
 
-inline void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype,
-                         std::initializer_list<int64_t> shape) {
+inline void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype, Sizes shape) {
   STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
   check_form(name, tensor, dtype, shape);
 }
 
 inline void check_optional(const char* name, const std::optional<Tensor>& tensor, ScalarType dtype,
-                           std::initializer_list<int64_t> shape) {
+                           Sizes shape) {
   if (tensor) check_tensor(name, *tensor, dtype, shape);
 }
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import reference, torch_backend
-from .ops import PAIRS, LayerOutput, OpPair, layout
+from .ops import PAIRS, LayerOutput, OpPair, batch_size, layout
+from .packing import Packing
 from .transforms import (
     Function,
     Many,
@@ -70,24 +71,38 @@ def layer(
     cell: str,
     reverse: tuple[int, ...],
     backend: str,
+    packing: Packing | None = None,
 ) -> LayerOutput:
     """The outputs and final states of N recurrences over one input, on the backend named.
 
     Args:
-        x: input sequence, (T, B, I).
+        x: input sequence, (T, B, I), or the rows of packed input, (rows, I).
         h0: initial states, (N, B, P); None is zeros.
         c0: initial cell states of the LSTM, (N, B, H); None is zeros.
         weights: torch.nn's order, recurrence by recurrence.
         lengths: steps of each row, (B,) int64; None is T for all.
-        resets: marks before which a row's sequence is cut, (T, B) bool; None is no mark.
+        resets: marks before which a row's sequence is cut, (T, B) bool, or (rows,); None is no
+            mark.
         cell: a key of `ops.GATES`.
         reverse: N flags, 1 where the recurrence walks backward in time.
         backend: a name that `backends.choose` returned for this call.
+        packing: of packed input, which brings its own lengths; None is no packed input.
 
     Returns:
-        y (T, B, N, P), hn (N, B, P), cn (N, B, H) or None.
+        y (T, B, N, P) or (rows, N, P), hn (N, B, P), cn (N, B, H) or None.
     """
     tracing = torch.compiler.is_compiling()
+    if packing is not None and (
+        backend != "native" or x.device.type != "cpu" or tracing or transformed()
+    ):
+        x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
+        lengths = None if packing.even else packing.lengths
+        y, hn, cn = layer(
+            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=backend
+        )
+        return LayerOutput(packing.pack(y), hn, cn)
+    if packing is not None:
+        lengths = packing.lengths
     # Inside a traced graph, transforms see the op alone and know no rule for it.
     if backend == "reference" or (tracing and transformed()):
         return reference.layer(x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse)
@@ -224,12 +239,14 @@ class LayerBackward(Function):
         return _mapped_backward(plan, info.batch_size, in_dims[1:], *args)
 
 
-def _mapped_backward(plan: Plan, size: int, dims: Sequence[Any], *args: Maybe) -> Mapped:
+def _mapped_backward(plan: Plan, size: int, dims: Sequence[Any], *args: Any) -> Mapped:
     def apply(*args: Maybe) -> tuple[Tensor, ...]:
         return LayerBackward.apply(plan, *args)
 
     shared = all(dim is None for dim in dims[len(_BACKWARD_AXES) :])
-    if shared and not plan.needs.dweights:
+    # Packed rows have no axis of the batch.
+    packed = args[3].dim() - (dims[3] is not None) == 2
+    if shared and not packed and not plan.needs.dweights:
         return side_by_side(apply, size, dims, args, _BACKWARD_AXES)
     return one_by_one(apply, size, dims, args)
 
@@ -238,9 +255,14 @@ def _forward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
     """The reference as a map (x, h0, c0, *weights) -> (y, hn, cn)."""
 
     def forward(x: Tensor, h0: Maybe, c0: Maybe, *weights: Tensor) -> Many:
+        packing = Packing.of(lengths) if x.dim() == 2 and lengths is not None else None
         return tuple(
-            reference.layer(
-                x, h0, c0, weights, lengths, resets, cell=plan.cell, reverse=plan.reverse
+            layer(
+                *(x, h0, c0, weights, lengths, resets),
+                cell=plan.cell,
+                reverse=plan.reverse,
+                backend="reference",
+                packing=packing,
             )
         )
 
@@ -256,7 +278,7 @@ def _backward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
         dy: Maybe, dhn: Maybe, dcn: Maybe, x: Tensor, h0: Maybe, c0: Maybe, *weights: Tensor
     ) -> Many:
         if needs.dstate:
-            sizes, leading = layout(weights, plan.cell), (len(plan.reverse), x.shape[1])
+            sizes, leading = layout(weights, plan.cell), (len(plan.reverse), batch_size(x, lengths))
             h0 = x.new_zeros(*leading, sizes.output) if h0 is None else h0
             if plan.cell == "lstm" and c0 is None:
                 c0 = x.new_zeros(*leading, sizes.hidden)

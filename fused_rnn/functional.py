@@ -4,7 +4,7 @@
 Under autocast they compute and return the autocast dtype, as the modules do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple, cast
@@ -16,8 +16,8 @@ from torch.nn.functional import dropout as drop
 from . import backends, precision, validation
 from .autograd import contiguous, layer
 from .ops import GATES, LayerOutput, layout, prepacked_forward
+from .packing import Packing
 
-Between = Callable[[Tensor], Tensor]
 Lengths = Tensor | Sequence[int] | None
 
 
@@ -34,25 +34,26 @@ def stack(
     dropout: float,
     training: bool,
     backend: str,
-    between: Between | None = None,
+    packing: Packing | None = None,
 ) -> LayerOutput:
     """The last layer's outputs and every layer's final states; nothing is checked here.
 
     Args:
-        x: input sequence, (T, B, I).
+        x: input sequence, (T, B, I), or the rows of packed input, (rows, I).
         h0: initial states, (L*D, B, P); None is zeros.
         c0: initial cell states of the LSTM, (L*D, B, H); None is zeros.
         weights: torch.nn's order, layer by layer, direction by direction.
         lengths: steps of each row, (B,) int64; None is T for all.
-        resets: marks before which a row's sequence is cut, (T, B) bool; None is no mark.
+        resets: marks before which a row's sequence is cut, (T, B) bool, or (rows,); None is no
+            mark.
         cell: a key of `ops.GATES`.
         directions: 1, or 2 for forward and reverse side by side.
         dropout: probability between layers, in training.
         backend: a backend's name or "auto".
-        between: applied between layers in place of plain dropout.
+        packing: of packed input, which brings its own lengths; None is no packed input.
 
     Returns:
-        y (T, B, D*P), hn (L*D, B, P), cn (L*D, B, H) or None.
+        y (T, B, D*P) or (rows, D*P), hn (L*D, B, P), cn (L*D, B, H) or None.
     """
     reverse = (0,) if directions == 1 else (0, 1)
     shape = layout(weights, cell)
@@ -61,21 +62,29 @@ def stack(
     per = shape.per_recurrence * directions
     if len(weights) == per:
         y, hn, cn = layer(
-            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=name
+            x,
+            h0,
+            c0,
+            weights,
+            lengths,
+            resets,
+            cell=cell,
+            reverse=reverse,
+            backend=name,
+            packing=packing,
         )
         # One direction needs no more than a squeeze, the cheaper view.
-        return LayerOutput(y.squeeze(2) if directions == 1 else y.flatten(2), hn, cn)
+        return LayerOutput(y.squeeze(-2) if directions == 1 else y.flatten(-2), hn, cn)
     run = partial(layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=name)
+    run = partial(run, packing=packing)
     hs, cs = [], []
     for at in range(len(weights) // per):
-        if at and between is not None:
-            x = between(x)
-        elif at and training and dropout:
+        if at and training and dropout:
             x = drop(x, dropout)
         rows = slice(at * directions, (at + 1) * directions)
         h, c = (None if state is None else state[rows] for state in (h0, c0))
         y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per])
-        x = y.flatten(2)
+        x = y.flatten(-2)
         hs.append(hn)
         cs.append(cn)
     cells = None if cs[0] is None else torch.cat([c for c in cs if c is not None])

@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout as drop
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, functional, precision, validation
 from .conversion import Convertible
 from .ops import LayerOutput, prepack
-from .packing import packing
+from .packing import Packing
 from .prepacking import Prepackable
 
 States = Sequence[Tensor]
@@ -103,26 +102,16 @@ class FusedLayer(Convertible, Prepackable, nn.RNNBase):
             raise ValueError("lengths: expected None with a PackedSequence, got both")
         data, batch_sizes, sorted_indices, unsorted_indices = input
         validation.check_packed(input)
-        layout = packing(batch_sizes, data.device)
+        packing = Packing(batch_sizes, data.device)
         if resets is not None:
             validation.check_resets(resets, data.shape[:1], data)
-            resets = layout.pad(resets)
         states = () if hx is None else self._states(hx)
         if states:
             # Before they are sorted: an index would fit a batch too large.
-            validation.check_state_sizes(states, self._state_shapes(layout.batch))
+            validation.check_state_sizes(states, self._state_shapes(packing.batch))
             states = [_permuted(state, sorted_indices) for state in states]
-
-        def between(y: Tensor) -> Tensor:
-            # Dropped out as packed rows: those are the random numbers torch.nn draws.
-            if not (self.training and self.dropout):
-                return y
-            return layout.pad(drop(layout.pack(y), self.dropout))
-
-        y, hn, cn = self._run(
-            layout.pad(data), states, self._weights(), layout.lengths, resets, between
-        )
-        packed = PackedSequence(layout.pack(y), batch_sizes, sorted_indices, unsorted_indices)
+        y, hn, cn = self._run(data, states, self._weights(), None, resets, packing)
+        packed = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
         hn = _permuted(hn, unsorted_indices)
         return packed, (hn if cn is None else (hn, _permuted(cn, unsorted_indices)))
 
@@ -133,24 +122,27 @@ class FusedLayer(Convertible, Prepackable, nn.RNNBase):
         weights: list[Tensor],
         lengths: Tensor | None,
         resets: Tensor | None,
-        between: Callable[[Tensor], Tensor] | None = None,
+        packing: Packing | None = None,
     ) -> LayerOutput:
-        """All layers over x, (T, B, I), whatever the form of the input was."""
+        """All layers over x, (T, B, I), or over the rows of packed input, (rows, I)."""
         lowered = precision.lowered(x, states, weights)
         if lowered is not None:
             validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)
             with torch.autocast(x.device.type, enabled=False):
-                return self._run(*lowered, lengths, resets, between)
+                return self._run(*lowered, lengths, resets, packing)
         validation.check_sequence(x, weights[0], self.input_size)
         validation.check_devices(weights, x)
         h0 = c0 = None
         if states:
-            validation.check_state_sizes(states, self._state_shapes(x.size(1)))
+            validation.check_state_sizes(
+                states, self._state_shapes(x.size(1) if packing is None else packing.batch)
+            )
             for state in states:
                 validation.check_state_like(state, x)
             h0, c0 = states[0], (states[1] if len(states) == 2 else None)
         packs = self._packs(weights, x, *states)
         if packs is not None and not (self.training and self.dropout):
+            lengths = lengths if packing is None else packing.lengths
             return functional.prepacked_stack(x, h0, c0, packs, lengths, resets)
         return functional.stack(
             x,
@@ -164,7 +156,7 @@ class FusedLayer(Convertible, Prepackable, nn.RNNBase):
             dropout=self.dropout,
             training=self.training,
             backend=self.backend,
-            between=between,
+            packing=packing,
         )
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:

@@ -16,6 +16,7 @@ _TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "l
 
 COMPILED = ("native", "triton")
 
+# On the CPU x, y, resets and tape may be packed: (rows, ...) for (T, B, ...), with falling lengths.
 _FORWARD = (
     "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, Tensor? resets, "
     "str cell, int[] reverse, bool keep_tape) -> (Tensor y, Tensor hn, Tensor cn, Tensor tape)"
@@ -103,6 +104,11 @@ def _named(weights: Sequence[Tensor]) -> Weights:
     return Weights(w_ih, w_hh, b_ih, b_hh, rest[-1] if len(rest) % 2 else None)
 
 
+def batch_size(x: Tensor, lengths: Tensor | None) -> int:
+    """B of an x (T, B, I), or of packed rows (rows, I), which come with lengths."""
+    return x.shape[1] if x.dim() == 3 or lengths is None else lengths.shape[0]
+
+
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type states and sums are kept in: float32 for the half types."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -139,13 +145,13 @@ def _fake_forward(
     keep_tape: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_devices(x, h0, c0, *weights, lengths, resets)
-    steps, batch, _ = x.shape
-    count = len(reverse)
+    *rows, _ = x.shape
+    batch, count = batch_size(x, lengths), len(reverse)
     hidden, output, _, _ = layout(weights, cell)
     slots = tape_slots(cell, x.dtype, x.device) if keep_tape else 0
-    tape = (steps, batch, count, slots, hidden) if slots else (0,)
+    tape = (*rows, count, slots, hidden) if slots else (0,)
     return (
-        x.new_empty((steps, batch, count, output)),
+        x.new_empty((*rows, count, output)),
         x.new_empty((count, batch, output)),
         x.new_empty((count, batch, hidden) if cell == "lstm" else (0,)),
         x.new_empty(tape, dtype=tape_dtype(x.dtype, x.device)),
@@ -176,7 +182,7 @@ def _fake_backward(
     need_dstate: bool,
     need_dweights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    batch, count = x.shape[1], len(reverse)
+    batch, count = batch_size(x, lengths), len(reverse)
     hidden, output, _, _ = layout(weights, cell)
     return (
         x.new_empty(x.shape if need_dx else (0,)),

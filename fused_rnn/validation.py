@@ -19,18 +19,18 @@ def check_sequence(x: Tensor, weight: Tensor, input_size: int) -> None:
     """Raises unless a batch of sequences fits the first layer, and has a step at least.
 
     Args:
-        x: input, (T, B, I).
+        x: input, (T, B, I), or the rows of packed input, (rows, I).
         weight: w_ih of the first layer, (G*H, input_size).
         input_size: what I is to be.
     """
     if x.dtype != weight.dtype:
         _raise_dtype(x, weight)
-    steps, _, features = x.shape
+    features = x.shape[-1]
     if features != input_size:
         raise RuntimeError(
             f"input.size(-1) must be equal to input_size. Expected {input_size}, got {features}"
         )
-    if steps == 0:
+    if x.dim() == 3 and x.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 

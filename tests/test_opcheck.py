@@ -7,6 +7,7 @@ from cases import CELLS, Case, Inputs, make, need
 from torch import Tensor
 
 from fused_rnn.ops import PAIRS
+from fused_rnn.packing import Packing
 
 UTILITIES = (
     "test_schema",
@@ -44,6 +45,26 @@ def test_forward(backend: str, case: Case, learning: bool) -> None:
     need(backend, case)
     arguments = forward_arguments(case, make(case), learning)
     torch.library.opcheck(PAIRS[backend].forward, (*arguments, learning), test_utils=UTILITIES)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_packed_rows(cell: str) -> None:
+    need("native")
+    case = Case(cell, 4, 3, 2, 5, reverse=(0, 1))
+    inputs = make(case)
+    packing = Packing.of(torch.tensor([4, 3, 1]))
+    rows = inputs._replace(x=packing.pack(inputs.x))
+    x, h0, c0, weights, _, resets, *rest = forward_arguments(case, rows, False)
+    arguments = (x, h0, c0, weights, packing.lengths, resets, *rest)
+    pair = PAIRS["native"]
+    torch.library.opcheck(pair.forward, (*arguments, True), test_utils=UTILITIES)
+    y, _, _, tape = pair.forward(*arguments, True)
+    cotangents = (packing.pack(inputs.cotangents[0]), *inputs.cotangents[1:], None)[:3]
+    torch.library.opcheck(
+        pair.backward,
+        (*cotangents, *arguments[:6], y, tape, *rest, True, True, True),
+        test_utils=UTILITIES,
+    )
 
 
 @pytest.mark.parametrize("needs", [(True, True, True), (True, False, False)], ids=["all", "dx"])

@@ -72,10 +72,11 @@ class BackwardPass {
     GradSum<IO, C> dw_ih, dw_hh, dw_hr;
   };
 
-  // A row at one step; m is its place in the chunk.
+  // A batch row at one step: its place in the chunk, its row in x, y and tape, and that of the
+  // step before in the walk's own direction, -1 at the first.
   struct At {
-    int64_t p, t, b, m;
-    bool first, cut;
+    int64_t p, b, m, row, before;
+    bool cut;
   };
 
   BackwardPass(const Backward& args, char* workspace, int threads, int rank);
@@ -161,8 +162,18 @@ class BackwardPass {
   }
 
   At at(int64_t j, int64_t t, int64_t offset) const {
-    const int64_t p = rows_.position(j), b = args_.rows.order[p], length = args_.rows.length[p];
-    return At{p, t, b, offset + p, rows_.first(t, length), rows_.cut_before(t, b, length)};
+    return at_position(rows_.position(j), t, offset);
+  }
+
+  At at_position(int64_t p, int64_t t, int64_t offset) const {
+    const int64_t b = args_.rows.order[p], length = args_.rows.length[p];
+    const int64_t before = rows_.reverse ? t + 1 : t - 1;
+    return At{p,
+              b,
+              offset + p,
+              rows_.row(t, b),
+              rows_.first(t, length) ? -1 : rows_.row(before, b),
+              rows_.cut_before(t, b, length)};
   }
 
   // `go_on`: whether anybody asks for the gradient of the state that entered the step.
@@ -231,36 +242,34 @@ class BackwardPass {
 
   // ---- pointwise parts, a row and vector of units at a time
 
-  const C* tape_row(int64_t t, int64_t b, int slot) const {
-    return static_cast<const C*>(args_.tape) + (((t * s_.B + b) * s_.N + n_) * S + slot) * s_.H;
+  const C* tape_row(int64_t row, int slot) const {
+    return static_cast<const C*>(args_.tape) + ((row * s_.N + n_) * S + slot) * s_.H;
   }
 
   V saved(const At& a, int slot, int64_t u, int64_t lanes) const {
-    return load_n<C>(tape_row(a.t, a.b, slot) + u, lanes);
+    return load_n<C>(tape_row(a.row, slot) + u, lanes);
   }
 
-  int64_t before(int64_t t) const { return rows_.reverse ? t + 1 : t - 1; }
-
-  const IO* y_row(const void* base, int64_t t, int64_t b) const {
-    return static_cast<const IO*>(base) + ((t * s_.B + b) * s_.N + n_) * s_.P;
+  const IO* y_row(const void* base, int64_t row) const {
+    return static_cast<const IO*>(base) + (row * s_.N + n_) * s_.P;
   }
 
   // The state that a step left behind, and the one that entered it.
-  V state(int64_t t, int64_t b, int64_t u, int64_t lanes) const {
-    if (kKeepState) return load_n<C>(tape_row(t, b, S - 1) + u, lanes);
-    return load_n<C>(y_row(args_.y, t, b) + u, lanes);
+  V state(int64_t row, int64_t u, int64_t lanes) const {
+    if (kKeepState) return load_n<C>(tape_row(row, S - 1) + u, lanes);
+    return load_n<C>(y_row(args_.y, row) + u, lanes);
   }
 
   V previous_h(const At& a, int64_t u, int64_t lanes) const {
     if (a.cut) return V{};
-    if (!a.first) return state(before(a.t), a.b, u, lanes);
+    if (a.before >= 0) return state(a.before, u, lanes);
     const IO* h0 = row_of(args_.h0, a.b, s_.P);
     return h0 ? load_n<C>(h0 + u, lanes) : V{};
   }
 
   V previous_c(const At& a, int64_t u, int64_t lanes) const {
     if (a.cut) return V{};
-    if (!a.first) return load_n<C>(tape_row(before(a.t), a.b, 4) + u, lanes);
+    if (a.before >= 0) return load_n<C>(tape_row(a.before, 4) + u, lanes);
     const IO* c0 = row_of(args_.c0, a.b, s_.H);
     return c0 ? load_n<C>(c0 + u, lanes) : V{};
   }
@@ -268,7 +277,7 @@ class BackwardPass {
   // The whole gradient of a step's output: dy, and what comes from later steps.
   V output_grad(const At& a, int64_t u, int64_t lanes) const {
     V dh = load(shared_.dh + a.p * ld_p_ + u);
-    if (args_.dy) dh += load_n<C>(y_row(args_.dy, a.t, a.b) + u, lanes);
+    if (args_.dy) dh += load_n<C>(y_row(args_.dy, a.row) + u, lanes);
     return dh;
   }
 

@@ -51,7 +51,7 @@ void BackwardPass<IO, Op, cell>::gates(const At& a, int64_t u, int64_t lanes, V 
     put(a, 2, u, lanes, d.dz);
     store(direct, d.dh_prev);
   } else {
-    const V h = state(a.t, a.b, u, lanes);
+    const V h = state(a.row, u, lanes);
     put(a, 0, u, lanes,
         cell == Cell::kRnnTanh ? cells::tanh_backward(h, dh) : cells::relu_backward(h, dh));
   }

@@ -49,7 +49,7 @@ void BackwardPass<IO, Op, cell>::lay_out() {
       if (kCopy) shared.dout_op = arena_.take<Op>(capacity_ * ld_p_);
     }
     if (args_.dx && s_.N > 1) {
-      shared.dx = arena_.take<C>(s_.T * s_.B * ld_x_);
+      shared.dx = arena_.take<C>(args_.rows.count * ld_x_);
       if (g == 0) dx_parts_ = shared.dx;
       if (g == 1) dx_stride_ = shared.dx - dx_parts_;
     }
@@ -104,7 +104,7 @@ void BackwardPass<IO, Op, cell>::prepare(int64_t n) {
     if (kCopy) clear_gaps(shared_.dout_op + m * ld_p_, s_.P, s_.P, 1, ld_p_);
   }
   if (args_.dweights) bind_sums(args_.dweights[n], rank);
-  if (args_.dx && s_.N == 1) clear_padding(rank, size);
+  if (args_.dx && s_.N == 1 && rows_.padded()) clear_padding(rank, size);
 }
 
 // Rows past their length have no part in the walk.
@@ -113,7 +113,7 @@ void BackwardPass<IO, Op, cell>::clear_padding(int rank, int size) {
   const Range mine(s_.B, rank, size);
   for (int64_t b = mine.begin; b < mine.end; ++b) {
     for (int64_t t = args_.rows.lengths[b]; t < s_.T; ++t) {
-      clear(static_cast<IO*>(args_.dx) + (t * s_.B + b) * s_.I, s_.I);
+      clear(static_cast<IO*>(args_.dx) + rows_.row(t, b) * s_.I, s_.I);
     }
   }
 }

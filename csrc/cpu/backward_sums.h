@@ -12,8 +12,7 @@ void BackwardPass<IO, Op, cell>::finish_chunk(int64_t begin, int64_t end, int64_
   for (int64_t k = end - 1; k >= begin; --k) {
     const int64_t t = rows_.time(k), offset = m;
     for (; m < offset + args_.rows.active[t]; ++m) {
-      const int64_t p = m - offset, b = args_.rows.order[p], length = args_.rows.length[p];
-      chunk_[m] = At{p, t, b, m, rows_.first(t, length), rows_.cut_before(t, b, length)};
+      chunk_[m] = at_position(m - offset, t, offset);
     }
   }
   if (args_.dx) input_grads(count, first_recurrence);
@@ -46,10 +45,9 @@ void BackwardPass<IO, Op, cell>::input_grads(int64_t count, bool first_recurrenc
         run_tile<Op>(int(rows), vecs, tile);
       }
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t row = chunk_[m + r].t * s_.B + chunk_[m + r].b;
         for (int v = 0; v < vecs; ++v) {
           const int64_t u = p * inputs_.width() + v * L;
-          put_dx(row, u, load(sums + (r * vecs + v) * L), first_recurrence);
+          put_dx(chunk_[m + r].row, u, load(sums + (r * vecs + v) * L), first_recurrence);
         }
       }
     });
@@ -69,10 +67,10 @@ void BackwardPass<IO, Op, cell>::put_dx(int64_t row, int64_t u, V sum, bool firs
 // dx where several recurrences share x: the sum of what each group of them found.
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::sum_dx(int rank, int size) {
-  const Range mine(s_.T * s_.B, rank, size);
+  const Range mine(args_.rows.count, rank, size);
   for (int64_t row = mine.begin; row < mine.end; ++row) {
     IO* dx = static_cast<IO*>(args_.dx) + row * s_.I;
-    if (row / s_.B >= args_.rows.lengths[row % s_.B]) {
+    if (rows_.padded() && row / s_.B >= args_.rows.lengths[row % s_.B]) {
       clear(dx, s_.I);
       continue;
     }
@@ -104,8 +102,7 @@ void BackwardPass<IO, Op, cell>::weight_grads(int64_t count, bool first_chunk) {
   }
   add_outer(shared_.dw_ih, shared_.dg, operand, ld_g_, count, inputs, first_chunk, rank, size,
             panel_, [&](int64_t k, int64_t u, int64_t lanes) {
-              const int64_t row = chunk_[k].t * s_.B + chunk_[k].b;
-              return load_n<C>(static_cast<const IO*>(args_.x) + row * s_.I + u, lanes);
+              return load_n<C>(static_cast<const IO*>(args_.x) + chunk_[k].row * s_.I + u, lanes);
             });
   add_outer(shared_.dw_hh, shared_.dg, operand, ld_g_, count, hidden, first_chunk, rank, size,
             panel_,

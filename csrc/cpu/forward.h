@@ -150,9 +150,7 @@ class ForwardPass {
     return static_cast<IO*>(base) + (n_ * s_.B + b) * width;
   }
 
-  IO* y_row(int64_t t, int64_t b) const {
-    return static_cast<IO*>(args_.y) + ((t * s_.B + b) * s_.N + n_) * s_.P;
-  }
+  IO* y_row(int64_t row) const { return static_cast<IO*>(args_.y) + (row * s_.N + n_) * s_.P; }
 
   // ---- the walk through time
 
@@ -175,7 +173,7 @@ class ForwardPass {
       const int64_t t = rows_.time(i), active = rows_.active(t);
       for (int64_t j = 0; j < active; ++j) {
         const int64_t b = args_.rows.order[rows_.position(j)];
-        const IO* x = static_cast<const IO*>(args_.x) + (t * s_.B + b) * s_.I;
+        const IO* x = static_cast<const IO*>(args_.x) + rows_.row(t, b) * s_.I;
         x_rows_[count] = operand(x, count);
         ++count;
       }
@@ -208,15 +206,16 @@ class ForwardPass {
     return xg_ + ((panel - panels_.begin) * capacity_ + index) * kPanelColumns;
   }
 
-  // Where a row stands at the present step.
+  // Where a batch row stands at the present step; `row` is its row in x, y and tape.
   struct At {
-    int64_t p, t, b, xg;
+    int64_t p, b, row, xg;
     bool last, keep;
   };
 
   At at(int64_t j, int64_t t, int64_t offset) const {
     const int64_t p = rows_.position(j), b = args_.rows.order[p], length = args_.rows.length[p];
-    return At{p, t, b, offset + j, rows_.last(t, length), !rows_.cut_after(t, b, length)};
+    return At{
+        p, b, rows_.row(t, b), offset + j, rows_.last(t, length), !rows_.cut_after(t, b, length)};
   }
 
   void step(Team& team, int64_t k, int64_t offset) {
@@ -262,7 +261,7 @@ class ForwardPass {
   // ---- what follows the products, a row and vector of units at a time
 
   C* tape_row(const At& a, int slot) const {
-    return static_cast<C*>(args_.tape) + (((a.t * s_.B + a.b) * s_.N + n_) * S + slot) * s_.H;
+    return static_cast<C*>(args_.tape) + ((a.row * s_.N + n_) * S + slot) * s_.H;
   }
 
   void finish_gates(const At& a, int64_t panel, const C* sum);

@@ -70,7 +70,7 @@ void ForwardPass<IO, Op, cell>::finish_output(const At& a, int64_t panel, const 
 // A step's output: into y, the final state, and the state that the next step reads.
 template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::emit(const At& a, int64_t u, int64_t lanes, V h) {
-  store_n<C>(y_row(a.t, a.b) + u, h, lanes);
+  store_n<C>(y_row(a.row) + u, h, lanes);
   if (kKeepState && args_.tape) store_n<C>(tape_row(a, S - 1) + u, h, lanes);
   if (a.last) store_n<C>(row_of(args_.hn, a.b, s_.P) + u, h, lanes);
   const V carried = a.keep ? h : V{};

@@ -25,12 +25,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
   check_optional("h0", h0, layer.dtype, {s.N, s.B, s.P});
   check_optional("c0", c0, layer.dtype, {s.N, s.B, s.H});
 
-  Tensor y = make({s.T, s.B, s.N, s.P}, layer.dtype);
+  Tensor y = make(layer.over_rows({s.N, s.P}), layer.dtype);
   Tensor hn = make({s.N, s.B, s.P}, layer.dtype);
   std::optional<Tensor> cn;
   if (s.cell == Cell::kLstm) cn = make({s.N, s.B, s.H}, layer.dtype);
   const bool tape_kept = keep_tape && slots > 0;
-  Tensor tape = tape_kept ? make_recycled({s.T, s.B, s.N, slots, s.H}, tape_type(s))
+  Tensor tape = tape_kept ? make_recycled(layer.over_rows({s.N, slots, s.H}), tape_type(s))
                           : make({0}, tape_type(s));
   if (s.B > 0) {
     Forward args = layer.forward(x, h0, c0, y, hn, cn);
@@ -54,13 +54,13 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   const int64_t slots = tape_slots(s.cell, is_half(s.dtype));
   check_optional("h0", h0, layer.dtype, {s.N, s.B, s.P});
   check_optional("c0", c0, layer.dtype, {s.N, s.B, s.H});
-  check_tensor("y", y, layer.dtype, {s.T, s.B, s.N, s.P});
-  if (slots > 0) check_tensor("tape", tape, tape_type(s), {s.T, s.B, s.N, slots, s.H});
-  check_optional("dy", dy, layer.dtype, {s.T, s.B, s.N, s.P});
+  check_tensor("y", y, layer.dtype, layer.over_rows({s.N, s.P}));
+  if (slots > 0) check_tensor("tape", tape, tape_type(s), layer.over_rows({s.N, slots, s.H}));
+  check_optional("dy", dy, layer.dtype, layer.over_rows({s.N, s.P}));
   check_optional("dhn", dhn, layer.dtype, {s.N, s.B, s.P});
   if (lstm) check_optional("dcn", dcn, layer.dtype, {s.N, s.B, s.H});
 
-  Tensor dx = need_dx ? make({s.T, s.B, s.I}, layer.dtype) : make({0}, layer.dtype);
+  Tensor dx = need_dx ? make(x.sizes(), layer.dtype) : make({0}, layer.dtype);
   Tensor dh0 = need_dstate ? make({s.N, s.B, s.P}, layer.dtype) : make({0}, layer.dtype);
   Tensor dc0 = need_dstate && lstm ? make({s.N, s.B, s.H}, layer.dtype) : make({0}, layer.dtype);
   std::vector<Tensor> dweights;
@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     const Tensor* w = weights.data() + n * layer.per_recurrence;
     void* pointers[5] = {};
     for (int i = 0; i < layer.per_recurrence; ++i) {
-      dweights.push_back(make(w[i].sizes().data(), size_t(w[i].dim()), layer.dtype));
+      dweights.push_back(make(w[i].sizes(), layer.dtype));
       pointers[i] = dweights.back().mutable_data_ptr();
     }
     grads.push_back(WeightGrads{pointers[0], pointers[1], layer.bias ? pointers[2] : nullptr,

@@ -13,6 +13,8 @@ namespace fused_rnn {
 
 using torch::stable::Tensor;
 
+// x (T, B, I), or packed: the rows of step after step, (rows, I), with lengths that fall. Then y,
+// the tape, resets and the gradients of x and y have rows too where they have T and B else.
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
                                                    std::optional<Tensor> c0,
                                                    std::vector<Tensor> weights,
@@ -30,7 +32,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
 // The weights of a layer as its kernels read them, and what the calls below need know of it.
 Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_t> reverse);
 
-// x (T, B, I) -> y (T, B, N*P), hn (N, B, P), cn (N, B, H) of the LSTM.
+// x (T, B, I) -> y (T, B, N*P), hn (N, B, P), cn (N, B, H) of the LSTM; as above, rows may be
+// packed.
 std::tuple<Tensor, Tensor, std::optional<Tensor>> prepacked_forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor prepacked,
     std::optional<Tensor> lengths, std::optional<Tensor> resets);

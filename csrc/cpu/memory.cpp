@@ -117,11 +117,11 @@ struct Form {
   std::array<int64_t, 5> strides;
   size_t bytes;
 
-  Form(const int64_t* sizes, size_t dims, ScalarType dtype) {
+  Form(Sizes shape, ScalarType dtype) {
     int64_t stride = 1;
-    for (size_t i = dims; i-- > 0;) {
+    for (size_t i = shape.size(); i-- > 0;) {
       strides[i] = stride;
-      stride *= std::max<int64_t>(sizes[i], 1);
+      stride *= std::max<int64_t>(shape[i], 1);
     }
     bytes = size_t(stride) * aoti_torch_dtype_element_size(int32_t(dtype));
   }
@@ -130,30 +130,26 @@ struct Form {
 }  // namespace
 
 // The shim is called directly: finding an operator by its name takes longer than a small layer.
-Tensor make(const int64_t* sizes, size_t dims, ScalarType dtype) {
-  const Form form(sizes, dims, dtype);
+Tensor make(Sizes shape, ScalarType dtype) {
+  const Form form(shape, dtype);
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, form.strides.data(),
-                                                  int32_t(dtype), aoti_torch_device_type_cpu(), 0,
-                                                  &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(),
+                                                  form.strides.data(), int32_t(dtype),
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
   Tensor tensor(handle);
   if (form.bytes >= kHugePage) prefer_huge_pages(tensor.mutable_data_ptr(), form.bytes);
   return tensor;
 }
 
-Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return make(shape.begin(), shape.size(), dtype);
-}
-
-Tensor make_recycled(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  const Form form(shape.begin(), shape.size(), dtype);
+Tensor make_recycled(Sizes shape, ScalarType dtype) {
+  const Form form(shape, dtype);
   if (form.bytes < kWorthKeeping) return make(shape, dtype);
   size_t bytes = form.bytes;
   char* memory = shelf().take(bytes);
   const auto give = [bytes](void* memory) { shelf().give(static_cast<char*>(memory), bytes); };
-  return torch::stable::from_blob(
-      memory, {shape.begin(), shape.size()}, {form.strides.data(), shape.size()},
-      torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype, give);
+  return torch::stable::from_blob(memory, shape, {form.strides.data(), shape.size()},
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype,
+                                  give);
 }
 
 Workspace::Workspace(size_t bytes) {

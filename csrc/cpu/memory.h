@@ -5,23 +5,18 @@
 // saves for its backward pass that takes up to half as long as the forward pass itself.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstddef>
-#include <initializer_list>
+
+#include "../check.h"
 
 namespace fused_rnn {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 // A contiguous tensor, uninitialised.
-Tensor make(const int64_t* sizes, size_t dims, ScalarType dtype);
-Tensor make(std::initializer_list<int64_t> shape, ScalarType dtype);
+Tensor make(Sizes shape, ScalarType dtype);
 
 // The same in memory that an earlier one has left, where it is large. Not for what users see:
 // its storage cannot be resized.
-Tensor make_recycled(std::initializer_list<int64_t> shape, ScalarType dtype);
+Tensor make_recycled(Sizes shape, ScalarType dtype);
 
 // Memory aligned for vectors, for one call; in huge pages, where large, so that long walks over
 // packed weights find their addresses. Up to a limit each calling thread keeps it for the next one.

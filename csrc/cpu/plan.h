@@ -82,6 +82,8 @@ struct RowGroup {
   int64_t count(int64_t positions) const { return (positions - group + groups - 1) / groups; }
   int64_t active(int64_t t) const { return count(rows.active[t]); }
   int64_t all() const { return count(B); }
+  int64_t row(int64_t t, int64_t b) const { return rows.begin[t] + b; }
+  bool padded() const { return rows.count == T * B; }
 
   // The step of the recurrence that walks T steps in its own direction.
   int64_t time(int64_t k) const { return reverse ? T - 1 - k : k; }
@@ -91,8 +93,8 @@ struct RowGroup {
   // Whether the state that enters (leaves) step t of a row is cut off by a reset.
   bool cut_before(int64_t t, int64_t b, int64_t length) const {
     if (!rows.resets) return false;
-    if (reverse) return t + 1 < length && rows.resets[(t + 1) * B + b];
-    return rows.resets[t * B + b];
+    if (reverse) return t + 1 < length && rows.resets[row(t + 1, b)];
+    return rows.resets[row(t, b)];
   }
   bool cut_after(int64_t t, int64_t b, int64_t length) const {
     if (!rows.resets || last(t, length)) return false;

@@ -22,7 +22,7 @@ struct PackedLayer : Layer {
   const char* packs;
   int64_t pack_bytes;
 
-  PackedLayer(const Tensor& prepacked, const Tensor& x, int64_t steps, int64_t batch,
+  PackedLayer(const Tensor& prepacked, const Tensor& x, const Extent& extent,
               const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets) {
     const std::string_view bytes = prepacked_bytes(PackOf::kLayer, prepacked);
     Shape sizes;
@@ -31,9 +31,9 @@ struct PackedLayer : Layer {
     std::memcpy(&sizes, bytes.data(), sizeof sizes);
     STD_TORCH_CHECK(dtype_of_type(x.scalar_type()) == sizes.dtype,
                     "x: expected the dtype of the packed weights");
-    sizes.T = steps;
-    sizes.B = batch;
-    take_rows(sizes, x.scalar_type(), lengths, resets);
+    sizes.T = extent.T;
+    sizes.B = extent.B;
+    take_rows(sizes, extent.packed, x, lengths, resets);
     Forward args{};
     args.shape = shape;
     pack_bytes = int64_t(kernels().prepacked_bytes(args));
@@ -77,13 +77,12 @@ Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_
 std::tuple<Tensor, Tensor, std::optional<Tensor>> prepacked_forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor prepacked,
     std::optional<Tensor> lengths, std::optional<Tensor> resets) {
-  STD_TORCH_CHECK(x.dim() == 3, "x: expected 3 dimensions, got ", x.dim());
-  const PackedLayer layer(prepacked, x, x.size(0), x.size(1), lengths, resets);
+  const PackedLayer layer(prepacked, x, extent_of(x, lengths), lengths, resets);
   const Shape& s = layer.shape;
-  check_tensor("x", x, layer.dtype, {s.T, s.B, s.I});
+  check_tensor("x", x, layer.dtype, layer.over_rows({s.I}));
   check_optional("h0", h0, layer.dtype, {s.N, s.B, s.P});
   check_optional("c0", c0, layer.dtype, {s.N, s.B, s.H});
-  Tensor y = make({s.T, s.B, s.N * s.P}, layer.dtype);
+  Tensor y = make(layer.over_rows({s.N * s.P}), layer.dtype);
   Tensor hn = make({s.N, s.B, s.P}, layer.dtype);
   std::optional<Tensor> cn;
   if (s.cell == Cell::kLstm) cn = make({s.N, s.B, s.H}, layer.dtype);
@@ -95,7 +94,7 @@ std::tuple<Tensor, std::optional<Tensor>> prepacked_step(Tensor x, std::optional
                                                          std::optional<Tensor> c0,
                                                          Tensor prepacked) {
   STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
-  const PackedLayer layer(prepacked, x, 1, x.size(0), {}, {});
+  const PackedLayer layer(prepacked, x, Extent{1, x.size(0), false}, {}, {});
   const Shape& s = layer.shape;
   STD_TORCH_CHECK(s.N == 1, "prepacked: expected one recurrence, got ", s.N);
   check_tensor("x", x, layer.dtype, {s.B, s.I});

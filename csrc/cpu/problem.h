@@ -2,7 +2,9 @@
 // What a kernel is asked to do: plain pointers and sizes, no tensors.
 //
 // Letters: T steps, B batch, I input, H hidden, P output (H, or the projection's size),
-// N recurrences, G gates, S tape slots. A recurrence is one direction of a layer.
+// N recurrences, G gates, S tape slots. A recurrence is one direction of a layer. Where T and B
+// stand first in a shape, packed input has the rows of step after step, without those past their
+// length: lengths fall, so that at step t they are the first ones.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +58,9 @@ struct Rows {
   const int64_t* length;   // (B,), by position
   const int64_t* active;   // (T,), rows longer than t
   const int64_t* lengths;  // (B,), by row
-  const uint8_t* resets;   // (T, B) or null
+  const int64_t* begin;    // (T,), where x, y, tape and resets have the rows of step t
+  int64_t count;           // rows of x: T * B, or fewer if it is packed
+  const uint8_t* resets;   // (count,) or null
 };
 
 struct Weights {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,31 +20,61 @@ inline const void* data(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
 }
 
+// T and B of an x (T, B, I), or of packed ones.
+struct Extent {
+  int64_t T, B;
+  bool packed;  // x is (rows, I), and lengths fall
+};
+
+inline Extent extent_of(const Tensor& x, const std::optional<Tensor>& lengths) {
+  if (x.dim() == 3) return {x.size(0), x.size(1), false};
+  STD_TORCH_CHECK(x.dim() == 2 && lengths,
+                  "x: expected 3 dimensions, or 2 of packed rows with lengths, got ", x.dim());
+  STD_TORCH_CHECK(lengths->dim() == 1, "lengths: expected 1 dimension, got ", lengths->dim());
+  const int64_t B = lengths->size(0);
+  check_tensor("lengths", *lengths, ScalarType::Long, {B});
+  const int64_t* steps = static_cast<const int64_t*>(lengths->const_data_ptr());
+  STD_TORCH_CHECK(
+      std::is_sorted(steps, steps + B, std::greater<>()) && (B == 0 || steps[B - 1] > 0),
+      "lengths: expected falling ones, the last at least 1, of packed rows");
+  return {B > 0 ? steps[0] : 1, B, true};
+}
+
 // A layer's sizes, and the rows of one call.
 struct Layer {
   Shape shape;
   ScalarType dtype;
+  bool packed;
   std::vector<int64_t> row_memory;
   Rows rows;
 
-  // With T and B of the call in `sizes`, checked.
-  void take_rows(const Shape& sizes, ScalarType type, const std::optional<Tensor>& lengths,
-                 const std::optional<Tensor>& resets) {
+  // The rows of x, of a layer of these sizes, checked.
+  void take_rows(const Shape& sizes, bool packed_rows, const Tensor& x,
+                 const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets) {
     shape = sizes;
-    dtype = type;
+    dtype = x.scalar_type();
+    packed = packed_rows;
     STD_TORCH_CHECK(shape.T > 0, "x: expected at least one step, got none");
     check_optional("lengths", lengths, ScalarType::Long, {shape.B});
-    check_optional("resets", resets, ScalarType::Bool, {shape.T, shape.B});
     order_rows(lengths ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr);
+    check_optional("resets", resets, ScalarType::Bool, over_rows({}));
     rows.resets = static_cast<const uint8_t*>(data(resets));
+  }
+
+  // The shape of what every row of x has so many of.
+  std::vector<int64_t> over_rows(std::initializer_list<int64_t> each) const {
+    std::vector<int64_t> result{shape.T, shape.B};
+    if (packed) result = {rows.count};
+    result.insert(result.end(), each);
+    return result;
   }
 
   // Longest rows first, so that the rows still active at a step are the first ones.
   void order_rows(const int64_t* given) {
     const int64_t T = shape.T, B = shape.B;
-    row_memory.assign(size_t(3 * B + T), 0);
+    row_memory.assign(size_t(3 * B + 2 * T), 0);
     int64_t *order = row_memory.data(), *length = order + B, *by_row = length + B;
-    int64_t* active = by_row + B;
+    int64_t *active = by_row + B, *begin = active + T;
     for (int64_t b = 0; b < B; ++b) {
       order[b] = b;
       by_row[b] = given ? std::clamp<int64_t>(given[b], 0, T) : T;
@@ -53,11 +84,14 @@ struct Layer {
                        [&](int64_t a, int64_t b) { return by_row[a] > by_row[b]; });
     }
     for (int64_t p = 0; p < B; ++p) length[p] = by_row[order[p]];
+    int64_t count = 0;
     for (int64_t t = 0, p = B; t < T; ++t) {
       while (p > 0 && length[p - 1] <= t) --p;
       active[t] = p;
+      begin[t] = count;
+      count += packed ? p : B;
     }
-    rows = Rows{order, length, active, by_row, nullptr};
+    rows = Rows{order, length, active, by_row, begin, count, nullptr};
   }
 
   double multiply_adds() const {
@@ -103,18 +137,18 @@ struct WeightedLayer : Layer {
                         (cell == Cell::kLstm && (per_recurrence == 3 || per_recurrence == 5)),
                     "weights: expected 2 or 4 a recurrence, 3 or 5 with a projection, got ",
                     per_recurrence);
-    STD_TORCH_CHECK(x.dim() == 3, "x: expected 3 dimensions, got ", x.dim());
     STD_TORCH_CHECK(tensors[0].dim() == 2 && tensors[1].dim() == 2,
                     "weights: expected matrices first");
     const int64_t G = gate_count(cell);
-    const Shape sizes{x.size(0),          x.size(1), x.size(2), tensors[0].size(0) / G,
-                      tensors[1].size(1), N,         cell,      dtype_of_type(x.scalar_type()),
-                      projected};
-    check_tensor("x", x, x.scalar_type(), {sizes.T, sizes.B, sizes.I});
+    const Extent extent = extent_of(x, lengths);
+    const int64_t I = x.size(x.dim() - 1), H = tensors[0].size(0) / G, P = tensors[1].size(1);
+    const Dtype kind = dtype_of_type(x.scalar_type());
+    const Shape sizes{extent.T, extent.B, I, H, P, N, cell, kind, projected};
     STD_TORCH_CHECK(projected || sizes.P == sizes.H, "weights: expected w_hh of shape ",
                     shape_text(std::array<int64_t, 2>{G * sizes.H, sizes.H}), ", got ",
                     shape_text(tensors[1].sizes()));
-    take_rows(sizes, x.scalar_type(), lengths, resets);
+    take_rows(sizes, extent.packed, x, lengths, resets);
+    check_tensor("x", x, dtype, over_rows({shape.I}));
     for (int64_t n = 0; n < N; ++n) {
       add_weights(tensors.data() + n * per_recurrence, G * shape.H);
     }

@@ -17,7 +17,7 @@ struct Problem {
   bool bias, states;
   Buffers buffers;
   std::vector<Weights> weights;
-  std::vector<int64_t> reverse, order, length, active, lengths;
+  std::vector<int64_t> reverse, order, length, active, lengths, begin;
   std::vector<uint8_t> resets;
   Rows rows;
   Buffer *x, *h0, *c0, *dy, *dhn, *dcn;
@@ -39,36 +39,48 @@ struct Problem {
                                 bias ? random(gates) : nullptr, bias ? random(gates) : nullptr,
                                 projected ? random(s.P * s.H) : nullptr});
     }
-    x = add(buffers, s.dtype, s.T * s.B * s.I, true);
+    order_rows();
+    x = add(buffers, s.dtype, rows.count * s.I, true);
     h0 = states ? add(buffers, s.dtype, s.N * s.B * s.P, true) : nullptr;
     c0 = states ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
-    dy = draw(0, 3) ? add(buffers, s.dtype, s.T * s.B * s.N * s.P, true) : nullptr;
+    dy = draw(0, 3) ? add(buffers, s.dtype, rows.count * s.N * s.P, true) : nullptr;
     dhn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.P, true) : nullptr;
     dcn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
-    order_rows();
   }
 
   const void* random(int64_t count) { return add(buffers, shape.dtype, count, true)->data(); }
 
   void order_rows() {
     const Shape& s = shape;
-    const bool ragged = draw(0, 1);
+    const bool ragged = draw(0, 1), packed = draw(0, 2) == 0;
     lengths.resize(size_t(s.B));
     for (int64_t& length : lengths) length = ragged ? draw(0, s.T) : s.T;
+    if (packed) {
+      lengths[0] = s.T;
+      std::sort(lengths.begin(), lengths.end(), std::greater<>());
+    }
     order.resize(lengths.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
                      [&](int64_t a, int64_t b) { return lengths[size_t(a)] > lengths[size_t(b)]; });
     for (const int64_t b : order) length.push_back(lengths[size_t(b)]);
+    int64_t count = 0;
     for (int64_t t = 0; t < s.T; ++t) {
       active.push_back(std::count_if(lengths.begin(), lengths.end(),
                                      [&](int64_t length) { return length > t; }));
+      begin.push_back(count);
+      count += packed ? active.back() : s.B;
     }
     if (draw(0, 1)) {
-      resets.resize(size_t(s.T * s.B));
+      resets.resize(size_t(count));
       for (uint8_t& reset : resets) reset = draw(0, 3) == 0;
     }
-    rows = Rows{order.data(), length.data(), active.data(), lengths.data(),
+    rows = Rows{order.data(),
+                length.data(),
+                active.data(),
+                lengths.data(),
+                begin.data(),
+                count,
                 resets.empty() ? nullptr : resets.data()};
   }
 };
@@ -81,12 +93,12 @@ Buffers run(const Kernels& kernels, Problem& p, int threads, bool prepacked) {
   const bool lstm = s.cell == Cell::kLstm;
   const Dtype wide = s.dtype == Dtype::kDouble ? Dtype::kDouble : Dtype::kFloat;
   Buffers out;
-  Buffer* y = add(out, s.dtype, s.T * s.B * s.N * s.P, false);
+  Buffer* y = add(out, s.dtype, p.rows.count * s.N * s.P, false);
   Buffer* hn = add(out, s.dtype, s.N * s.B * s.P, false);
   Buffer* cn = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
   Buffers saved;
   Buffer* tape =
-      add(saved, wide, s.T * s.B * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
+      add(saved, wide, p.rows.count * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
   Forward forward{s,
                   p.rows,
                   p.weights.data(),
@@ -111,7 +123,7 @@ Buffers run(const Kernels& kernels, Problem& p, int threads, bool prepacked) {
   std::vector<char> memory(kernels.forward_workspace(forward, threads), char(0xFF));
   on_team(threads,
           [&](Team& team, int rank) { kernels.forward(forward, memory.data(), team, rank); });
-  Buffer* dx = add(out, s.dtype, s.T * s.B * s.I, false);
+  Buffer* dx = add(out, s.dtype, p.rows.count * s.I, false);
   Buffer* dh0 = add(out, s.dtype, s.N * s.B * s.P, false);
   Buffer* dc0 = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
   std::vector<WeightGrads> grads;

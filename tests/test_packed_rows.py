@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""Packed rows as the kernels take them: the padded form's bits, its derivatives, and the checks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import CELLS, DTYPES, Case, Inputs, ids, make, need, options, run
+from torch import Tensor
+
+from fused_rnn import autograd, ops
+from fused_rnn.packing import Packing
+from fused_rnn.testing import assert_within_budget
+
+
+@pytest.fixture(autouse=True)
+def native() -> None:
+    need("native")
+
+
+def ragged(case: Case) -> Inputs:
+    """Inputs of a case whose rows grow shorter and all have a step."""
+    inputs = make(case)
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, case.steps + 1, (case.batch,), generator=draw)
+    lengths[0] = case.steps
+    return inputs._replace(lengths=lengths.sort(descending=True).values)
+
+
+def packed(inputs: Inputs) -> tuple[Inputs, Packing]:
+    """The same with the steps of all rows packed."""
+    packing = Packing.of(inputs.lengths)
+    y, *states = inputs.cotangents
+    resets = None if inputs.resets is None else packing.pack(inputs.resets)
+    inputs = inputs._replace(x=packing.pack(inputs.x), lengths=None, resets=resets)
+    return inputs._replace(cotangents=(packing.pack(y), *states)), packing
+
+
+CASES = [
+    case
+    for cell in CELLS
+    for dtype in ("fp64", "fp32", "bf16")
+    for case in (*options(cell, dtype), replace(options(cell, dtype)[0], batch=70, steps=40))
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids)
+def test_same_bits_as_padded(case: Case) -> None:
+    inputs = ragged(case)
+    rows, packing = packed(inputs)
+    found = run(case, rows, "native", packing)
+    for name, expected in run(case, inputs, "native").items():
+        expected = packing.pack(expected) if name in ("y", "dx") else expected
+        assert torch.equal(found[name], expected), name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_same_bits_on_prepacked_weights(cell: str) -> None:
+    case = Case(cell, dtype="fp32", batch=7, reverse=(0, 1), resets=True)
+    inputs = ragged(case)
+    x, h0, c0, weights, lengths, resets = inputs[:6]
+    rows, packing = packed(inputs)
+    pack = ops.prepack(weights, cell, case.reverse)
+    y, *states = ops.prepacked_forward(x, h0, c0, pack, lengths, resets)
+    found, *last = ops.prepacked_forward(rows.x, h0, c0, pack, packing.lengths, rows.resets)
+    assert torch.equal(found, packing.pack(y))
+    for state, expected in zip(last, states, strict=True):
+        assert (state is None and expected is None) or torch.equal(state, expected)
+
+
+def function(case: Case) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[Any, ...]]:
+    """The layer over packed rows as a function of all that may have a gradient."""
+    inputs, packing = packed(ragged(case))
+    tensors = (inputs.x, inputs.h0, inputs.c0, *inputs.weights)
+
+    def outputs(x: Tensor, h0: Tensor, c0: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
+        found = autograd.layer(
+            *(x, h0, c0, weights, None, inputs.resets),
+            cell=case.cell,
+            reverse=case.reverse,
+            backend="native",
+            packing=packing,
+        )
+        return tuple(tensor for tensor in found if tensor is not None)
+
+    return outputs, tuple(None if t is None else t.requires_grad_() for t in tensors)
+
+
+SMALL = [Case(cell, 3, 3, 2, 2, reverse=(0, 1), resets=True) for cell in CELLS]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=ids)
+def test_derivatives(case: Case) -> None:
+    torch.autograd.gradcheck(*function(case), check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(*function(case), check_rev_over_rev=True, fast_mode=True)
+
+
+def test_a_mapped_backward_pass() -> None:
+    outputs, tensors = function(SMALL[2])
+    y, *_ = outputs(*tensors)
+    cotangents = torch.randn(4, *y.shape, dtype=y.dtype)
+
+    def dx(cotangent: Tensor) -> Tensor:
+        return torch.autograd.grad(y, tensors[0], cotangent, retain_graph=True)[0]
+
+    assert torch.equal(torch.func.vmap(dx)(cotangents), torch.stack([dx(c) for c in cotangents]))
+
+
+def test_transforms_of_packed_rows() -> None:
+    outputs, tensors = function(SMALL[2])
+
+    def first(x: Tensor) -> Tensor:
+        return outputs(x, *tensors[1:])[0]
+
+    x = tensors[0].detach()
+    forward, reverse = torch.func.jacfwd(first)(x), torch.func.jacrev(first)(x)
+    assert_within_budget(forward, reverse, name="the Jacobian")
+    many = torch.stack([x, 2 * x])
+    mapped, alone = torch.func.vmap(first)(many), torch.stack([first(x), first(2 * x)])
+    assert_within_budget(mapped.detach(), alone.detach(), name="y")
+
+
+BAD = {
+    "no lengths": ((6, 2), None, "x: expected 3 dimensions, or 2 of packed rows with lengths"),
+    "growing": ((6, 2), [1, 2, 3], "lengths: expected falling ones"),
+    "an empty row": ((6, 2), [3, 3, 0], "lengths: expected falling ones, the last at least 1"),
+    "rows": ((5, 2), [3, 2, 1], r"x: expected shape \(6, 2\), got \(5, 2\)"),
+    "axes of lengths": ((6, 2), [[3, 2, 1]], "lengths: expected 1 dimension, got 2"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_ops_refuse(fault: str) -> None:
+    shape, given, message = BAD[fault]
+    case = Case("gru", 3, 3, 2, 5, dtype="fp32", states=False)
+    lengths = None if given is None else torch.tensor(given)
+    weights = make(case).weights
+    x = torch.randn(shape, dtype=DTYPES[case.dtype])
+    pack = ops.prepack(weights, case.cell, case.reverse)
+    for call in (
+        lambda: ops.PAIRS["native"].forward(
+            x, None, None, weights, lengths, None, case.cell, case.reverse, False
+        ),
+        lambda: ops.prepacked_forward(x, None, None, pack, lengths, None),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call()
