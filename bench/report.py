@@ -240,8 +240,9 @@ def hardware(rows: Sequence[Row]) -> str:
 
 def _reasons(comparisons: Sequence[Comparison]) -> str:
     seen: dict[tuple[str, str], int] = {}
-    for comparison in comparisons:
-        for row in comparison.peers * (comparison.ours["provider"] == "fused_rnn"):
+    # Once a case, however many rows of ours it has.
+    for comparison in (c for c in comparisons if c.ours["provider"] == "fused_rnn"):
+        for row in comparison.peers:
             if row["p50"] is None:
                 key = (row["provider"], row["reason"])
                 seen[key] = seen.get(key, 0) + 1

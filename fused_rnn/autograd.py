@@ -71,38 +71,25 @@ def layer(
     cell: str,
     reverse: tuple[int, ...],
     backend: str,
-    packing: Packing | None = None,
 ) -> LayerOutput:
     """The outputs and final states of N recurrences over one input, on the backend named.
 
     Args:
-        x: input sequence, (T, B, I), or the rows of packed input, (rows, I).
+        x: input sequence, (T, B, I), or where `takes_packed` packed rows, (rows, I).
         h0: initial states, (N, B, P); None is zeros.
         c0: initial cell states of the LSTM, (N, B, H); None is zeros.
         weights: torch.nn's order, recurrence by recurrence.
-        lengths: steps of each row, (B,) int64; None is T for all.
-        resets: marks before which a row's sequence is cut, (T, B) bool, or (rows,); None is no
-            mark.
+        lengths: steps of each row, (B,) int64, of packed rows falling; None is T for all.
+        resets: marks before which a row's sequence is cut, (T, B) bool, of packed rows (rows,);
+            None is no mark.
         cell: a key of `ops.GATES`.
         reverse: N flags, 1 where the recurrence walks backward in time.
         backend: a name that `backends.choose` returned for this call.
-        packing: of packed input, which brings its own lengths; None is no packed input.
 
     Returns:
         y (T, B, N, P) or (rows, N, P), hn (N, B, P), cn (N, B, H) or None.
     """
     tracing = torch.compiler.is_compiling()
-    if packing is not None and (
-        backend != "native" or x.device.type != "cpu" or tracing or transformed()
-    ):
-        x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
-        lengths = None if packing.even else packing.lengths
-        y, hn, cn = layer(
-            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=backend
-        )
-        return LayerOutput(packing.pack(y), hn, cn)
-    if packing is not None:
-        lengths = packing.lengths
     # Inside a traced graph, transforms see the op alone and know no rule for it.
     if backend == "reference" or (tracing and transformed()):
         return reference.layer(x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse)
@@ -121,6 +108,11 @@ def layer(
         with torch._C._AutoDispatchBelowAutograd():
             y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, False)
     return LayerOutput(y, hn, cn if cell == "lstm" else None)
+
+
+def takes_packed(backend: str, device: torch.device) -> bool:
+    """Whether `layer` takes the rows of packed input as they are."""
+    return backend == "native" and device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def contiguous(*tensors: Maybe) -> list[Any]:
@@ -182,12 +174,12 @@ class LayerFunction(Function):
         return *moved, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], plan: Plan, *args: Maybe) -> tuple[Any, Any]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], plan: Plan, *args: Any) -> tuple[Any, Any]:
         def apply(*args: Maybe) -> tuple[Tensor, ...]:
             return LayerFunction.apply(plan, *args)
 
         dims = in_dims[1:]
-        if any(dim is not None for dim in dims[len(_FORWARD_AXES) :]):
+        if _packed(args[0], dims[0]) or any(d is not None for d in dims[len(_FORWARD_AXES) :]):
             return one_by_one(apply, info.batch_size, dims, args)
         return side_by_side(apply, info.batch_size, dims, args, _FORWARD_AXES)
 
@@ -244,27 +236,27 @@ def _mapped_backward(plan: Plan, size: int, dims: Sequence[Any], *args: Any) -> 
         return LayerBackward.apply(plan, *args)
 
     shared = all(dim is None for dim in dims[len(_BACKWARD_AXES) :])
-    # Packed rows have no axis of the batch.
-    packed = args[3].dim() - (dims[3] is not None) == 2
-    if shared and not packed and not plan.needs.dweights:
+    if shared and not _packed(args[3], dims[3]) and not plan.needs.dweights:
         return side_by_side(apply, size, dims, args, _BACKWARD_AXES)
     return one_by_one(apply, size, dims, args)
+
+
+def _packed(x: Tensor, mapped: int | None) -> bool:
+    """Whether x is of packed rows, (rows, I), which have no axis of the batch."""
+    return x.dim() - (mapped is not None) == 2
 
 
 def _forward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
     """The reference as a map (x, h0, c0, *weights) -> (y, hn, cn)."""
 
     def forward(x: Tensor, h0: Maybe, c0: Maybe, *weights: Tensor) -> Many:
-        packing = Packing.of(lengths) if x.dim() == 2 and lengths is not None else None
-        return tuple(
-            layer(
-                *(x, h0, c0, weights, lengths, resets),
-                cell=plan.cell,
-                reverse=plan.reverse,
-                backend="reference",
-                packing=packing,
-            )
-        )
+        run = partial(reference.layer, cell=plan.cell, reverse=plan.reverse)
+        if x.dim() == 3 or lengths is None:
+            return tuple(run(x, h0, c0, weights, lengths, resets))
+        packing = Packing.of(lengths)
+        marks = None if resets is None else packing.pad(resets)
+        y, *states = run(packing.pad(x), h0, c0, weights, lengths, marks)
+        return packing.pack(y), *states
 
     return forward
 

@@ -4,7 +4,7 @@
 Under autocast they compute and return the autocast dtype, as the modules do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple, cast
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from . import backends, precision, validation
-from .autograd import contiguous, layer
+from .autograd import contiguous, layer, takes_packed
 from .ops import GATES, LayerOutput, layout, prepacked_forward
 from .packing import Packing
 
@@ -59,30 +59,60 @@ def stack(
     shape = layout(weights, cell)
     query = (cell, x.dtype, x.device.type, reverse, resets is not None, shape.projection)
     name = backends.choose(backends.Query(*query), backend)
-    per = shape.per_recurrence * directions
-    if len(weights) == per:
+    how = _How(cell, reverse, name)
+    count = len(weights) // (shape.per_recurrence * directions)
+    between = partial(drop, p=dropout) if training and dropout else None
+    if packing is None:
+        return _layers(how, count, x, h0, c0, weights, lengths, resets, between)
+    if takes_packed(name, x.device):
+        return _layers(how, count, x, h0, c0, weights, packing.lengths, resets, between)
+
+    def on_grid(y: Tensor) -> Tensor:
+        # Dropped out as packed rows: those are the random numbers torch.nn draws.
+        return packing.pad(drop(packing.pack(y), dropout))
+
+    x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
+    lengths = None if packing.even else packing.lengths
+    y, hn, cn = _layers(how, count, x, h0, c0, weights, lengths, resets, between and on_grid)
+    return LayerOutput(packing.pack(y), hn, cn)
+
+
+class _How(NamedTuple):
+    """What all layers of a stack share."""
+
+    cell: str
+    reverse: tuple[int, ...]
+    backend: str
+
+
+def _layers(
+    how: _How,
+    count: int,
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    between: Callable[[Tensor], Tensor] | None,
+) -> LayerOutput:
+    """`count` layers, with `between` applied between them."""
+    cell, reverse, backend = how
+    if count == 1:
         y, hn, cn = layer(
-            x,
-            h0,
-            c0,
-            weights,
-            lengths,
-            resets,
-            cell=cell,
-            reverse=reverse,
-            backend=name,
-            packing=packing,
+            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=backend
         )
         # One direction needs no more than a squeeze, the cheaper view.
-        return LayerOutput(y.squeeze(-2) if directions == 1 else y.flatten(-2), hn, cn)
-    run = partial(layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=name)
-    run = partial(run, packing=packing)
+        return LayerOutput(y.squeeze(-2) if len(reverse) == 1 else y.flatten(-2), hn, cn)
+    run = partial(
+        layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=backend
+    )
+    per = len(weights) // count
     hs, cs = [], []
-    for at in range(len(weights) // per):
-        if at and training and dropout:
-            x = drop(x, dropout)
-        rows = slice(at * directions, (at + 1) * directions)
-        h, c = (None if state is None else state[rows] for state in (h0, c0))
+    for at in range(count):
+        if at and between is not None:
+            x = between(x)
+        h, c = (None if s is None else s.chunk(count)[at] for s in (h0, c0))
         y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per])
         x = y.flatten(-2)
         hs.append(hn)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fused_rnn import autograd, backends, ops
 from fused_rnn.ops import GATES
-from fused_rnn.packing import Packing
 from fused_rnn.testing import assert_within_budget
 
 CELLS = tuple(GATES)
@@ -163,9 +162,7 @@ def _keep_off_the_kink(x: Tensor, weights: list[Tensor], per: int) -> None:
             weight[:, 0] = torch.where(on, 4.0, -4.0)
 
 
-def run(
-    case: Case, inputs: Inputs, backend: str, packing: Packing | None = None
-) -> dict[str, Tensor]:
+def run(case: Case, inputs: Inputs, backend: str) -> dict[str, Tensor]:
     """Outputs and all gradients of a layer, by name."""
     leaves = {"x": inputs.x, "h0": inputs.h0, "c0": inputs.c0}
     leaves |= {f"weights[{index}]": weight for index, weight in enumerate(inputs.weights)}
@@ -181,7 +178,6 @@ def run(
         cell=case.cell,
         reverse=case.reverse,
         backend=backend,
-        packing=packing,
     )
     outputs = [tensor for tensor in output if tensor is not None]
     grads = torch.autograd.grad(outputs, list(leaves.values()), inputs.cotangents)

@@ -9,8 +9,11 @@ import pytest
 import torch
 from cases import CELLS, DTYPES, Case, Inputs, ids, make, need, options, run
 from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence
+from twins import state, tensors
 
-from fused_rnn import autograd, ops
+import fused_rnn
+from fused_rnn import autograd, functional, ops
 from fused_rnn.packing import Packing
 from fused_rnn.testing import assert_within_budget
 
@@ -30,11 +33,11 @@ def ragged(case: Case) -> Inputs:
 
 
 def packed(inputs: Inputs) -> tuple[Inputs, Packing]:
-    """The same with the steps of all rows packed."""
+    """The same, their steps packed row by row."""
     packing = Packing.of(inputs.lengths)
     y, *states = inputs.cotangents
     resets = None if inputs.resets is None else packing.pack(inputs.resets)
-    inputs = inputs._replace(x=packing.pack(inputs.x), lengths=None, resets=resets)
+    inputs = inputs._replace(x=packing.pack(inputs.x), resets=resets)
     return inputs._replace(cotangents=(packing.pack(y), *states)), packing
 
 
@@ -50,7 +53,7 @@ CASES = [
 def test_same_bits_as_padded(case: Case) -> None:
     inputs = ragged(case)
     rows, packing = packed(inputs)
-    found = run(case, rows, "native", packing)
+    found = run(case, rows, "native")
     for name, expected in run(case, inputs, "native").items():
         expected = packing.pack(expected) if name in ("y", "dx") else expected
         assert torch.equal(found[name], expected), name
@@ -64,24 +67,23 @@ def test_same_bits_on_prepacked_weights(cell: str) -> None:
     rows, packing = packed(inputs)
     pack = ops.prepack(weights, cell, case.reverse)
     y, *states = ops.prepacked_forward(x, h0, c0, pack, lengths, resets)
-    found, *last = ops.prepacked_forward(rows.x, h0, c0, pack, packing.lengths, rows.resets)
+    found, *last = ops.prepacked_forward(rows.x, h0, c0, pack, lengths, rows.resets)
     assert torch.equal(found, packing.pack(y))
-    for state, expected in zip(last, states, strict=True):
-        assert (state is None and expected is None) or torch.equal(state, expected)
+    for ours, expected in zip(last, states, strict=True):
+        assert (ours is None and expected is None) or torch.equal(ours, expected)
 
 
 def function(case: Case) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[Any, ...]]:
     """The layer over packed rows as a function of all that may have a gradient."""
-    inputs, packing = packed(ragged(case))
+    inputs, _ = packed(ragged(case))
     tensors = (inputs.x, inputs.h0, inputs.c0, *inputs.weights)
 
     def outputs(x: Tensor, h0: Tensor, c0: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
         found = autograd.layer(
-            *(x, h0, c0, weights, None, inputs.resets),
+            *(x, h0, c0, weights, inputs.lengths, inputs.resets),
             cell=case.cell,
             reverse=case.reverse,
             backend="native",
-            packing=packing,
         )
         return tuple(tensor for tensor in found if tensor is not None)
 
@@ -115,17 +117,57 @@ def test_transforms_of_packed_rows() -> None:
         return outputs(x, *tensors[1:])[0]
 
     x = tensors[0].detach()
-    forward, reverse = torch.func.jacfwd(first)(x), torch.func.jacrev(first)(x)
-    assert_within_budget(forward, reverse, name="the Jacobian")
+    truth = torch.autograd.functional.jacobian(first, x)
+    for jacobian in (torch.func.jacfwd, torch.func.jacrev):
+        assert_within_budget(jacobian(first)(x), truth, name=jacobian.__name__)
     many = torch.stack([x, 2 * x])
     mapped, alone = torch.func.vmap(first)(many), torch.stack([first(x), first(2 * x)])
-    assert_within_budget(mapped.detach(), alone.detach(), name="y")
+    assert torch.equal(mapped, alone)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference", "torch"])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_who_takes_rows_as_they_are(
+    kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = []
+
+    def run(x: Tensor, *args: Any, **options: Any) -> Any:
+        axes.append(x.dim())
+        return autograd.layer(x, *args, **options)
+
+    monkeypatch.setattr(functional, "layer", run)
+    layer = getattr(fused_rnn, f"Fused{kind}")(3, 5, 2, bidirectional=True, backend=backend)
+    layer(pack_sequence([torch.randn(length, 3) for length in (9, 4, 1)]))
+    assert axes == [2 if backend == "native" else 3] * 2
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_modules_on_prepacked_weights(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = []
+
+    def forward(x: Tensor, *args: Any) -> Any:
+        axes.append(x.dim())
+        return ops.prepacked_forward(x, *args)
+
+    monkeypatch.setattr(functional, "prepacked_forward", forward)
+    layer = getattr(fused_rnn, f"Fused{kind}")(3, 5, 2, bidirectional=True)
+    rows = [torch.randn(length, 3) for length in (3, 9, 9, 1)]
+    x, hx = pack_sequence(rows, enforce_sorted=False), state(kind, 4, 4, 5, dtype=torch.float32)
+    with torch.inference_mode():
+        y, states = layer(x, hx)
+        with fused_rnn.prepacked(layer):
+            found, last = layer(x, hx)
+    assert axes == [2, 2]
+    pairs = zip((found.data, *tensors(last)), (y.data, *tensors(states)), strict=True)
+    assert all(torch.equal(ours, expected) for ours, expected in pairs)
 
 
 BAD = {
     "no lengths": ((6, 2), None, "x: expected 3 dimensions, or 2 of packed rows with lengths"),
     "growing": ((6, 2), [1, 2, 3], "lengths: expected falling ones"),
     "an empty row": ((6, 2), [3, 3, 0], "lengths: expected falling ones, the last at least 1"),
+    "too many steps": ((6, 2), [1 << 40, 1, 1], "lengths: expected at most 6 steps"),
     "rows": ((5, 2), [3, 2, 1], r"x: expected shape \(6, 2\), got \(5, 2\)"),
     "axes of lengths": ((6, 2), [[3, 2, 1]], "lengths: expected 1 dimension, got 2"),
 }

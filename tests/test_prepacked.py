@@ -24,7 +24,6 @@ from cases import (
 )
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
-from torch.nn.utils.rnn import pack_sequence
 from twins import state, tensors
 
 import fused_rnn
@@ -66,19 +65,6 @@ def test_calls_of_more_steps_give_the_same_bits(cell: str) -> None:
     case = Case(cell, 9, 5, 19, 37, "fp32", reverse=(0, 1), lengths=True)
     ours, plain = run_prepacked(case), run(case, make(case), "native")
     assert all(torch.equal(ours[name], plain[name]) for name in ours)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_packed_sequences(kind: str) -> None:
-    layer = getattr(fused_rnn, f"Fused{kind}")(3, 5, 2, bidirectional=True).eval()
-    rows = [torch.randn(length, 3) for length in (3, 9, 9, 1)]
-    x, hx = pack_sequence(rows, enforce_sorted=False), state(kind, 4, 4, 5, dtype=torch.float32)
-    with torch.inference_mode():
-        y, states = layer(x, hx)
-        with fused_rnn.prepacked(layer):
-            found, last = layer(x, hx)
-    pairs = zip((found.data, *tensors(last)), (y.data, *tensors(states)), strict=True)
-    assert all(torch.equal(ours, expected) for ours, expected in pairs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -168,7 +168,8 @@ void ForwardPass<IO, Op, cell>::start_row(int64_t j) {
   if (kOwnState) convert(shared_.state + p * ld_p_, h0, s_.P, ld_p_);
   if (cell == Cell::kLstm) convert(shared_.c + p * ld_h_, c0, s_.H, ld_h_);
   if (shared_.inner) convert(shared_.inner + p * ld_h_, static_cast<const IO*>(nullptr), 0, ld_h_);
-  for (int64_t t = length; rows_.padded() && t < s_.T; ++t) {
+  const int64_t end = rows_.padded() ? s_.T : length;
+  for (int64_t t = length; t < end; ++t) {
     convert(y_row(rows_.row(t, b)), static_cast<const IO*>(nullptr), 0, s_.P);
   }
 }

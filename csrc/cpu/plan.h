@@ -82,6 +82,8 @@ struct RowGroup {
   int64_t count(int64_t positions) const { return (positions - group + groups - 1) / groups; }
   int64_t active(int64_t t) const { return count(rows.active[t]); }
   int64_t all() const { return count(B); }
+
+  // Where x, y and tape have step t of batch row b, and whether they have steps past its length.
   int64_t row(int64_t t, int64_t b) const { return rows.begin[t] + b; }
   bool padded() const { return rows.count == T * B; }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,7 +21,7 @@ inline const void* data(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->const_data_ptr() : nullptr;
 }
 
-// T and B of an x (T, B, I), or of packed ones.
+// T and B of an x (T, B, I), or of one of packed rows.
 struct Extent {
   int64_t T, B;
   bool packed;  // x is (rows, I), and lengths fall
@@ -37,6 +38,9 @@ inline Extent extent_of(const Tensor& x, const std::optional<Tensor>& lengths) {
   STD_TORCH_CHECK(
       std::is_sorted(steps, steps + B, std::greater<>()) && (B == 0 || steps[B - 1] > 0),
       "lengths: expected falling ones, the last at least 1, of packed rows");
+  // A row's steps are rows of x: more would be memory for nothing.
+  STD_TORCH_CHECK(B == 0 || steps[0] <= x.size(0), "lengths: expected at most ", x.size(0),
+                  " steps, the rows of x, got ", steps[0]);
   return {B > 0 ? steps[0] : 1, B, true};
 }
 
@@ -57,7 +61,7 @@ struct Layer {
     STD_TORCH_CHECK(shape.T > 0, "x: expected at least one step, got none");
     check_optional("lengths", lengths, ScalarType::Long, {shape.B});
     order_rows(lengths ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr);
-    check_optional("resets", resets, ScalarType::Bool, over_rows({}));
+    if (resets) check_tensor("resets", *resets, ScalarType::Bool, over_rows({}));
     rows.resets = static_cast<const uint8_t*>(data(resets));
   }
 
