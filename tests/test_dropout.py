@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from twins import LAYERS, assert_same, tensors, twins
 
+from fused_rnn import use_backend
+
 
 def both(ours: nn.Module, theirs: nn.Module, x: object) -> tuple[object, object]:
     """Results of both from one seed, after which both have drawn as many numbers."""
@@ -36,6 +38,16 @@ def test_same_numbers_as_torch(kind: str, p: float, bidirectional: bool, batch_f
     theirs.eval()
     for each in inputs:
         assert_same(*both(ours, theirs, each))
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_input_that_is_padded(kind: str, backend: str) -> None:
+    # These backends take a grid; the random numbers are those of packed rows nevertheless.
+    ours, theirs = twins(kind, 3, 5, 3, dropout=0.3, bidirectional=True)
+    x = torch.randn(4, 4, 3, dtype=torch.float64)
+    with use_backend(backend):
+        assert_same(*both(ours, theirs, pack_padded_sequence(x, [4, 3, 2, 1])))
 
 
 @pytest.mark.parametrize("kind", LAYERS)
