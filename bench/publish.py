@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from bench import applications, gpu_report, report
+from bench.comparison import compare
 from bench.harness import Row
 from bench.machine import ROOT
+from bench.rows import load
 from fused_rnn import backends, native, triton
 from fused_rnn.ops import GATES
 
@@ -102,8 +104,8 @@ def support_table() -> str:
 
 
 def recorded() -> list[Path]:
-    """The files of rows that `bench.run` wrote; other benchmarks keep theirs beside them."""
-    return sorted(RESULTS.glob("cpu*.jsonl"))
+    """The files of rows that `bench.run` wrote, one for each machine."""
+    return sorted(RESULTS.glob("cpu-*.jsonl"))
 
 
 def gpu_rows() -> list[Row]:
@@ -113,7 +115,7 @@ def gpu_rows() -> list[Row]:
 
 def reports() -> dict[Path, str]:
     """Every report that stands beside the results, by its path."""
-    found = {path.with_suffix(".md"): report.full(report.load([path])) for path in recorded()}
+    found = {path.with_suffix(".md"): report.full(load([path])) for path in recorded()}
     for path in sorted(RESULTS.glob("gpu*.jsonl")):
         found[path.with_suffix(".md")] = gpu_report.full(gpu_report.load([path]))
     for name in applications.REPORTS:
@@ -124,12 +126,13 @@ def reports() -> dict[Path, str]:
 
 
 def speed_section() -> str:
-    """One summary for each file of results, with its hardware named."""
+    """One summary for each machine, with its hardware named."""
     parts = []
     for path in recorded():
-        rows = report.load([path])
+        rows = load([path])
         more = f"[All cases](bench/results/{path.stem}.md)."
-        parts += [report.summary(report.compare(rows)), f"{report.hardware(rows)} {more}"]
+        # The name before its table: there may be another one below.
+        parts += [f"{report.hardware(rows)} {more}", report.summary(compare(rows))]
     return "\n\n".join(parts) or "No measurements are recorded yet."
 
 
@@ -192,7 +195,7 @@ def main() -> int:
     for path, text in reports().items():
         path.write_text(text, encoding="utf-8")
     for path in recorded():
-        charts.draw(report.compare(report.load([path])), path.with_suffix(""))
+        charts.draw(compare(load([path])), path.with_suffix(""))
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 

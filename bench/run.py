@@ -38,7 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="instead of each case's own number")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: tries the harness only")
     parser.add_argument("--base", metavar="REF", help="compare with this commit; no peers")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON lines")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        nargs="?",
+        const=machine.results(),
+        metavar="FILE",
+        help="write the rows as JSON lines; without FILE to %(const)s",
+    )
     parser.add_argument("--list", action="store_true", help="name the cases and their reasons")
     return parser
 
@@ -88,7 +95,8 @@ def _died(case: cases.Case, mode: str, reason: str) -> Row:
     return row | {"reason": reason, "failure": reason}
 
 
-def _measure_all(arguments: argparse.Namespace) -> Iterator[Row]:
+def _measure_all(arguments: argparse.Namespace) -> Iterator[list[Row]]:
+    """The rows of one case in one mode after those of another."""
     record = machine.record()
     effort = harness.QUICK if arguments.quick else harness.Effort()
     modes = arguments.modes.split(",")
@@ -104,9 +112,8 @@ def _measure_all(arguments: argparse.Namespace) -> Iterator[Row]:
                     rows = harness.measure(case, mode, chosen, effort)
                 except ChildProcessError as error:
                     rows = [_died(case, mode, str(error))]
-                for row in rows:
-                    print(_line(row), flush=True)
-                    yield row | record | {"quick": arguments.quick}
+                print(*map(_line, rows), sep="\n", flush=True)
+                yield [row | record | {"quick": arguments.quick} for row in rows]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,9 +126,9 @@ def main(argv: list[str] | None = None) -> int:
     failures = 0
     out = open(arguments.out or os.devnull, "w", encoding="utf-8")
     with out:
-        for row in _measure_all(arguments):
-            failures += row["failure"] is not None
-            out.write(json.dumps(row) + "\n")
+        for rows in _measure_all(arguments):
+            failures += sum(row["failure"] is not None for row in rows)
+            out.writelines(json.dumps(row) + "\n" for row in rows)
             out.flush()
     print(f"{failures} failed" if failures else "all of this package's rows ran on its kernels")
     return int(failures > 0)
