@@ -11,7 +11,7 @@ from recorded_rows import ALL, row, write
 from bench import applications, gpu_report, harness, machine, publish, report, run
 from bench.cases import Case
 from bench.comparison import compare
-from bench.rows import load, machine_of
+from bench.rows import load, machine_of, merge
 
 
 def said(vendor: str, family: int, model: int, flags: str) -> list[str]:
@@ -128,3 +128,98 @@ def test_each_machine_has_its_report_charts_and_table(
 @pytest.mark.parametrize("path", publish.recorded(), ids=lambda path: path.stem)
 def test_a_file_of_results_is_of_the_machine_in_its_name(path: Path) -> None:
     assert path.stem == f"cpu-{machine_of(load([path]))}"
+
+
+def times(path: Path) -> list[tuple[str, str, float]]:
+    return [(row["case"], row["provider"], row["p50"]) for row in load([path])]
+
+
+def test_new_rows_take_the_places_of_old_ones(tmp_path: Path) -> None:
+    path, (first, second, third) = tmp_path / "cpu-amx.jsonl", ALL[:3]
+    assert merge(path, [row(name, 1.0, case=first) for name in ("fused_rnn", "torch.nn")]) == 0
+    assert merge(path, [row("fused_rnn", 1.0, case=second)]) == 0
+    training = row("fused_rnn", 4.0, case=second, mode="train")
+    assert merge(path, [row("fused_rnn", 2.0, case=second), training]) == 0
+    # The peer of the first case did not run again.
+    new = [row("fused_rnn", 3.0, case=third), row("fused_rnn", 3.0, case=first)]
+    assert merge(path, new) == 1
+    assert times(path) == [
+        (first.name, "fused_rnn", 3.0),
+        (first.name, "torch.nn", 1.0),
+        (second.name, "fused_rnn", 2.0),
+        (second.name, "fused_rnn", 4.0),
+        (third.name, "fused_rnn", 3.0),
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["cpu-amx.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"machine": "zen9"}, "one machine, got zen4, zen9"), ({"quick": True}, "--quick")],
+)
+def test_a_file_takes_no_other_rows(wrong: harness.Row, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "cpu-zen4.jsonl"
+    merge(path, [row("fused_rnn", 1.0, machine="zen4")])
+    before = path.read_text()
+    with pytest.raises(ValueError, match=message):
+        merge(path, [row("fused_rnn", 2.0, **({"machine": "zen4"} | wrong))])
+    assert path.read_text() == before
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Makes `bench.run` find the same time everywhere."""
+
+    def measure(
+        case: Case, mode: str, contestants: list[harness.Contestant], effort: harness.Effort
+    ) -> list[harness.Row]:
+        return [row(name, seconds, case=case, mode=mode) for name in contestants[0].providers]
+
+    monkeypatch.setattr(harness, "measure", measure)
+
+
+def test_run_merges_what_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    options = [f"--merge={path}", "--modes=infer"]
+    measured(monkeypatch, 1.0)
+    both = ["--providers=fused_rnn,torch.nn", "--filter=core/gru-B(7|8)-"]
+    assert run.main([*options, *both]) == 0
+    assert "older rows" not in capsys.readouterr().out
+    measured(monkeypatch, 2.0)
+    assert run.main([*options, "--providers=fused_rnn", "--filter=core/gru-B7-"]) == 0
+    assert "1 older rows of other providers stand beside new ones" in capsys.readouterr().out
+    assert sorted(time for *_, time in times(path)) == [1, 1, 1, 2]
+
+
+def test_run_asks_before_it_measures_whether_the_file_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpu-zen9.jsonl"
+    write(path, [row("fused_rnn", 1.0, machine="zen9")])
+    monkeypatch.setattr(harness, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match="one machine, got zen9"):
+        run.main([f"--merge={path}", "--filter=core/gru-B7-"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--quick", "--merge"],
+        ["--base=main", "--merge"],
+        ["--quick", "--out"],
+        ["--base=main", "--out"],
+        ["--filter=core", "--out"],
+        ["--providers=fused_rnn", "--out"],
+        ["--out", "--merge"],
+    ],
+    ids=" ".join,
+)
+def test_results_are_not_overwritten_by_less(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(run, "_contestants", lambda *_: pytest.fail("built"))
+    with pytest.raises(SystemExit) as stopped:
+        run.main(options)
+    assert stopped.value.code == 2
