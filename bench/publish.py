@@ -11,7 +11,7 @@ from bench import applications, gpu_report, report
 from bench.comparison import compare
 from bench.harness import Row
 from bench.machine import ROOT
-from bench.rows import load
+from bench.rows import load, machine_of
 from fused_rnn import backends, native, triton
 from fused_rnn.ops import GATES
 
@@ -136,6 +136,16 @@ def speed_section() -> str:
     return "\n\n".join(parts) or "No measurements are recorded yet."
 
 
+def field_section() -> str:
+    """The layers of packages, machines side by side; the command that is owed where none ran."""
+    machines = {}
+    for path in recorded():
+        rows = load([path])
+        machines[machine_of(rows)] = compare(rows)
+    missing = "Not measured yet; `python -m bench.run --filter field --merge` does."
+    return report.field(machines) or missing
+
+
 def chart_section() -> str:
     """The charts beside the results."""
     images = sorted(RESULTS.glob("*.png"))
@@ -182,6 +192,7 @@ def applications_section() -> str:
 def readme(text: str) -> str:
     """`text` with every generated section as it must be."""
     text = section("speed", speed_section(), text)
+    text = section("field", field_section(), text)
     text = section("backends", support_table(), text)
     text = section("gpu", gpu_section(), text)
     text = section("applications", applications_section(), text)

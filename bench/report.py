@@ -4,7 +4,7 @@
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ GROUPS = {
     "ragged": "Ragged batches",
     "resets": "Resets inside the sequence",
     "textbook": "The textbook GRU (reset gate before the product)",
-    "half": "bfloat16",
+    "field": "Layers as packages build them",
+    "half": "bfloat16 and float16",
+    "high": 'float32 under `torch.set_float32_matmul_precision("high")`',
     "one-thread": "One thread",
 }
 
@@ -125,6 +127,35 @@ def summary(comparisons: Sequence[Comparison]) -> str:
     return table(header, lines, words=2)
 
 
+def field(machines: Mapping[str, Sequence[Comparison]]) -> str:
+    """torch.nn's time over ours in each layer of a package, a column for each machine and mode."""
+    columns = {
+        f"{name}, {MODES[mode]}": {
+            c.ours["shape"]: c
+            for c in comparisons
+            if (c.ours["group"], c.ours["mode"]) == ("field", mode)
+            and c.ours["provider"] == "fused_rnn"
+        }
+        for name, comparisons in machines.items()
+        for mode in MODES
+    }
+    columns = {title: found for title, found in columns.items() if found}
+    shapes = dict.fromkeys(shape for found in columns.values() for shape in found)
+    lines = [[shape, *(_cell(found.get(shape)) for found in columns.values())] for shape in shapes]
+    for title, figure in (("geometric mean", geometric_mean), ("lowest", min)):
+        all_ratios = [[c.ratio(c.torch) for c in found.values()] for found in columns.values()]
+        ratios = [[ratio for ratio in column if ratio is not None] for column in all_ratios]
+        lines.append([title, *(times(figure(column) if column else None) for column in ratios)])
+    return table(["LSTM", *columns], lines) if columns else ""
+
+
+def _cell(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return "–"
+    failed = comparison.ours["failure"] is not None
+    return "**FAILED**" if failed else times(comparison.ratio(comparison.torch))
+
+
 def _means(here: Sequence[Comparison]) -> list[str]:
     cells: list[str] = []
     for name in ("torch", "best"):
@@ -208,7 +239,10 @@ def full(rows: Sequence[Row]) -> str:
         summary(comparisons),
     ]
     for group, title in GROUPS.items():
-        parts += _group(title, [c for c in comparisons if c.ours["group"] == group])
+        here = [c for c in comparisons if c.ours["group"] == group]
+        parts += [f"## {title}"] if here else []
+        parts += [field({machine_of(rows): here})] if here and group == "field" else []
+        parts += _group(here)
         parts += _over_reset_after(rows) if group == "textbook" else []
     parts += ["## Peers that could not run, and how many cases of theirs", _reasons(comparisons)]
     return "\n\n".join(parts) + "\n"
@@ -230,8 +264,8 @@ def _over_reset_after(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _group(title: str, comparisons: Sequence[Comparison]) -> list[str]:
-    parts = [f"## {title}"] if comparisons else []
+def _group(comparisons: Sequence[Comparison]) -> list[str]:
+    parts = []
     for cell, name in CELLS.items():
         for mode, word in MODES.items():
             here = [c for c in comparisons if (c.ours["cell"], c.ours["mode"]) == (cell, mode)]

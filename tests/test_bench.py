@@ -66,14 +66,14 @@ def test_every_provider_can_be_asked_for() -> None:
 def test_provider_computes_the_case_or_says_why_not(case: Case, name: str) -> None:
     problem = problems.make(case)
     for mode in case.modes:
-        with torch.inference_mode(mode != "train"):
+        with torch.inference_mode(mode != "train"), problems.precision_of(case):
             try:
                 call = peers.PROVIDERS[name](problem, mode)
                 results = call.tensors(call.run())
             except Unavailable as reason:
                 assert len(str(reason)) > 10
                 continue
-        gate = problems.Gate(call.solves or problem, mode)
+            gate = problems.Gate(call.solves or problem, mode)
         assert gate.worst(results) <= (1 if harness.is_ours(name) else race.LEAVE)
 
 

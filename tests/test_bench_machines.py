@@ -104,7 +104,7 @@ def test_each_machine_has_its_report_charts_and_table(
     publish.README.write_text(
         "".join(
             f"<!-- generated: {name} (python -m bench.publish) -->\n<!-- end: {name} -->\n"
-            for name in ("speed", "backends", "gpu", "applications", "charts")
+            for name in ("speed", "field", "backends", "gpu", "applications", "charts")
         )
     )
     core = [case for case in ALL if case.group == "core" and case.cell == "lstm"]
