@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from bench import report
+from bench.comparison import geometric_mean
 from bench.harness import Row
 
 _BEAMS = ("beam 1", "beam 2")
@@ -37,7 +38,7 @@ def _systems(rows: Sequence[Row]) -> str:
             f"{fmean(row[who]['tokens_per_second']['p50'] for row in own):,.0f}"
             for who in ("fused", "torch.nn")
         ]
-        ratio = report.geometric_mean([row["ratio"] for row in own])
+        ratio = geometric_mean([row["ratio"] for row in own])
         first = own[0]
         book = f"{first['book']['figure']:g}"
         name = [first["system"], first["metric"]]
@@ -62,12 +63,12 @@ def _translations(rows: Sequence[Row]) -> str:
 
 
 def book(rows: Sequence[Row]) -> list[str]:
-    """Paragraphs on the book's systems."""
-    return [
-        f"Fused layers and torch.nn's, trained from the same starts. {_machine(rows)}",
-        _systems(rows),
-        _translations(rows),
-    ]
+    """Paragraphs on the book's systems, for each processor apart."""
+    paragraphs = []
+    for own in _by(rows, "cpu"):
+        said = f"Fused layers and torch.nn's, trained from the same starts. {_machine(own)}"
+        paragraphs += [said, _systems(own), _translations(own)]
+    return paragraphs
 
 
 def translation(rows: Sequence[Row]) -> list[str]:

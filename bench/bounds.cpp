@@ -13,6 +13,11 @@
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
+#if defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#define HAS_TILES
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace {
 
@@ -94,6 +99,48 @@ double multiply_adds_bfloat16(int) {
 }
 #endif
 
+#ifdef HAS_TILES
+// Linux keeps the tiles from a process that has not asked for them.
+bool may_use_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  static const bool may = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return may;
+}
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t unused[15] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Six sums of 16 x 16, and two factors with 32 numbers a row.
+double tile_multiply_adds(int) {
+  constexpr int kRepeats = 5000;
+  // In memory: compilers may not see that all of it is read.
+  static const TileConfig config;
+  _tile_loadconfig(&config);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (int repeat = 0; repeat < kRepeats; ++repeat) {
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_dpbf16ps(1, 6, 7);
+    _tile_dpbf16ps(2, 6, 7);
+    _tile_dpbf16ps(3, 6, 7);
+    _tile_dpbf16ps(4, 6, 7);
+    _tile_dpbf16ps(5, 6, 7);
+  }
+  _tile_release();
+  return 2.0 * kRepeats * 6 * (16 * 16 * 32);
+}
+#endif
+
 double read_all(const Vec* data, size_t count) {
   Vec sums[8] = {};
   for (size_t i = 0; i + 8 <= count; i += 8) {
@@ -117,8 +164,12 @@ double fused_rnn_bench_flops(int threads, double seconds) {
   return rate(threads, seconds, multiply_adds);
 }
 
-// FLOP a second of bfloat16 dot products with float32 sums; 0 where the machine has none.
+// FLOP a second of bfloat16 dot products with float32 sums, in tiles where there are any; 0 where
+// the machine has none.
 double fused_rnn_bench_flops_bfloat16(int threads, double seconds) {
+#ifdef HAS_TILES
+  if (may_use_tiles()) return rate(threads, seconds, tile_multiply_adds);
+#endif
 #ifdef __AVX512BF16__
   return rate(threads, seconds, multiply_adds_bfloat16);
 #else

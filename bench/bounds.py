@@ -53,7 +53,7 @@ def work(case: Case, mode: str, real_steps: int) -> Work:
     Args:
         real_steps: steps summed over the batch, without those past a row's length.
     """
-    gates, size = GATES[case.cell], 2 if case.dtype == "bfloat16" else 4
+    gates, size = GATES[case.cell], 4 if case.dtype == "float32" else 2
     inputs = [case.inputs] + [case.hidden * case.directions] * (case.layers - 1)
     recurrent = gates * case.hidden * case.hidden
     projections = [gates * case.hidden * width for width in inputs]
@@ -69,13 +69,21 @@ def work(case: Case, mode: str, real_steps: int) -> Work:
     return Work(flop, weight_bytes, read * passes)
 
 
-def bound(needed: Work, rates: Rates, dtype: str) -> Bound:
-    """The longer of the time for the FLOP and the time for the bytes."""
-    peak = rates.flops
+def _peak(rates: Rates, dtype: str, precision: str) -> float:
+    """The most FLOP a second that a type and torch's setting for float32 leave room for."""
     if dtype == "bfloat16":
-        peak = max(rates.flops, rates.flops_bfloat16)
+        return max(rates.flops, rates.flops_bfloat16)
+    if dtype == "float32" and precision == "high":
+        # A number is the sum of two bfloat16: three of the four products count.
+        return max(rates.flops, rates.flops_bfloat16 / 3)
+    # float16 too: its sums are float32, which vectors of float16 do not make.
+    return rates.flops
+
+
+def bound(needed: Work, rates: Rates, dtype: str, precision: str = "highest") -> Bound:
+    """The longer of the time for the FLOP and the time for the bytes."""
     level = rates.level(needed.weight_bytes)
-    compute, memory = needed.flop / peak, needed.bytes / rates.read[level]
+    compute, memory = needed.flop / _peak(rates, dtype, precision), needed.bytes / rates.read[level]
     return Bound(compute, "FLOP") if compute >= memory else Bound(memory, level)
 
 

@@ -23,6 +23,8 @@ class Case(NamedTuple):
     directions: int = 1
     ragged: str = ""  # "", "packed" or "lengths"
     resets: int = 0  # mean number of steps between two resets of a row; 0 for none
+    precision: str = "highest"  # what torch.set_float32_matmul_precision is told
+    package: str = ""  # that builds such a layer
     modes: tuple[str, ...] = ("infer", "train")
 
     @property
@@ -31,7 +33,7 @@ class Case(NamedTuple):
         parts = [f"B{self.batch}-T{self.steps}-I{self.inputs}-H{self.hidden}"]
         parts += [f"L{self.layers}"] * (self.layers > 1) + ["bidirectional"] * (self.directions > 1)
         parts += [self.ragged] * bool(self.ragged) + [f"resets{self.resets}"] * (self.resets > 0)
-        parts += [self.dtype] * (self.dtype != "float32")
+        parts += [self.dtype] * (self.dtype != "float32") + [self.package] * bool(self.package)
         return "-".join([*parts, f"{self.threads}threads"] if self.threads != 2 else parts)
 
     @property
@@ -77,8 +79,54 @@ _STEP = (
     _Shape(64, 1, 256, 256, "a decoder for a batch, or a beam search"),
 )
 _LARGER = (CORE[2], CORE[5], CORE[6], CORE[7])
+# Where products are large enough for other arithmetic to pay.
+_BATCHES = tuple(shape for shape in CORE if shape.batch >= 16)
 _ONE_THREAD = (CORE[1], CORE[3], CORE[5])
 _RAGGED = (64, 128, 256, 256)
+
+
+class _Layer(NamedTuple):
+    package: str
+    sizes: tuple[int, int, int, int]  # B, T, I, H
+    layers: int
+    directions: int
+    reason: str
+
+
+# LSTMs that others build, as wide and deep as their packages make them by default.
+_FIELD = (
+    _Layer("openunmix", (1, 255, 512, 256), 3, 2, "Open-Unmix: one source out of 6 s of a song"),
+    _Layer("demucs", (1, 200, 512, 512), 2, 2, "Demucs: its innermost branch, a window of steps"),
+    _Layer("pyannote", (32, 589, 60, 128), 4, 2, "pyannote.audio: who speaks when, 10 s a row"),
+    _Layer("doctr", (64, 32, 512, 128), 2, 2, "docTR: reads words, a step for 4 columns of pixels"),
+    _Layer(
+        "deepar", (32, 60, 30, 40), 2, 1, "GluonTS: a forecast's past and horizon, known in full"
+    ),
+    _Layer("deepar-sampling", (3200, 1, 30, 40), 2, 1, "GluonTS: 32 series go on, 100 paths each"),
+    _Layer(
+        "neuralforecast", (32, 48, 1, 128), 2, 1, "NeuralForecast: encodes the past of one number"
+    ),
+    _Layer("ppo", (8, 128, 64, 256), 1, 1, "SB3-Contrib: a policy's rollout in 8 environments"),
+    _Layer("rnnt", (8, 1, 640, 640), 1, 1, "NeMo: the transducer's decoder takes one label in"),
+    _Layer(
+        "encodec", (1, 500, 512, 512), 2, 1, "Encodec: between convolutions, 500 frames of audio"
+    ),
+)
+
+
+def _field() -> list[Case]:
+    return [
+        Case(
+            "lstm",
+            *layer.sizes,
+            layer.reason,
+            "field",
+            layers=layer.layers,
+            directions=layer.directions,
+            package=layer.package,
+        )
+        for layer in _FIELD
+    ]
 
 
 def _options() -> list[Case]:
@@ -118,7 +166,18 @@ def all_cases() -> list[Case]:
     cases += [Case(cell, *shape, "step", modes=step_modes) for cell in CELLS for shape in _STEP]
     cases += _options()
     cases += [Case("gru_reset_before", *shape, "textbook") for shape in CORE]
-    cases += [Case(cell, *shape, "half", "bfloat16") for cell in CELLS for shape in _LARGER]
+    cases += [
+        Case(cell, *shape, "half", dtype)
+        for dtype in ("bfloat16", "float16")
+        for cell in CELLS
+        for shape in _LARGER
+    ]
+    cases += [
+        Case(cell, *shape, "high", precision="high")
+        for cell in ("lstm", "gru")
+        for shape in _BATCHES
+    ]
+    cases += _field()
     cases += [
         Case(cell, *shape, "one-thread", threads=1) for cell in CELLS for shape in _ONE_THREAD
     ]

@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from bench.report import CELLS, MODES, Comparison
+from bench.comparison import Comparison
+from bench.report import CELLS, MODES, device
 
 _COLORS = {"lstm": "#3b6fb6", "gru": "#d9822b", "rnn_tanh": "#4a9a5b"}
 _PROVIDERS = {"fused_rnn": "#c0392b", "torch.nn": "#3b6fb6", "onnxruntime": "#7f8c8d"}
@@ -103,8 +104,7 @@ def _ratios(comparisons: Sequence[Comparison], path: Path) -> bool:
     handles.append(Line2D([], [], marker="D", color="black", linestyle="", markersize=4))
     labels = [*(CELLS[cell] for cell in _COLORS), "against a peer faster than torch.nn"]
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    _save(figure, path)
+    _save(figure, comparisons, path)
     return True
 
 
@@ -146,11 +146,15 @@ def _scaling(comparisons: Sequence[Comparison], path: Path) -> bool:
     handles += [Line2D([], [], color="black", linestyle=style) for style in _STYLES.values()]
     labels = [*_PROVIDERS, *(MODES[mode] for mode in _STYLES)]
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    _save(figure, path)
+    _save(figure, comparisons, path)
     return True
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, comparisons: Sequence[Comparison], path: Path) -> None:
+    """Writes a figure that says on which machine its times were taken."""
+    row = comparisons[0].ours
+    figure.suptitle(f"{row['machine']}: {device(row)}", fontsize=10)
+    # Room for the machine's name above, for the legend below.
+    figure.tight_layout(rect=(0, 0.05, 1, 0.99))
     figure.savefig(path, dpi=130)
     plt.close(figure)

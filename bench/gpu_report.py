@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bench import report
+from bench.comparison import geometric_mean
 from bench.harness import Row
+from bench.rows import machine_of
 
 OURS = ("fused_rnn", "fused_rnn-triton")
 TITLES = {"fused_rnn": "CUDA", "fused_rnn-triton": "Triton"}
@@ -50,7 +52,13 @@ def memory(by: dict[str, Row], own: str) -> float | None:
 
 
 def means(rows: Sequence[Row]) -> list[list[str]]:
-    """Geometric means of ratios, one line for each of our backends and what it is held to."""
+    """Geometric means of ratios, one line for each of our backends and what it is held to.
+
+    Raises:
+        ValueError: the rows come from several GPUs.
+    """
+    if rows:
+        machine_of(rows, "gpu")
     lines = []
     for own in OURS:
         for mode in report.MODES:
@@ -63,7 +71,7 @@ def means(rows: Sequence[Row]) -> list[list[str]]:
                 ratios = [one for one, _ in found if one is not None]
                 used = [two for _, two in found if two is not None]
                 if ratios:
-                    mean, low = report.geometric_mean(ratios), min(ratios)
+                    mean, low = geometric_mean(ratios), min(ratios)
                     most = f"{max(used):.2f}" if used else "–"
                     cells = [report.times(mean), report.times(low), most, str(len(ratios))]
                     lines.append([TITLES[own], title, report.MODES[mode], *cells])

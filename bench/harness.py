@@ -131,6 +131,7 @@ def empty_row(case: Case, mode: str, provider: str) -> Row:
         "metric": "time of a call",
         "unit": "s",
         "dtype": case.dtype,
+        "precision": case.precision,
         "threads": case.threads,
         "rounds": 0,
         **dict.fromkeys(("p20", "p50", "p80", "bound", "bound_kind", "rates", *unknown)),

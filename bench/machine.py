@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ import torch
 from bench.bounds import cache_sizes, cpu_lines
 
 ROOT = Path(__file__).resolve().parents[1]
+_VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
+# AMD's names of what it numbers; its family 25 holds two generations, these models the later.
+_AMD = {25: "zen3", 26: "zen5"}
+_ZEN4 = (*range(0x10, 0x20), *range(0x60, 0xB0))
+# What a flag of the processor says of its vectors, the widest first.
+_VECTORS = {
+    "avx512f": "avx512",
+    "avx2": "avx2",
+    "avx": "avx",
+    "sve": "sve",
+    "asimd": "neon",
+}
 
 
 def git(*arguments: str) -> str:
@@ -43,6 +56,41 @@ def _cpu(field: str) -> str | None:
     return None
 
 
+def family(lines: Sequence[str], architecture: str = platform.machine()) -> str:
+    """A short name of the processor's kind, fit for a file's name: `zen4`, `amx`, `intel-avx512`.
+
+    Results of two kinds are never averaged: they differ in which kernels run, and which peers win.
+
+    Args:
+        lines: what the kernel says of the processors; the first one counts.
+        architecture: where the lines name no vendor.
+    """
+    fields: dict[str, str] = {}
+    for key, _, value in (line.partition(":") for line in lines):
+        fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    if "amx_tile" in flags:
+        return "amx"
+    vendor = _VENDORS.get(fields.get("vendor_id", ""), architecture.lower())
+    if vendor == "amd":
+        number, model = int(fields["cpu family"]), int(fields["model"])
+        name = "zen4" if number == 25 and model in _ZEN4 else _AMD.get(number)
+        if name is not None:
+            return name
+    vectors = next((name for flag, name in _VECTORS.items() if flag in flags), None)
+    return vendor if vectors is None else f"{vendor}-{vectors}"
+
+
+def name() -> str:
+    """The name of this machine's kind, as it stands in every row and in the results' file."""
+    return family(cpu_lines())
+
+
+def results() -> Path:
+    """Where `bench.run` keeps the rows of this machine."""
+    return ROOT / "bench" / "results" / f"cpu-{name()}.jsonl"
+
+
 def _frequency() -> str | None:
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return governor.read_text().strip() if governor.exists() else None
@@ -63,6 +111,7 @@ def record() -> dict[str, Any]:
     has_gpu = torch.cuda.is_available()
     commit = git("rev-parse", "--short=12", "HEAD")
     return {
+        "machine": name(),
         "cpu": _cpu("model name") or platform.machine(),
         "mhz": _cpu("cpu MHz"),
         "cores": len(os.sched_getaffinity(0)),

@@ -14,7 +14,12 @@ from torch import Tensor
 from bench import problems, providers
 from bench.machine import failed_import
 from bench.problems import Problem
-from bench.providers import Call, Unavailable, call_of
+from bench.providers import Call, NoPeer, Unavailable, call_of
+
+
+def _need_full_precision(problem: Problem) -> None:
+    if problem.case.precision != "highest":
+        raise NoPeer("torch's setting reaches torch only; see the same shape among the ten")
 
 
 def _onnx_model(problem: Problem, inputs: tuple[Any, ...], input_names: list[str]) -> bytes:
@@ -46,6 +51,7 @@ def _onnx_model(problem: Problem, inputs: tuple[Any, ...], input_names: list[str
 
 def _onnxruntime(problem: Problem, mode: str) -> Call:
     case = problem.case
+    _need_full_precision(problem)
     if mode == "train":
         raise Unavailable("ONNX Runtime's wheels run inference only")
     if case.ragged or problem.resets is not None:
@@ -86,9 +92,9 @@ def _onnxruntime(problem: Problem, mode: str) -> Call:
 def _jax_array(tensor: Tensor) -> Any:
     import jax.numpy as jnp
 
-    # Through float32, which holds every bfloat16 as it is.
+    # Through float32, which holds every number of the half types as it is.
     array = jnp.asarray(tensor.detach().float().numpy())
-    return array.astype(jnp.bfloat16) if tensor.dtype == torch.bfloat16 else array
+    return array.astype(str(tensor.dtype).removeprefix("torch."))
 
 
 def _jax_cell(cell: str, xg: Any, state: list[Any], w_hh: Any, b_hh: Any) -> list[Any]:
@@ -172,6 +178,7 @@ def _jax_stack(problem: Problem, x: Any, states: Any, weights: Any) -> list[Any]
 
 
 def _jax(problem: Problem, mode: str) -> Call:
+    _need_full_precision(problem)
     if problem.case.ragged == "packed":
         raise Unavailable("JAX has no packed sequences; see the same case with lengths")
     try:

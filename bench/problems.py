@@ -2,6 +2,8 @@
 """The tensors of a case, their float64 truth, and the gate that comes before any time."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -14,6 +16,17 @@ from bench.cases import Case
 from fused_rnn import testing
 
 _LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "gru_reset_before": nn.GRU, "rnn_tanh": nn.RNN}
+
+
+@contextmanager
+def precision_of(case: Case) -> Iterator[None]:
+    """torch's setting for float32 products as the case wants it, and afterwards as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(case.precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Problem(NamedTuple):
@@ -134,7 +147,10 @@ def reference(problem: Problem, mode: str, dtype: torch.dtype) -> list[Tensor]:
 
 
 class Gate:
-    """Compares a provider's results with float64 truth, in the package's one tolerance."""
+    """Compares a provider's results with float64 truth, in the package's one tolerance.
+
+    The reference it is taken from is computed under torch's setting of the moment, as the results.
+    """
 
     def __init__(self, problem: Problem, mode: str) -> None:
         self._names = names(problem, mode)

@@ -111,7 +111,7 @@ def query_of(problem: Problem) -> backends.Query:
 
 
 def _prepacked(problem: Problem, mode: str) -> Call:
-    if problem.case.group != "step" or mode == "train":
+    if problem.case.steps > 1 or mode == "train":
         raise NoPeer("weights are packed beforehand for single steps without gradients")
     layer: Any = problems.fused(problem).eval()
     # Open as long as the layer is there.
@@ -159,8 +159,9 @@ def _cell(problem: Problem) -> nn.RNNCellBase:
 
 
 def _torch_nn_cell(problem: Problem, mode: str) -> Call:
-    if problem.case.group != "step":
-        raise NoPeer("a cell is a peer of the single step only")
+    case = problem.case
+    if case.steps > 1 or case.layers * case.directions > 1:
+        raise NoPeer("a cell is a peer of the single step of a single layer only")
     cell = _cell(problem)
 
     def forward(x: Tensor, hx: Any) -> tuple[Tensor, Any]:

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from bench import applications, gpu_report, report
+from bench.comparison import compare
 from bench.harness import Row
 from bench.machine import ROOT
+from bench.rows import load, machine_of
 from fused_rnn import backends, native, triton
 from fused_rnn.ops import GATES
 
@@ -102,8 +104,8 @@ def support_table() -> str:
 
 
 def recorded() -> list[Path]:
-    """The files of rows that `bench.run` wrote; other benchmarks keep theirs beside them."""
-    return sorted(RESULTS.glob("cpu*.jsonl"))
+    """The files of rows that `bench.run` wrote, one for each machine."""
+    return sorted(RESULTS.glob("cpu-*.jsonl"))
 
 
 def gpu_rows() -> list[Row]:
@@ -113,7 +115,7 @@ def gpu_rows() -> list[Row]:
 
 def reports() -> dict[Path, str]:
     """Every report that stands beside the results, by its path."""
-    found = {path.with_suffix(".md"): report.full(report.load([path])) for path in recorded()}
+    found = {path.with_suffix(".md"): report.full(load([path])) for path in recorded()}
     for path in sorted(RESULTS.glob("gpu*.jsonl")):
         found[path.with_suffix(".md")] = gpu_report.full(gpu_report.load([path]))
     for name in applications.REPORTS:
@@ -124,13 +126,24 @@ def reports() -> dict[Path, str]:
 
 
 def speed_section() -> str:
-    """One summary for each file of results, with its hardware named."""
+    """One summary for each machine, with its hardware named."""
     parts = []
     for path in recorded():
-        rows = report.load([path])
+        rows = load([path])
         more = f"[All cases](bench/results/{path.stem}.md)."
-        parts += [report.summary(report.compare(rows)), f"{report.hardware(rows)} {more}"]
+        # The name before its table: there may be another one below.
+        parts += [f"{report.hardware(rows)} {more}", report.summary(compare(rows))]
     return "\n\n".join(parts) or "No measurements are recorded yet."
+
+
+def field_section() -> str:
+    """The layers of packages, machines side by side; the command that is owed where none ran."""
+    machines = {}
+    for path in recorded():
+        rows = load([path])
+        machines[machine_of(rows)] = compare(rows)
+    missing = "Not measured yet; `python -m bench.run --filter field --merge` does."
+    return report.field(machines) or missing
 
 
 def chart_section() -> str:
@@ -179,6 +192,7 @@ def applications_section() -> str:
 def readme(text: str) -> str:
     """`text` with every generated section as it must be."""
     text = section("speed", speed_section(), text)
+    text = section("field", field_section(), text)
     text = section("backends", support_table(), text)
     text = section("gpu", gpu_section(), text)
     text = section("applications", applications_section(), text)
@@ -192,7 +206,7 @@ def main() -> int:
     for path, text in reports().items():
         path.write_text(text, encoding="utf-8")
     for path in recorded():
-        charts.draw(report.compare(report.load([path])), path.with_suffix(""))
+        charts.draw(compare(load([path])), path.with_suffix(""))
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 

@@ -65,10 +65,11 @@ class Race:
 
     def __init__(self, case: Case, mode: str, names: list[str]) -> None:
         self._problem, self._mode = problems.make(case), mode
-        self._gate = problems.Gate(self._problem, mode)
+        with problems.precision_of(case):
+            self._gate = problems.Gate(self._problem, mode)
         self._runs: dict[str, tuple[Callable[[], Any], int, bool]] = {}
         self._rates = bounds.measure(case.threads)
-        with torch.inference_mode(mode != "train"):
+        with torch.inference_mode(mode != "train"), problems.precision_of(case):
             entries = [self._enter(name) for name in names]
         self.entries = [entry for entry in entries if entry is not None]
 
@@ -110,7 +111,8 @@ class Race:
         first = number % max(1, len(names))
         gc.collect()
         gc.disable()
-        with torch.inference_mode(self._mode != "train"):
+        precision = problems.precision_of(self._problem.case)
+        with torch.inference_mode(self._mode != "train"), precision:
             times = {name: self._sample(name) for name in names[first:] + names[:first]}
         gc.enable()
         return times
@@ -130,7 +132,7 @@ class Race:
         case = self._problem.case
         rates = bounds.fastest(self._rates, bounds.measure(case.threads))
         needed = bounds.work(case, self._mode, self._problem.real_steps)
-        return bounds.bound(needed, rates, case.dtype), rates
+        return bounds.bound(needed, rates, case.dtype, case.precision), rates
 
 
 def _status(field: str) -> int:
@@ -146,7 +148,7 @@ def peak_bytes(case: Case, mode: str, name: str) -> int | None:
     The kernel's own count of pages, so that every allocator is seen. A call on one step of one
     row comes first: code and threads are there before the count begins.
     """
-    with torch.inference_mode(mode != "train"):
+    with torch.inference_mode(mode != "train"), problems.precision_of(case):
         try:
             with torch.inference_mode(False):
                 small = problems.make(case._replace(batch=1, steps=1))

@@ -2,14 +2,15 @@
 """Tables and charts from recorded rows: `python -m bench.report FILE... [--charts PREFIX]`."""
 
 import argparse
-import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from bench.comparison import OURS, Comparison, compare, geometric_mean
 from bench.harness import Row
+from bench.rows import load, machine_of
 
 CELLS = {
     "lstm": "LSTM",
@@ -18,12 +19,6 @@ CELLS = {
     "rnn_tanh": "RNN",
 }
 MODES = {"infer": "inference", "train": "training", "step": "one step"}
-# Rows of this package, and what their names say in a table.
-OURS = {
-    "fused_rnn": "",
-    "fused_rnn-prepacked": ", prepacked",
-    "fused_rnn-reset-after": ", reset after",
-}
 GROUPS = {
     "core": "The ten shapes of the means",
     "step": "One step (T = 1)",
@@ -31,65 +26,11 @@ GROUPS = {
     "ragged": "Ragged batches",
     "resets": "Resets inside the sequence",
     "textbook": "The textbook GRU (reset gate before the product)",
-    "half": "bfloat16",
+    "field": "Layers as packages build them",
+    "half": "bfloat16 and float16",
+    "high": 'float32 under `torch.set_float32_matmul_precision("high")`',
     "one-thread": "One thread",
 }
-
-
-class Comparison(NamedTuple):
-    """One case in one mode: this package's row and those it is compared with."""
-
-    ours: Row
-    torch: Row | None  # the fastest form of torch.nn
-    best: Row | None  # the fastest peer of all
-    peers: list[Row]
-
-    def ratio(self, other: Row | None) -> float | None:
-        """How many times as long the other one takes; None where one of them has no time."""
-        if other is None or self.ours["p50"] is None or self.ours["failure"] is not None:
-            return None
-        return float(other["p50"] / self.ours["p50"])
-
-
-def load(paths: Iterable[Path]) -> list[Row]:
-    """The rows of some files.
-
-    Raises:
-        ValueError: a row comes from a trial of the harness, which measures nothing.
-    """
-    rows = []
-    for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if row["quick"]:
-                raise ValueError(f"{path}: expected measurements, got a row of a --quick run")
-            rows.append(row)
-    return rows
-
-
-def compare(rows: Sequence[Row]) -> list[Comparison]:
-    """One comparison for each case and mode that this package has rows of, in their order."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row["case"], row["mode"]), []).append(row)
-    comparisons = []
-    for together in found.values():
-        peers = [row for row in together if row["provider"] not in OURS]
-        timed = sorted((row for row in peers if row["p50"] is not None), key=lambda r: r["p50"])
-        of_torch = [row for row in timed if row["provider"].startswith("torch.nn")]
-        torch = of_torch[0] if of_torch else None
-        best = timed[0] if timed else None
-        for name in OURS:
-            own = [row for row in together if row["provider"] == name]
-            # Another GRU than the case's has no peers there.
-            rivals = (torch, best, peers) if name != "fused_rnn-reset-after" else (None, None, [])
-            comparisons += [Comparison(row, *rivals) for row in own[-1:]]
-    return comparisons
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """exp of the mean of the logarithms."""
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -186,6 +127,35 @@ def summary(comparisons: Sequence[Comparison]) -> str:
     return table(header, lines, words=2)
 
 
+def field(machines: Mapping[str, Sequence[Comparison]]) -> str:
+    """torch.nn's time over ours in each layer of a package, a column for each machine and mode."""
+    columns = {
+        f"{name}, {MODES[mode]}": {
+            c.ours["shape"]: c
+            for c in comparisons
+            if (c.ours["group"], c.ours["mode"]) == ("field", mode)
+            and c.ours["provider"] == "fused_rnn"
+        }
+        for name, comparisons in machines.items()
+        for mode in MODES
+    }
+    columns = {title: found for title, found in columns.items() if found}
+    shapes = dict.fromkeys(shape for found in columns.values() for shape in found)
+    lines = [[shape, *(_cell(found.get(shape)) for found in columns.values())] for shape in shapes]
+    for title, figure in (("geometric mean", geometric_mean), ("lowest", min)):
+        all_ratios = [[c.ratio(c.torch) for c in found.values()] for found in columns.values()]
+        ratios = [[ratio for ratio in column if ratio is not None] for column in all_ratios]
+        lines.append([title, *(times(figure(column) if column else None) for column in ratios)])
+    return table(["LSTM", *columns], lines) if columns else ""
+
+
+def _cell(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return "–"
+    failed = comparison.ours["failure"] is not None
+    return "**FAILED**" if failed else times(comparison.ratio(comparison.torch))
+
+
 def _means(here: Sequence[Comparison]) -> list[str]:
     cells: list[str] = []
     for name in ("torch", "best"):
@@ -214,12 +184,16 @@ def origin(rows: Sequence[Row]) -> str:
 
 
 def hardware(rows: Sequence[Row]) -> str:
-    """The machine, the software and the measured peaks, in a sentence each."""
+    """The machine, the software and the measured peaks, in a sentence each.
+
+    Raises:
+        ValueError: the rows come from several machines.
+    """
     row = rows[-1]
     isa = next((r["instruction_set"] for r in rows if r["instruction_set"]), "none")
     software = f"torch {row['torch']}, Python {row['python']}, instruction set {isa}"
     rates = [r["rates"] for r in rows if r["rates"] and r["threads"] == 2]
-    said = f"{device(row)}; {software}; {origin(rows)}."
+    said = f"{machine_of(rows)}: {device(row)}; {software}; {origin(rows)}."
     if not rates:
         return said
 
@@ -254,7 +228,7 @@ def full(rows: Sequence[Row]) -> str:
     """The whole report."""
     comparisons = compare(rows)
     parts = [
-        "# Measurements",
+        f"# Measurements on {machine_of(rows)}",
         hardware(rows),
         "Times are medians with the 20th and 80th percentile, of calls taken in turns in one "
         "process, each after a check against float64. A ratio is a peer's time over ours. The "
@@ -265,7 +239,10 @@ def full(rows: Sequence[Row]) -> str:
         summary(comparisons),
     ]
     for group, title in GROUPS.items():
-        parts += _group(title, [c for c in comparisons if c.ours["group"] == group])
+        here = [c for c in comparisons if c.ours["group"] == group]
+        parts += [f"## {title}"] if here else []
+        parts += [field({machine_of(rows): here})] if here and group == "field" else []
+        parts += _group(here)
         parts += _over_reset_after(rows) if group == "textbook" else []
     parts += ["## Peers that could not run, and how many cases of theirs", _reasons(comparisons)]
     return "\n\n".join(parts) + "\n"
@@ -287,8 +264,8 @@ def _over_reset_after(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _group(title: str, comparisons: Sequence[Comparison]) -> list[str]:
-    parts = [f"## {title}"] if comparisons else []
+def _group(comparisons: Sequence[Comparison]) -> list[str]:
+    parts = []
     for cell, name in CELLS.items():
         for mode, word in MODES.items():
             here = [c for c in comparisons if (c.ours["cell"], c.ours["mode"]) == (cell, mode)]

@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import cases, harness, machine
+from bench import cases, harness, machine, rows
 from bench.harness import Contestant, Row
 
 PROVIDERS = (
@@ -38,7 +38,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="instead of each case's own number")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: tries the harness only")
     parser.add_argument("--base", metavar="REF", help="compare with this commit; no peers")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON lines")
+    target = parser.add_mutually_exclusive_group()
+    kept = machine.results().relative_to(machine.ROOT)
+    for name, what in (
+        ("--out", "write the rows, and nothing else, to FILE as JSON lines"),
+        ("--merge", "put them into FILE in place of those of the same case, mode and provider"),
+    ):
+        said = f"{what}; {kept} if not named"
+        default = machine.results()
+        target.add_argument(name, type=Path, nargs="?", const=default, metavar="FILE", help=said)
     parser.add_argument("--list", action="store_true", help="name the cases and their reasons")
     return parser
 
@@ -88,7 +96,8 @@ def _died(case: cases.Case, mode: str, reason: str) -> Row:
     return row | {"reason": reason, "failure": reason}
 
 
-def _measure_all(arguments: argparse.Namespace) -> Iterator[Row]:
+def _measure_all(arguments: argparse.Namespace) -> Iterator[list[Row]]:
+    """The rows of one case in one mode after those of another."""
     record = machine.record()
     effort = harness.QUICK if arguments.quick else harness.Effort()
     modes = arguments.modes.split(",")
@@ -101,28 +110,60 @@ def _measure_all(arguments: argparse.Namespace) -> Iterator[Row]:
             for mode in (mode for mode in case.modes if mode in modes):
                 print(f"{case.name} {mode}: {case.reason}")
                 try:
-                    rows = harness.measure(case, mode, chosen, effort)
+                    found = harness.measure(case, mode, chosen, effort)
                 except ChildProcessError as error:
-                    rows = [_died(case, mode, str(error))]
-                for row in rows:
-                    print(_line(row), flush=True)
-                    yield row | record | {"quick": arguments.quick}
+                    found = [_died(case, mode, str(error))]
+                print(*map(_line, found), sep="\n", flush=True)
+                yield [row | record | {"quick": arguments.quick} for row in found]
+
+
+def _refusal(arguments: argparse.Namespace) -> str | None:
+    """Why the rows must not go where they are to go; None if they may."""
+    trial = arguments.quick or arguments.base is not None
+    if trial and (arguments.merge is not None or arguments.out == machine.results()):
+        return "rows of --quick and --base are no results: expected --out with another FILE"
+    choices = ("filter", "modes", "providers", "threads")
+    default = _parser().get_default
+    narrowed = [f"--{name}" for name in choices if getattr(arguments, name) != default(name)]
+    if narrowed and arguments.out == machine.results():
+        return f"--out would drop what {', '.join(narrowed)} leaves out: expected --merge"
+    return None
+
+
+def _keep(arguments: argparse.Namespace, measured: Iterable[list[Row]]) -> Iterator[list[Row]]:
+    """Passes rows on, after they were written."""
+    if arguments.merge is not None:
+        # Before hours are spent: a file of another machine takes none of these rows.
+        before = rows.load([arguments.merge]) if arguments.merge.exists() else []
+        rows.machine_of([*before, {"machine": machine.name()}])
+        beside = 0
+        for found in measured:
+            beside += rows.merge(arguments.merge, found)
+            yield found
+        if beside:
+            print(f"{beside} older rows of other providers stand beside new ones")
+        return
+    with open(arguments.out or os.devnull, "w", encoding="utf-8") as out:
+        for found in measured:
+            out.writelines(json.dumps(row) + "\n" for row in found)
+            out.flush()
+            yield found
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints every row and writes it; 1 if any of this package's own rows failed."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     if arguments.list:
         for case in cases.select(arguments.filter, arguments.threads):
             print(f"{case.name:60} {','.join(case.modes):12} {case.reason}")
         return 0
+    refusal = _refusal(arguments)
+    if refusal is not None:
+        parser.error(refusal)
     failures = 0
-    out = open(arguments.out or os.devnull, "w", encoding="utf-8")
-    with out:
-        for row in _measure_all(arguments):
-            failures += row["failure"] is not None
-            out.write(json.dumps(row) + "\n")
-            out.flush()
+    for found in _keep(arguments, _measure_all(arguments)):
+        failures += sum(row["failure"] is not None for row in found)
     print(f"{failures} failed" if failures else "all of this package's rows ran on its kernels")
     return int(failures > 0)
 

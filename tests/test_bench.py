@@ -12,20 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from recorded_rows import ALL, RATES, row, write
 from torch import Tensor
 
 from bench import bounds, cases, charts, harness, machine, peers, problems, race, report, run
 from bench.cases import Case
+from bench.comparison import compare
 from bench.providers import Call, Unavailable
+from bench.rows import load
 from fused_rnn import native
 
-ALL = cases.all_cases()
-RATES = bounds.Rates(
-    200e9,
-    400e9,
-    {"L1": 400e9, "L2": 200e9, "L3": 100e9, "DRAM": 20e9},
-    {"L1": 64 << 10, "L2": 2 << 20, "L3": 32 << 20},
-)
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler"
 )
@@ -46,14 +42,6 @@ def kinds() -> list[Case]:
 @pytest.fixture
 def no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "measure", lambda threads: RATES)
-
-
-def row(provider: str, seconds: float | None, **columns: Any) -> harness.Row:
-    case = columns.pop("case", ALL[0])
-    base = harness.empty_row(case, columns.pop("mode", "infer"), provider)
-    times = dict.fromkeys(("p20", "p50", "p80"), seconds)
-    known = {"error": 0.5, "bound": 1e-3, "bound_kind": "FLOP", "rates": RATES._asdict()}
-    return base | machine.record() | known | {"quick": False} | times | columns
 
 
 def test_cases_are_named_once_and_have_reasons() -> None:
@@ -78,14 +66,14 @@ def test_every_provider_can_be_asked_for() -> None:
 def test_provider_computes_the_case_or_says_why_not(case: Case, name: str) -> None:
     problem = problems.make(case)
     for mode in case.modes:
-        with torch.inference_mode(mode != "train"):
+        with torch.inference_mode(mode != "train"), problems.precision_of(case):
             try:
                 call = peers.PROVIDERS[name](problem, mode)
                 results = call.tensors(call.run())
             except Unavailable as reason:
                 assert len(str(reason)) > 10
                 continue
-        gate = problems.Gate(call.solves or problem, mode)
+            gate = problems.Gate(call.solves or problem, mode)
         assert gate.worst(results) <= (1 if harness.is_ours(name) else race.LEAVE)
 
 
@@ -173,6 +161,8 @@ def test_rates_are_measured() -> None:
     rates = bounds.measure(1)
     assert rates.flops > 1e8
     assert all(rate > 1e7 for rate in rates.read.values())
+    # Vectors do twice the float32 rate, tiles eight times and more.
+    assert machine.name() != "amx" or rates.flops_bfloat16 > 3 * rates.flops
 
 
 def test_means_losses_and_failures() -> None:
@@ -182,7 +172,7 @@ def test_means_losses_and_failures() -> None:
     rows += [row("torch.nn", seconds, case=case) for case, seconds in pairs]
     rows += [row("jax", None, case=core[0], reason="not installed: jax")]
     rows[2] |= {"failure": "served by torch"}
-    comparisons = report.compare(rows)
+    comparisons = compare(rows)
     assert [c.ratio(c.torch) for c in comparisons] == [4, 0.5, None]
     summary = report.summary(comparisons).splitlines()[-1]
     assert "| 1.41 | **0.50 loss** |" in summary and "**1 failed**" in summary
@@ -199,20 +189,20 @@ def test_the_textbook_gru_is_set_beside_ours() -> None:
     pairs = zip(textbook, (2e-3, 0.5e-3), strict=True)
     rows += [row("fused_rnn-reset-after", seconds, case=case) for case, seconds in pairs]
     assert "takes 2.00 times as long as our reset-after GRU in the mean, 4.00" in report.full(rows)
-    ratios = [c.ratio(c.best) for c in report.compare(rows)]
+    ratios = [c.ratio(c.best) for c in compare(rows)]
     assert ratios == [2, None, 2, None]
 
 
 def test_a_failed_row_has_no_ratio() -> None:
     rows = [row("fused_rnn", None, failure="wrong", reason="wrong"), row("torch.nn", 1e-3)]
-    assert report.compare(rows)[0].ratio(rows[1]) is None
+    assert compare(rows)[0].ratio(rows[1]) is None
 
 
 def test_trials_are_not_published(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row("fused_rnn", 1e-3, quick=True)) + "\n")
+    write(path, [row("fused_rnn", 1e-3, quick=True)])
     with pytest.raises(ValueError, match="--quick"):
-        report.load([path])
+        load([path])
 
 
 def test_charts_are_drawn(tmp_path: Path) -> None:
@@ -221,7 +211,7 @@ def test_charts_are_drawn(tmp_path: Path) -> None:
         for mode in case.modes:
             rows += [row("fused_rnn", 1e-3, case=case, mode=mode)]
             rows += [row("torch.nn", 1e-3 * (1 + place % 3), case=case, mode=mode)]
-    paths = charts.draw(report.compare(rows), tmp_path / "cpu")
+    paths = charts.draw(compare(rows), tmp_path / "cpu")
     assert [path.name for path in paths] == ["cpu-ratios.png", "cpu-scaling.png"]
     assert all(path.stat().st_size > 10_000 for path in paths)
 
@@ -238,7 +228,9 @@ def test_run_writes_rows(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 4, done.stdout + done.stderr
     columns = "case mode provider metric unit p20 p50 p80 peak_bytes gpu driver cuda torch triton"
-    assert set(columns.split()) | {"commit", "cpu", "threads", "served_by"} <= set(rows[0])
+    assert set(columns.split()) | {"commit", "machine", "cpu", "threads", "served_by"} <= set(
+        rows[0]
+    )
     assert all((row["p50"] is None) == (row["reason"] is not None) for row in rows)
     ours = [row for row in rows if row["provider"] == "fused_rnn"]
     able = native.why_unavailable() is None
