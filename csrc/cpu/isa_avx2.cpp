@@ -13,6 +13,7 @@
 
 #define FUSED_RNN_ISA avx2
 #define FUSED_RNN_VECTOR_BYTES 32
+#define FUSED_RNN_INTRINSICS "vec_avx2.h"
 #include "kernels.h"
 
 namespace fused_rnn {

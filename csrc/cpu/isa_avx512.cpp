@@ -13,6 +13,7 @@
 
 #define FUSED_RNN_ISA avx512
 #define FUSED_RNN_VECTOR_BYTES 64
+#define FUSED_RNN_INTRINSICS "vec_avx512.h"
 #include "kernels.h"
 
 namespace fused_rnn {

@@ -14,6 +14,7 @@
 #define FUSED_RNN_ISA avx512_bf16
 #define FUSED_RNN_VECTOR_BYTES 64
 #define FUSED_RNN_DOT_BF16
+#define FUSED_RNN_INTRINSICS "vec_avx512.h"
 #include "kernels.h"
 
 namespace fused_rnn {

@@ -9,6 +9,7 @@
 
 #define FUSED_RNN_ISA portable
 #define FUSED_RNN_VECTOR_BYTES 16
+#define FUSED_RNN_PLAIN
 #include "kernels.h"
 
 namespace fused_rnn {
