@@ -13,5 +13,5 @@
 #include "kernels.h"
 
 namespace fused_rnn {
-const Kernels kPortable = portable::make_kernels("portable");
+constinit const Kernels kPortable = portable::make_kernels("portable");
 }  // namespace fused_rnn

@@ -6,8 +6,8 @@
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
-// Registers for sums: of 32 where vectors are of 64 bytes, else of 16.
-#if FUSED_RNN_VECTOR_BYTES == 64
+// Registers for sums: of 32 with AVX-512 and on aarch64, else of 16.
+#if FUSED_RNN_VECTOR_BYTES == 64 || defined(__aarch64__)
 constexpr int kAccumulators = 24;
 #else
 constexpr int kAccumulators = 12;
