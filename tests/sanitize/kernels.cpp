@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
+#include <utility>
 
 #include "buffers.h"
 
@@ -61,8 +62,9 @@ struct Problem {
     }
     order.resize(lengths.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int64_t a, int64_t b) { return lengths[size_t(a)] > lengths[size_t(b)]; });
+    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return std::pair(lengths[size_t(a)], b) > std::pair(lengths[size_t(b)], a);
+    });
     for (const int64_t b : order) length.push_back(lengths[size_t(b)]);
     int64_t count = 0;
     for (int64_t t = 0; t < s.T; ++t) {
