@@ -19,7 +19,7 @@ CPP := $(shell find csrc bench tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 # ninja and clang-format are found through the environment's own scripts.
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: all demo test test-long test-all sanitize lint format wheel-test bench clean
+.PHONY: all demo test test-long test-all sanitize compilers lint format wheel-test bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -56,7 +56,11 @@ test-long: $(VENV)/extra-test $(VENV)/built
 sanitize:
 	$(MAKE) --directory tests/sanitize --jobs 2
 
-test-all: test test-long sanitize
+# And by other compilers, for other processors.
+compilers:
+	.ci/compilers build/compilers
+
+test-all: test test-long sanitize compilers
 
 # With the test extra, so that mypy sees the same packages in every environment.
 lint: $(VENV)/extra-lint $(VENV)/extra-test

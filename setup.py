@@ -4,7 +4,6 @@
 FUSED_RNN_BUILD=0: a pure Python install. FUSED_RNN_CUDA=1 or 0: with the CUDA one or without."""
 
 import os
-import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,12 @@ from setuptools import Extension, setup
 
 # Targeted stable ABI: one build serves this torch and later ones.
 TORCH_TARGET = (2, 11)
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2")
-CUDA_OBJECTS = Path("build/cuda").absolute()
 
-CXX_FLAGS = [
-    "-std=c++20",
-    "-O2",
-    "-g0",
-    "-fvisibility=hidden",
-    # Kernels never read errno or floating-point exception flags.
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-Wall",
-    "-Wno-unknown-pragmas",
-    # Vectors wider than the default target's are passed only inside one file.
-    "-Wno-psabi",
-    # gcc 12 says this of its own AVX-512 headers.
-    "-Wno-maybe-uninitialized",
-]
+CXX_FLAGS = ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
+CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+# The folder of each extension's kernels, which its Makefile compiles: flags differ from file to
+# file, and PyTorch's own rules for .cu files refuse to work under its CPU builds.
+KERNELS = {"fused_rnn._C": "csrc/cpu", "fused_rnn._C_cuda": "csrc/cuda"}
 
 
 def extension(name: str, sources: list[str], **more: list[Any]) -> Extension:
@@ -44,45 +31,48 @@ def extension(name: str, sources: list[str], **more: list[Any]) -> Extension:
         "library_dirs": cpp_extension.library_paths(),
         "libraries": ["c10", "torch_cpu"],
         "define_macros": [("TORCH_TARGET_VERSION", version)],
-        "depends": [str(path) for path in Path("csrc").rglob("*.h")],
+        "depends": [str(path) for path in Path("csrc").rglob("*") if path.is_file()],
         "extra_compile_args": CXX_FLAGS,
-        "extra_objects": [],
     }
     options = {key: value + more.get(key, []) for key, value in options.items()}
     return Extension(name, sources, language="c++", **options)
 
 
 def cpu_sources() -> list[str]:
-    """Returns the C++ files for this machine's processor family."""
-    parts = [*Path("csrc").glob("*.cpp"), *Path("csrc/cpu").glob("*.cpp")]
-    sources = sorted(str(part) for part in parts if not part.stem.startswith("isa_"))
-    sets = INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else ()
-    sources += [f"csrc/cpu/isa_{name}.cpp" for name in ("portable", *sets)]
-    return sources
+    """Returns the C++ files that take no flags of their own."""
+    paths = [*Path("csrc").glob("*.cpp"), *Path("csrc/cpu").glob("*.cpp")]
+    return sorted(str(path) for path in paths if not path.stem.startswith("isa_"))
+
+
+def make_objects(folder: str) -> list[str]:
+    """Returns the object files of the kernels in a folder, built by its Makefile."""
+    build = Path("build", Path(folder).name).absolute()
+    jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
+    make = ["make", "-C", folder, f"-j{jobs}", f"BUILD={build}", f"NVCC={CUDA_HOME}/bin/nvcc"]
+    subprocess.run(make, check=True)
+    return sorted(str(path) for path in build.glob("*.o"))
 
 
 def cuda_extensions() -> list[Extension]:
     """Returns the extension with the CUDA kernels, if there is to be one."""
     import torch
 
-    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
     wanted = os.environ.get("FUSED_RNN_CUDA")
-    if wanted == "0" or wanted is None and not (torch.version.cuda and (home / "bin").is_dir()):
+    if (
+        wanted == "0"
+        or wanted is None
+        and not (torch.version.cuda and (CUDA_HOME / "bin").is_dir())
+    ):
         return []
-    jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
-    # PyTorch's own rules for .cu files refuse to work under its CPU builds.
-    make = ["make", "-C", "csrc/cuda", f"-j{jobs}", f"NVCC={home}/bin/nvcc"]
-    subprocess.run([*make, f"BUILD={CUDA_OBJECTS}"], check=True)
     return [
         extension(
             "fused_rnn._C_cuda",
             sorted(str(path) for path in Path("csrc/cuda").glob("*.cpp")),
-            include_dirs=[str(home / "include")],
-            library_dirs=[str(home / "lib64")],
+            include_dirs=[str(CUDA_HOME / "include")],
+            library_dirs=[str(CUDA_HOME / "lib64")],
             libraries=["cudart"] + ["torch_cuda"] * bool(torch.version.cuda),
             # PyTorch declares its functions for streams only with this.
             define_macros=[("USE_CUDA", "1")],
-            extra_objects=sorted(str(path) for path in CUDA_OBJECTS.glob("*.o")),
         )
     ]
 
@@ -93,8 +83,14 @@ def build_options() -> dict[str, object]:
         return {}
     from torch.utils.cpp_extension import BuildExtension
 
+    class Build(BuildExtension):
+        def build_extensions(self) -> None:
+            for module in self.extensions:
+                module.extra_objects += make_objects(KERNELS[module.name])
+            super().build_extensions()
+
     modules = [extension("fused_rnn._C", cpu_sources()), *cuda_extensions()]
-    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": modules, "cmdclass": {"build_ext": Build}}
 
 
 setup(**build_options())

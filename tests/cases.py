@@ -2,6 +2,7 @@
 """The shapes and options that tests run a layer over, its inputs, and the judgement of results."""
 
 import functools
+import platform
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,7 +21,9 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
+ARM = platform.machine() in ("aarch64", "arm64")
+SETS_OF_FAMILY = ("neon_bf16", "neon") if ARM else ("avx512_bf16", "avx512", "avx2")
+INSTRUCTION_SETS = (*SETS_OF_FAMILY, "portable")
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,20 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "processor.h"
+
 namespace fused_rnn {
 namespace {
 
 std::vector<const Kernels*> available() {
   std::vector<const Kernels*> found;
-#ifdef __x86_64__
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back(&kAvx512Bf16);
-  if (avx512) found.push_back(&kAvx512);
-  if (avx2) found.push_back(&kAvx2);
+#if defined(__x86_64__)
+  if (has_avx512_bf16()) found.push_back(&kAvx512Bf16);
+  if (has_avx512()) found.push_back(&kAvx512);
+  if (has_avx2()) found.push_back(&kAvx2);
+#elif defined(__aarch64__)
+  if (has_neon_bf16()) found.push_back(&kNeonBf16);
+  found.push_back(&kNeon);
 #endif
   found.push_back(&kPortable);
   return found;

@@ -18,7 +18,7 @@ VEC_FN Vec<C> sum_lanes(Vec<C> (&v)[kLanes<C>]) {
   for (int half = kLanes<C> / 2; half > 0; half /= 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < half; ++i) {
-      v[i] = zip<C>(v[i], v[i + half], false) + zip<C>(v[i], v[i + half], true);
+      v[i] = zip<C, false>(v[i], v[i + half]) + zip<C, true>(v[i], v[i + half]);
     }
   }
   return v[0];

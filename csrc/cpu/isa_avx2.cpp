@@ -9,12 +9,11 @@
 #include "problem.h"
 #include "team.h"
 
-#pragma GCC target("avx2,fma,f16c")
-
 #define FUSED_RNN_ISA avx2
 #define FUSED_RNN_VECTOR_BYTES 32
+#define FUSED_RNN_INTRINSICS "vec_avx2.h"
 #include "kernels.h"
 
 namespace fused_rnn {
-const Kernels kAvx2 = avx2::make_kernels("avx2");
+constinit const Kernels kAvx2 = avx2::make_kernels("avx2");
 }  // namespace fused_rnn

@@ -9,12 +9,11 @@
 #include "problem.h"
 #include "team.h"
 
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-
 #define FUSED_RNN_ISA avx512
 #define FUSED_RNN_VECTOR_BYTES 64
+#define FUSED_RNN_INTRINSICS "vec_avx512.h"
 #include "kernels.h"
 
 namespace fused_rnn {
-const Kernels kAvx512 = avx512::make_kernels("avx512");
+constinit const Kernels kAvx512 = avx512::make_kernels("avx512");
 }  // namespace fused_rnn

@@ -9,13 +9,12 @@
 #include "problem.h"
 #include "team.h"
 
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16")
-
 #define FUSED_RNN_ISA avx512_bf16
 #define FUSED_RNN_VECTOR_BYTES 64
 #define FUSED_RNN_DOT_BF16
+#define FUSED_RNN_INTRINSICS "vec_avx512.h"
 #include "kernels.h"
 
 namespace fused_rnn {
-const Kernels kAvx512Bf16 = avx512_bf16::make_kernels("avx512_bf16");
+constinit const Kernels kAvx512Bf16 = avx512_bf16::make_kernels("avx512_bf16");
 }  // namespace fused_rnn

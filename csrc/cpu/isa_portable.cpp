@@ -9,8 +9,9 @@
 
 #define FUSED_RNN_ISA portable
 #define FUSED_RNN_VECTOR_BYTES 16
+#define FUSED_RNN_PLAIN
 #include "kernels.h"
 
 namespace fused_rnn {
-const Kernels kPortable = portable::make_kernels("portable");
+constinit const Kernels kPortable = portable::make_kernels("portable");
 }  // namespace fused_rnn

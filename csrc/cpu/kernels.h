@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 // The table of kernels of one instruction set. An instruction set's source file names it
-// (FUSED_RNN_ISA, FUSED_RNN_VECTOR_BYTES), switches the compiler to it, and includes this.
+// (FUSED_RNN_ISA), its intrinsics and the width of its vectors, and includes this; the Makefile
+// compiles it for that set.
 //
-// Everything lies in a namespace of the instruction set's own, and what it uses of the standard
-// library is included before the switch: no inline function compiled for one set may stand in
-// for another's at link time.
+// Everything lies in a namespace of the instruction set's own, and nothing of the standard library
+// or of other namespaces is called that is inline: no function compiled for one set may stand in
+// for another's at link time. tests/test_cpu_build.py checks it.
 #pragma once
 
 // clang-format off
@@ -13,6 +14,7 @@
 #include "tile.h"
 #include "pack.h"
 #include "dot.h"
+#include "place.h"
 #include "plan.h"
 #include "forward.h"
 #include "forward_prepare.h"

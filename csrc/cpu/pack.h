@@ -42,16 +42,10 @@ constexpr PanelMap<C> plain_map(int64_t columns) {
 }
 
 // Alternates the lanes of the low (or high) halves of two vectors.
-template <class C>
-VEC_FN Vec<C> zip(Vec<C> a, Vec<C> b, bool high) {
-  constexpr int L = kLanes<C>;
-  typedef decltype(a < b) Mask;
-  Mask mask{};
-  for (int l = 0; l < L / 2; ++l) {
-    mask[2 * l] = l + (high ? L / 2 : 0);
-    mask[2 * l + 1] = mask[2 * l] + L;
-  }
-  return __builtin_shuffle(a, b, mask);
+template <class C, bool high>
+VEC_FN Vec<C> zip(Vec<C> a, Vec<C> b) {
+  constexpr int L = kLanes<C>, first = high ? L / 2 : 0;
+  return alternate<first, first + L>(a, b, std::make_integer_sequence<int, L>{});
 }
 
 // Transposes a square of lanes by log2(lanes) perfect shuffles. Unrolled whole, so that the square
@@ -64,8 +58,8 @@ VEC_FN void transpose(Vec<C> (&rows)[kLanes<C>]) {
     Vec<C> next[L];
 #pragma GCC unroll 8
     for (int i = 0; i < L / 2; ++i) {
-      next[2 * i] = zip<C>(rows[i], rows[i + L / 2], false);
-      next[2 * i + 1] = zip<C>(rows[i], rows[i + L / 2], true);
+      next[2 * i] = zip<C, false>(rows[i], rows[i + L / 2]);
+      next[2 * i + 1] = zip<C, true>(rows[i], rows[i + L / 2]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) rows[i] = next[i];
@@ -127,7 +121,6 @@ struct PackVector {
   }
 };
 
-#if FUSED_RNN_VECTOR_BYTES == 64
 // bfloat16 in pairs: lane l of vector k / 2 holds elements k and k + 1 of column l.
 template <>
 struct PackVector<Bf16, Bf16> {
@@ -156,7 +149,6 @@ struct PackVector<Bf16, Bf16> {
     }
   }
 };
-#endif
 
 // Stores vectors of elements k and, where the micro-kernel takes pairs, k + 1, as PackVector does.
 template <class C>
@@ -165,11 +157,7 @@ VEC_FN void store_operand(C* to, Vec<C> first, Vec<C>) {
 }
 #ifdef FUSED_RNN_DOT_BF16
 VEC_FN void store_operand(Bf16* to, FloatV first, FloatV second) {
-  typedef int16_t ShortV __attribute__((vector_size(64)));
-  const ShortV rounded = (ShortV)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
-  const ShortV alternating = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                              8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const ShortV pairs = __builtin_shuffle(rounded, alternating);
+  const IntV pairs = round_pairs(first, second);
   __builtin_memcpy(to, &pairs, sizeof pairs);
 }
 #endif

@@ -161,6 +161,7 @@ struct Kernels {
   void (*top)(const Top&, int64_t begin, int64_t end);
 };
 
-extern const Kernels kAvx512Bf16, kAvx512, kAvx2, kPortable;
+// Those of the processor family that was built for.
+extern const Kernels kAvx512Bf16, kAvx512, kAvx2, kNeonBf16, kNeon, kPortable;
 
 }  // namespace fused_rnn

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../check.h"
@@ -84,8 +85,10 @@ struct Layer {
       by_row[b] = given ? std::clamp<int64_t>(given[b], 0, T) : T;
     }
     if (given) {
-      std::stable_sort(order, order + B,
-                       [&](int64_t a, int64_t b) { return by_row[a] > by_row[b]; });
+      // Of equal lengths the first row first. (clang 19 warns of std::stable_sort, of gcc 12's.)
+      std::sort(order, order + B, [&](int64_t a, int64_t b) {
+        return std::pair(by_row[a], b) > std::pair(by_row[b], a);
+      });
     }
     for (int64_t p = 0; p < B; ++p) length[p] = by_row[order[p]];
     int64_t count = 0;

@@ -69,18 +69,17 @@ struct TileStep<Bf16, R, V> {
 
   VEC_FN void add(Vec<C> (&acc)[R][V], const Bf16* const (&a)[R], int64_t a_offset, const Bf16* b,
                   int64_t) {
-    __m512bh w[V];
+    constexpr int L = kLanes<C>;
+    IntV w[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) w[v] = (__m512bh)_mm512_loadu_si512(b + v * 32);
+    for (int v = 0; v < V; ++v) __builtin_memcpy(&w[v], b + 2 * v * L, sizeof w[v]);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       int32_t pair;
       __builtin_memcpy(&pair, a[r] + a_offset, sizeof pair);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      const IntV x = pair + IntV{};
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        acc[r][v] = (Vec<C>)_mm512_dpbf16_ps((__m512)acc[r][v], x, w[v]);
-      }
+      for (int v = 0; v < V; ++v) acc[r][v] = add_pairs(acc[r][v], x, w[v]);
     }
   }
 };

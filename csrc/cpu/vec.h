@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-// Vectors of float and double, their loads, stores and functions, for the instruction set that
-// the including file names. Compiled once per instruction set, in that set's own namespace.
+// Vectors of float and double, their loads, stores and functions, of the width that the including
+// file names. Compiled once per instruction set, in that set's own namespace.
 #pragma once
 
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
-#if FUSED_RNN_VECTOR_BYTES == 64
+// Registers for sums: of 32 with AVX-512 and on aarch64, else of 16.
+#if FUSED_RNN_VECTOR_BYTES == 64 || defined(__aarch64__)
 constexpr int kAccumulators = 24;
 #else
 constexpr int kAccumulators = 12;
@@ -33,47 +34,6 @@ template <class C>
 constexpr int kLanes = FUSED_RNN_VECTOR_BYTES / int(sizeof(C));
 
 #define VEC_FN static inline __attribute__((always_inline))
-
-VEC_FN FloatV splat(float value) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  return (FloatV)_mm512_set1_ps(value);
-#elif FUSED_RNN_VECTOR_BYTES == 32
-  return (FloatV)_mm256_set1_ps(value);
-#else
-  return FloatV{value, value, value, value};
-#endif
-}
-
-VEC_FN DoubleV splat(double value) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  return (DoubleV)_mm512_set1_pd(value);
-#elif FUSED_RNN_VECTOR_BYTES == 32
-  return (DoubleV)_mm256_set1_pd(value);
-#else
-  return DoubleV{value, value};
-#endif
-}
-
-// Fused multiply-add, one rounding where the instruction set has it.
-VEC_FN FloatV fma(FloatV a, FloatV b, FloatV c) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  return (FloatV)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif FUSED_RNN_VECTOR_BYTES == 32
-  return (FloatV)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-  return a * b + c;
-#endif
-}
-
-VEC_FN DoubleV fma(DoubleV a, DoubleV b, DoubleV c) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  return (DoubleV)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
-#elif FUSED_RNN_VECTOR_BYTES == 32
-  return (DoubleV)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-#else
-  return a * b + c;
-#endif
-}
 
 // Conversions of the 16-bit formats, round to nearest even.
 VEC_FN float bf16_to_float(uint16_t bits) {
@@ -140,67 +100,68 @@ VEC_FN FloatV load(const Bf16* p) {
   return (FloatV)(__builtin_convertvector(bits, IntV) << 16);
 }
 
-VEC_FN FloatV load(const Half* p) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  return (FloatV)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
-#elif FUSED_RNN_VECTOR_BYTES == 32
-  return (FloatV)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
-#else
-  FloatV v;
-  for (int l = 0; l < kLanes<float>; ++l) v[l] = to_float(p[l]);
-  return v;
-#endif
-}
-
 VEC_FN void store(float* p, FloatV v) { __builtin_memcpy(p, &v, sizeof v); }
 VEC_FN void store(double* p, DoubleV v) { __builtin_memcpy(p, &v, sizeof v); }
 
-VEC_FN void store(Bf16* p, FloatV v) {
+// bfloat16 in the low halves of the lanes; the high halves are of no meaning.
+VEC_FN IntV round_to_bf16(FloatV v) {
   const IntV bits = (IntV)v;
   const IntV rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
   const IntV nan = (IntV)(v != v);
-  const ShortV narrow = __builtin_convertvector((nan & 0x7FC0) | (~nan & rounded), ShortV);
+  return (nan & 0x7FC0) | (~nan & rounded);
+}
+
+VEC_FN void store(Bf16* p, FloatV v) {
+  const ShortV narrow = __builtin_convertvector(round_to_bf16(v), ShortV);
   __builtin_memcpy(p, &narrow, sizeof narrow);
 }
 
-VEC_FN void store(Half* p, FloatV v) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
-#elif FUSED_RNN_VECTOR_BYTES == 32
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+// Lanes from `first` and from `second` on, in turns; those of b are counted behind those of a.
+template <int first, int second, class V, int... l>
+VEC_FN V alternate(V a, V b, std::integer_sequence<int, l...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, ((l % 2 ? second : first) + l / 2)...);
 #else
-  for (int l = 0; l < kLanes<float>; ++l) from_float(p + l, v[l]);
+  typedef decltype(a < b) Mask;
+  return __builtin_shuffle(a, b, Mask{((l % 2 ? second : first) + l / 2)...});
 #endif
 }
 
-// The first n lanes, n < lanes; the others read as zero.
+// Lane by lane: the first n lanes, n < lanes; the others read as zero.
 template <class C, class IO>
-VEC_FN Vec<C> load_part(const IO* p, int64_t n) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  const unsigned mask = (1u << n) - 1;
-  if constexpr (std::is_same<IO, float>::value) {
-    return (FloatV)_mm512_maskz_loadu_ps(__mmask16(mask), p);
-  } else if constexpr (std::is_same<IO, double>::value) {
-    return (DoubleV)_mm512_maskz_loadu_pd(__mmask8(mask), p);
-  }
-#endif
+VEC_FN Vec<C> load_lanes(const IO* p, int64_t n) {
   Vec<C> v{};
   for (int64_t l = 0; l < n; ++l) v[l] = to_float(p[l]);
   return v;
 }
 
 template <class C, class IO>
-VEC_FN void store_part(IO* p, Vec<C> v, int64_t n) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  const unsigned mask = (1u << n) - 1;
-  if constexpr (std::is_same<IO, float>::value) {
-    return _mm512_mask_storeu_ps(p, __mmask16(mask), (__m512)v);
-  } else if constexpr (std::is_same<IO, double>::value) {
-    return _mm512_mask_storeu_pd(p, __mmask8(mask), (__m512d)v);
-  }
-#endif
+VEC_FN void store_lanes(IO* p, Vec<C> v, int64_t n) {
   for (int64_t l = 0; l < n; ++l) from_float(p + l, v[l]);
 }
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn
+
+// What processors have instructions of their own for. The including file names the header with
+// those of its instruction set, FUSED_RNN_INTRINSICS, or defines FUSED_RNN_PLAIN to do without.
+// (The compiler's own macros will not tell: gcc reads a whole file before it heeds a target
+// pragma.)
+//   splat        a number in every lane
+//   fma          a * b + c, rounded once where there is an instruction for it
+//   load, store  of float16
+//   load_part, store_part  the first n lanes, n < lanes; the others read as zero
+//   lanes_above  bit l: whether lane l of a is above that of b
+//   add_pairs    to each lane of a sum, the products of its pairs of bfloat16
+//   round_pairs  pairs of bfloat16, of a lane each
+#ifdef FUSED_RNN_PLAIN
+#include "vec_plain.h"
+#else
+#include FUSED_RNN_INTRINSICS
+#endif
+
+namespace fused_rnn {
+namespace FUSED_RNN_ISA {
 
 // The first n lanes, or all of them.
 template <class C, class IO>
@@ -212,19 +173,6 @@ template <class C, class IO>
 VEC_FN void store_n(IO* p, Vec<C> v, int64_t n) {
   if (n >= kLanes<C>) return store(p, v);
   store_part<C>(p, v, n);
-}
-
-// Bit l: whether lane l of a is above that of b.
-VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
-#elif FUSED_RNN_VECTOR_BYTES == 32
-  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)));
-#else
-  uint32_t above = 0;
-  for (int l = 0; l < kLanes<float>; ++l) above |= uint32_t(a[l] > b[l]) << l;
-  return above;
-#endif
 }
 
 // sigmoid and tanh to about one unit in the last place.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/problem.h"
+#include "../../csrc/cpu/processor.h"
 #include "../../csrc/cpu/team.h"
 
 namespace fused_rnn {
@@ -104,20 +105,30 @@ inline void on_team(int size, const std::function<void(Team&, int)>& f) {
   for (std::thread& thread : threads) thread.join();
 }
 
-inline bool runs_here(const std::string& name) {
-#ifdef __x86_64__
-  __builtin_cpu_init();
-  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (name == "avx512_bf16") return __builtin_cpu_supports("avx512bf16");
+// What was built, and whether it runs here.
+struct Set {
+  const Kernels* kernels;
+  bool runs;
+};
+
+inline std::vector<Set> sets() {
+#if defined(__x86_64__)
+  return {{&kAvx512Bf16, has_avx512_bf16()},
+          {&kAvx512, has_avx512()},
+          {&kAvx2, has_avx2()},
+          {&kPortable, true}};
+#elif defined(__aarch64__)
+  return {{&kNeonBf16, has_neon_bf16()}, {&kNeon, true}, {&kPortable, true}};
+#else
+  return {{&kPortable, true}};
 #endif
-  return name == "portable";
 }
 
 // Runs f(kernels) for each instruction set and seed, until one is false.
 template <class F>
 int for_problems(int problems, F f) {
-  for (const Kernels* kernels : {&kAvx512Bf16, &kAvx2, &kPortable}) {
-    if (!runs_here(kernels->name)) {
+  for (const auto [kernels, runs] : sets()) {
+    if (!runs) {
       std::printf("%s: not run, this machine lacks it\n", kernels->name);
       continue;
     }

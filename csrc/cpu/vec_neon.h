@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+// What aarch64 has instructions for; those for bfloat16 came with Armv8.6.
+#pragma once
+
+namespace fused_rnn {
+namespace FUSED_RNN_ISA {
+
+VEC_FN FloatV splat(float value) { return (FloatV)vdupq_n_f32(value); }
+VEC_FN DoubleV splat(double value) { return (DoubleV)vdupq_n_f64(value); }
+
+VEC_FN FloatV fma(FloatV a, FloatV b, FloatV c) {
+  return (FloatV)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+VEC_FN DoubleV fma(DoubleV a, DoubleV b, DoubleV c) {
+  return (DoubleV)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+
+VEC_FN FloatV load(const Half* p) {
+  return (FloatV)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)));
+}
+VEC_FN void store(Half* p, FloatV v) {
+  vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v)));
+}
+
+template <class C, class IO>
+VEC_FN Vec<C> load_part(const IO* p, int64_t n) {
+  return load_lanes<C>(p, n);
+}
+
+template <class C, class IO>
+VEC_FN void store_part(IO* p, Vec<C> v, int64_t n) {
+  store_lanes<C>(p, v, n);
+}
+
+VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
+  return vaddvq_u32((uint32x4_t)((a > b) & IntV{1, 2, 4, 8}));
+}
+
+#ifdef FUSED_RNN_DOT_BF16
+VEC_FN FloatV add_pairs(FloatV sum, IntV a, IntV b) {
+  return (FloatV)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)a, (bfloat16x8_t)b);
+}
+
+VEC_FN IntV round_pairs(FloatV first, FloatV second) {
+  typedef int16_t Shorts __attribute__((vector_size(16)));
+  const bfloat16x8_t low = vcvtq_low_bf16_f32((float32x4_t)first);
+  const Shorts rounded = (Shorts)vcvtq_high_bf16_f32(low, (float32x4_t)second);
+  return (IntV)alternate<0, 4>(rounded, rounded, std::make_integer_sequence<int, 8>{});
+}
+#endif
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn
