@@ -152,7 +152,7 @@ CELL_FN V tanh_backward(V h, V dh) {
 
 template <class V>
 CELL_FN V relu_backward(V h, V dh) {
-  return h > V{} ? dh : V{};
+  return h <= V{} ? V{} : dh;  // NaN goes on
 }
 
 }  // namespace cells

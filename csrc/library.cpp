@@ -52,6 +52,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_set", &fused_rnn::instruction_set, "The instruction set in use.");
   m.def("set_instruction_set", &fused_rnn::set_instruction_set, pybind11::arg("name"),
         "Uses one instruction set from now on; ValueError if this machine does not run it.");
+  m.def("why_not_amx", &fused_rnn::why_not_amx, "Why there are no tiles; empty where there are.");
+  m.def(
+      "serving",
+      [](const std::string& dtype) {
+        const auto found = fused_rnn::serving(dtype);
+        return std::pair(found.always, found.large);
+      },
+      pybind11::arg("dtype"), "Instruction sets for layers of a dtype, and for large ones.");
+  m.def("product_rate", &fused_rnn::product_rate, pybind11::arg("instruction_set"),
+        pybind11::arg("dtype"), "FLOP/s of one thread whose operands lie near; 0 if not served.");
   m.def("set_concurrent_regions", &fused_rnn::set_concurrent_regions, pybind11::arg("concurrent"),
         "Whether PyTorch's parallel regions run all their parts at once.");
   using pybind11::arg;

@@ -149,11 +149,40 @@ def instruction_set() -> str:
     return str(_loaded().instruction_set())
 
 
+def why_not_amx() -> str:
+    """Returns why no products run on tiles here; empty where they do.
+
+    Raises:
+        RuntimeError: there is no extension.
+    """
+    return str(_loaded().why_not_amx())
+
+
+def serving(dtype: torch.dtype) -> tuple[str, str]:
+    """Returns the instruction sets for a dtype: for every layer, and for large ones of many rows.
+
+    Raises:
+        RuntimeError: there is no extension, or no kernel for the dtype.
+    """
+    always, large = _loaded().serving(str(dtype).removeprefix("torch."))
+    return str(always), str(large)
+
+
+def product_rate(instruction_set: str, dtype: torch.dtype) -> float:
+    """Returns the FLOP/s of products on one thread whose operands lie near; 0 if not served.
+
+    Raises:
+        RuntimeError: there is no extension, or no kernel for the dtype.
+    """
+    return float(_loaded().product_rate(instruction_set, str(dtype).removeprefix("torch.")))
+
+
 def set_instruction_set(name: str) -> None:
-    """Makes every later call use one instruction set.
+    """Makes every later call use one instruction set for all dtypes that it serves.
 
     Args:
-        name: one of `instruction_sets()`.
+        name: one of `instruction_sets()`; "auto", the fastest for each call, as at first; or
+            "amx_twin", the kernels of "amx" with tiles in plain C++, for tests.
 
     Raises:
         ValueError: this machine does not run it.

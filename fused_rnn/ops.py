@@ -19,12 +19,13 @@ COMPILED = ("native", "triton")
 # On the CPU x, y, resets and tape may be packed: (rows, ...) for (T, B, ...), with falling lengths.
 _FORWARD = (
     "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, Tensor? resets, "
-    "str cell, int[] reverse, bool keep_tape) -> (Tensor y, Tensor hn, Tensor cn, Tensor tape)"
+    "str cell, int[] reverse, bool keep_tape, int products=6) "
+    "-> (Tensor y, Tensor hn, Tensor cn, Tensor tape)"
 )
 _BACKWARD = (
     "(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, "
     "Tensor? lengths, Tensor? resets, Tensor y, Tensor tape, str cell, int[] reverse, "
-    "bool need_dx, bool need_dstate, bool need_dweights) "
+    "bool need_dx, bool need_dstate, bool need_dweights, int products=6) "
     "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)"
 )
 # Without derivatives, on the CPU. Weights packed beforehand are one tensor of bytes.
@@ -143,6 +144,7 @@ def _fake_forward(
     cell: str,
     reverse: list[int],
     keep_tape: bool,
+    products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_devices(x, h0, c0, *weights, lengths, resets)
     *rows, _ = x.shape
@@ -181,6 +183,7 @@ def _fake_backward(
     need_dx: bool,
     need_dstate: bool,
     need_dweights: bool,
+    products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     batch, count = batch_size(x, lengths), len(reverse)
     hidden, output, _, _ = layout(weights, cell)

@@ -22,6 +22,14 @@ def test_facts(capsys: pytest.CaptureFixture[str]) -> None:
         assert line.endswith("runs" if reason is None else f"no: {reason}")
     if native.why_unavailable() is None:
         assert f"in use: {native.instruction_set()}" in shown
+        for dtype in native.DTYPES:
+            name = str(dtype).removeprefix("torch.")
+            (line,) = re.findall(rf"^  {name} .*$", shown, re.MULTILINE)
+            assert f"served by {native.serving(dtype)[0]}" in line
+            rates = dict(re.findall(r"(\w+) (\d+)[,;]", line))
+            assert native.serving(dtype)[0] in rates and "portable" in rates
+            assert all(int(rate) > 0 for rate in rates.values())
+        assert re.search(rf"^AMX +{native.why_not_amx() or 'yes'}", shown, re.MULTILINE)
 
 
 def test_reason_without_kernels(

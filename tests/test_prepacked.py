@@ -320,7 +320,7 @@ def test_packs_of_another_instruction_set() -> None:
         pytest.skip("this machine runs one instruction set")
     weight = torch.randn(8, 8)
     pack = ops.prepack_linear(weight, None)
-    before = native.instruction_set()
+    before = native.serving(torch.float32)[0]
     native.set_instruction_set("portable")
     try:
         with pytest.raises(
@@ -328,7 +328,7 @@ def test_packs_of_another_instruction_set() -> None:
         ):
             ops.prepacked_linear(weight, pack, 8)
     finally:
-        native.set_instruction_set(before)
+        native.set_instruction_set("auto")
 
 
 def gru(*reverse: int) -> Tensor:

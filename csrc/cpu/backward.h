@@ -8,6 +8,9 @@ namespace FUSED_RNN_ISA {
 
 // Rows whose gate gradients are kept before they go into the weights' gradients.
 constexpr int64_t kGradRows = 512;
+// On tiles: rows whose input gradients, and gates whose weight gradients are computed at once.
+constexpr int64_t kInputGradRows = 128;
+constexpr int64_t kOuterRows = 256;
 
 template <class IO, class Op, Cell cell>
 class BackwardPass {
@@ -20,7 +23,7 @@ class BackwardPass {
   static constexpr int S = tape_slots(cell, sizeof(IO) == 2);
   static constexpr bool kGru = cell == Cell::kGru;
   static constexpr bool kBefore = cell == Cell::kGruResetBefore;
-  static constexpr bool kCopy = sizeof(Op) != sizeof(C);
+  static constexpr bool kCopy = !std::is_same<Op, C>::value;
   // Order of the gates in a row of gate gradients: n, r, z, q for the GRUs, so that what the
   // input and what the hidden state need each lie together. Entry s: the gate in slot s.
   static constexpr int gate_in(int slot) { return kGru || kBefore ? (slot + 2) % 3 : slot; }
@@ -59,23 +62,30 @@ class BackwardPass {
     Op* packed;        // null: taken as it lies
   };
 
+  // The rows that a weight's gradients are summed over, as the products on tiles take them.
+  struct Factor {
+    PanelMap<C> map;
+    Op* tiles;
+  };
+
   // Shared by the threads of one recurrence.
   struct Shared {
     Product input, hidden, output;
     Product hidden_n;     // the textbook GRU's second
     C *dh, *dc;           // (B, ld): what reaches the states from later steps
     C *dg, *dout;         // (capacity, ld): gradients of gates; of projected outputs
-    Op *dg_op, *dout_op;  // the same as operands
+    Op *dg_op, *dout_op;  // the same as operands; in tiles, of two steps and of one
     Op* dg_pairs;         // the same with rows in pairs, (capacity / 2, ld, 2)
-    C* bias;              // (ld_g,)
-    C* dx;                // (T, B, ld_x) where several recurrences share x
+    Factor x, h, reset_h, unprojected;
+    C* bias;  // (ld_g,)
+    C* dx;    // (T, B, ld_x) where several recurrences share x
     GradSum<IO, C> dw_ih, dw_hh, dw_hr;
   };
 
-  // A batch row at one step: its place in the chunk, its row in x, y and tape, and that of the
-  // step before in the walk's own direction, -1 at the first.
+  // A batch row at one step: its place in the chunk, its row in x, y and tape, that of the step
+  // before in the walk's own direction, -1 at the first, and its row in operands.
   struct At {
-    int64_t p, b, m, row, before;
+    int64_t p, b, m, row, before, op;
     bool cut;
   };
 
@@ -92,6 +102,14 @@ class BackwardPass {
 
   Product product(const PanelMap<C>& map, int64_t depth);
 
+  Factor factor(int64_t columns);
+
+  // Elements of what a thread keeps in tiles for itself: rows for the input's gradients, or gates
+  // for the weights'.
+  int64_t own_rows_size() const {
+    return max(kInputGradRows * G * gate_, kOuterRows * round_up(capacity_, kDepth<Op>));
+  }
+
   void pack_weights(const Weights& w, int rank, int size);
 
   // Packs K rows, from row `row` of the matrix, at depth k of the panels.
@@ -101,7 +119,12 @@ class BackwardPass {
     const Matrix<IO> from{product.matrix + row * map.units, 1, map.units};
     const Range mine(map.panels(), rank, size);
     for (int64_t p = mine.begin; p < mine.end; ++p) {
-      pack_panel(product.packed + (p * product.depth + k) * map.panel_columns(), map, p, from, K);
+      if constexpr (kTiled<Op>) {
+        Op* panel = product.packed + p * panel_size<Op>(map, product.depth);
+        pack_panel(panel, map, p, from, K, product.depth, k);
+      } else {
+        pack_panel(product.packed + (p * product.depth + k) * map.panel_columns(), map, p, from, K);
+      }
     }
   }
 
@@ -154,7 +177,7 @@ class BackwardPass {
         offset += args_.rows.active[rows_.time(k)];
       }
       place_.wait_recurrence(team);
-      finish_chunk(begin, end, offset, first_recurrence);
+      finish_chunk(team, begin, end, offset, first_recurrence);
       place_.wait_recurrence(team);
     }
     write_states();
@@ -162,10 +185,15 @@ class BackwardPass {
   }
 
   At at(int64_t j, int64_t t, int64_t offset) const {
-    return at_position(rows_.position(j), t, offset);
+    const int64_t p = rows_.position(j);
+    return at_position(p, t, offset, kTiled<Op> ? operand_row(j) : offset + p);
   }
 
-  At at_position(int64_t p, int64_t t, int64_t offset) const {
+  // The row of a step's operands for the thread's row j: in tiles, its group's rows lie together.
+  int64_t operand_row(int64_t j) const { return place_.row_group * group_rows_ + j; }
+  int64_t operand_rows() const { return kTiled<Op> ? split_.row_groups * group_rows_ : capacity_; }
+
+  At at_position(int64_t p, int64_t t, int64_t offset, int64_t op) const {
     const int64_t b = args_.rows.order[p], length = args_.rows.length[p];
     const int64_t before = rows_.reverse ? t + 1 : t - 1;
     return At{p,
@@ -173,12 +201,16 @@ class BackwardPass {
               offset + p,
               rows_.row(t, b),
               rows_.first(t, length) ? -1 : rows_.row(before, b),
+              op,
               rows_.cut_before(t, b, length)};
   }
 
   // `go_on`: whether anybody asks for the gradient of the state that entered the step.
   void step(Team& team, int64_t t, int64_t offset, bool go_on) {
     const int64_t active = rows_.active(t);
+    dg_now_ = shared_.dg_op;
+    // Another thread may still read what the step before left in its tiles.
+    if (kTiled<Op> && (t & 1)) dg_now_ += operand_rows() * ld_op_;
     if (s_.projected) {
       for (int64_t j = 0; j < active; ++j) gather_output(at(j, t, offset));
       place_.wait_units(team);
@@ -197,14 +229,14 @@ class BackwardPass {
     place_.wait_units(team);
     if (kBefore) {
       units_.at_step(t, [&](int64_t p) {
-        for_products(shared_.hidden_n, p, shared_.dg_op, ld_g_, t, offset,
+        for_products(shared_.hidden_n, p, dg_now_, ld_op_, t, offset,
                      [&](const At& a, int64_t u, int64_t lanes, V d) { reset(a, u, lanes, d); });
       });
       place_.wait_units(team);
     }
     if (!go_on) return;
     columns_.at_step(t, [&](int64_t p) {
-      for_products(shared_.hidden, p, shared_.dg_op + kHiddenSlot * gate_, ld_g_, t, offset,
+      for_products(shared_.hidden, p, at_column(dg_now_, kHiddenSlot * gate_), ld_op_, t, offset,
                    [&](const At& a, int64_t u, int64_t, V sum) {
                      C* dh = shared_.dh + a.p * ld_p_ + u;
                      if (kGru || kBefore) sum += load(dh);
@@ -219,17 +251,10 @@ class BackwardPass {
   template <class F>
   void for_products(const Product& product, int64_t panel, const Op* operand, int64_t ld, int64_t t,
                     int64_t offset, F f) {
-    alignas(64) C sums[kAccumulators * L];
+    alignas(64) C sums[kTiled<Op> ? kBlockRows<Op> * kMaxVecs * L : kAccumulators * L];
     const PanelMap<C>& map = product.map;
     const int vecs = map.used_vecs(panel);
-    TileArgs<C> tile = tile_of(product, panel, 0, 0, product.depth);
-    tile.c = sums;
-    tile.c_stride = vecs * L;
-    for_tiles(rows_.active(t), vecs, [&](int64_t first, int64_t count) {
-      for (int64_t r = 0; r < count; ++r) {
-        tile.a[r] = operand + (offset + rows_.position(first + r)) * ld;
-      }
-      run_tile<Op>(int(count), vecs, tile);
+    const auto finish = [&](int64_t first, int64_t count) {
       for (int64_t r = 0; r < count; ++r) {
         const At a = at(first + r, t, offset);
         for (int v = 0; v < vecs; ++v) {
@@ -237,7 +262,37 @@ class BackwardPass {
           f(a, u, map.units - u, load(sums + (r * vecs + v) * L));
         }
       }
-    });
+    };
+    if constexpr (kTiled<Op>) {
+      for_blocks(rows_.active(t), kBlockRows<Op>, [&](int64_t first, int64_t count) {
+        multiply(product, panel, operand + operand_row(first) * ld, ld, count, sums);
+        finish(first, count);
+      });
+    } else {
+      TileArgs<C> tile = tile_of(product, panel, 0, 0, product.depth);
+      tile.c = sums;
+      tile.c_stride = vecs * L;
+      for_tiles(rows_.active(t), vecs, [&](int64_t first, int64_t count) {
+        for (int64_t r = 0; r < count; ++r) {
+          tile.a[r] = operand + (offset + rows_.position(first + r)) * ld;
+        }
+        run_tile<Op>(int(count), vecs, tile);
+        finish(first, count);
+      });
+    }
+  }
+
+  // On tiles: `count` rows of an operand times a panel, into rows of its vectors in use.
+  static void multiply(const Product& product, int64_t panel, const Op* rows, int64_t ld,
+                       int64_t count, C* sums) {
+    const PanelMap<C>& map = product.map;
+    auto tiles = panel_tiles(
+        map, panel, product.packed + panel * panel_size<Op>(map, product.depth), product.depth);
+    tiles.a = rows;
+    tiles.a_tile = kRowsTogether<Op> * ld;
+    tiles.c = sums;
+    tiles.c_stride = tiles.used_vecs * L;
+    run_tiled(int(count), tiles);
   }
 
   // ---- pointwise parts, a row and vector of units at a time
@@ -292,9 +347,13 @@ class BackwardPass {
 
   // ---- gradients of input and weights from a chunk's `count` rows
 
-  void finish_chunk(int64_t begin, int64_t end, int64_t count, bool first_recurrence);
+  void finish_chunk(Team& team, int64_t begin, int64_t end, int64_t count, bool first_recurrence);
 
   void input_grads(int64_t count, bool first_recurrence);
+
+  void tiled_input_grads(int64_t count, bool first_recurrence);
+
+  void put_sums(int64_t panel, int64_t first, int64_t rows, const C* sums, bool first_recurrence);
 
   void put_dx(int64_t row, int64_t u, V sum, bool first_recurrence);
 
@@ -302,6 +361,8 @@ class BackwardPass {
   void sum_dx(int rank, int size);
 
   void weight_grads(int64_t count, bool first_chunk);
+
+  void tiled_weight_grads(Team& team, int64_t count, bool first_chunk);
 
   // ---- results
 
@@ -317,10 +378,12 @@ class BackwardPass {
   RowGroup rows_;
   const Range units_, columns_;
   Arena arena_;
-  int64_t gate_, ld_p_, ld_h_, ld_x_, ld_g_, steps_, capacity_, n_ = 0;
+  int64_t gate_, ld_p_, ld_h_, ld_x_, ld_g_, ld_op_, group_rows_, steps_, capacity_, n_ = 0;
   int64_t dx_stride_ = 0;
   Shared shared_{};
   C *dx_parts_ = nullptr, *panel_ = nullptr;
+  Op* dg_now_ = nullptr;    // gate gradients of the present step
+  Op* own_rows_ = nullptr;  // of gate gradients, in tiles
   At* chunk_ = nullptr;
 };
 

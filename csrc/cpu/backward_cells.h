@@ -11,15 +11,15 @@ void BackwardPass<IO, Op, cell>::gather_output(const At& a) {
        u += L) {
     const V dh = output_grad(a, u, s_.P - u);
     store_n<C>(shared_.dout + a.m * ld_p_ + u, dh, s_.P - u);
-    if (kCopy) store_n<C>(shared_.dout_op + a.m * ld_p_ + u, dh, s_.P - u);
+    if constexpr (kCopy) put_vector(shared_.dout_op, ld_p_, a.op, u, dh, s_.P - u);
   }
 }
 
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::put(const At& a, int slot, int64_t u, int64_t lanes, V value) {
-  const int64_t at = a.m * ld_g_ + slot * gate_ + u;
-  store_n<C>(shared_.dg + at, value, lanes);
-  if (kCopy) store_n<C>(shared_.dg_op + at, value, lanes);
+  const int64_t column = slot * gate_ + u;
+  store_n<C>(shared_.dg + a.m * ld_g_ + column, value, lanes);
+  if constexpr (kCopy) put_vector(dg_now_, ld_op_, a.op, column, value, lanes);
 }
 
 template <class IO, class Op, Cell cell>

@@ -13,18 +13,20 @@ BackwardPass<IO, Op, cell>::BackwardPass(const Backward& args, char* workspace, 
       inputs_(plain_map<C>(s_.I)),
       outputs_(plain_map<C>(s_.P)),
       hidden_(plain_map<C>(s_.H)),
-      split_(plan_split(s_.N, s_.B, outputs_.panels(), G * s_.H, kMaxVecs, threads)),
+      split_(plan_split<Op>(s_.N, s_.B, outputs_.panels(), G * s_.H, kMaxVecs, threads)),
       place_(split_, rank),
       rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
       units_(hidden_.panels(), place_.unit_group, split_.unit_groups),
       columns_(outputs_.panels(), place_.unit_group, split_.unit_groups),
       arena_(workspace) {
-  gate_ = round_up(s_.H, kPair<Op>);
-  ld_p_ = round_up(s_.P, 16);
+  gate_ = round_up(s_.H, kDepth<Op>);
+  ld_p_ = round_up(s_.P, max(16, kDepth<Op>));
   ld_h_ = round_up(s_.H, 16);
   ld_x_ = round_up(s_.I, 16);
   // Not a power of two: rows must not all fall into the same sets of the cache.
   ld_g_ = round_up(grad_count(cell) * gate_, 16) + 16;
+  ld_op_ = kTiled<Op> ? grad_count(cell) * gate_ : ld_g_;
+  group_rows_ = round_up((s_.B + split_.row_groups - 1) / split_.row_groups, kRowsTogether<Op>);
   steps_ = min(s_.T, max(1, kGradRows / max(s_.B, 1)));
   capacity_ = steps_ * s_.B;
   lay_out();
@@ -41,12 +43,12 @@ void BackwardPass<IO, Op, cell>::lay_out() {
     if (cell == Cell::kLstm) shared.dc = arena_.take<C>(s_.B * ld_h_);
     shared.dg = arena_.take<C>(capacity_ * ld_g_);
     shared.dg_op = reinterpret_cast<Op*>(shared.dg);
-    if (kCopy) shared.dg_op = arena_.take<Op>(capacity_ * ld_g_);
+    if (kCopy) shared.dg_op = arena_.take<Op>((kTiled<Op> ? 2 : 1) * operand_rows() * ld_op_);
     if (s_.projected) {
-      shared.output = product(hidden_, round_up(s_.P, kPair<Op>));
+      shared.output = product(hidden_, round_up(s_.P, kDepth<Op>));
       shared.dout = arena_.take<C>(capacity_ * ld_p_);
       shared.dout_op = reinterpret_cast<Op*>(shared.dout);
-      if (kCopy) shared.dout_op = arena_.take<Op>(capacity_ * ld_p_);
+      if (kCopy) shared.dout_op = arena_.take<Op>(operand_rows() * ld_p_);
     }
     if (args_.dx && s_.N > 1) {
       shared.dx = arena_.take<C>(args_.rows.count * ld_x_);
@@ -55,7 +57,14 @@ void BackwardPass<IO, Op, cell>::lay_out() {
     }
     shared.bias = arena_.take<C>(ld_g_);
     if (args_.dweights) {
-      if (kCopy) shared.dg_pairs = arena_.take<Op>(round_up(capacity_, 2) * ld_g_);
+      if (kTiled<Op>) {
+        shared.x = factor(s_.I);
+        shared.h = factor(s_.P);
+        if (kBefore) shared.reset_h = factor(s_.H);
+        if (s_.projected) shared.unprojected = factor(s_.H);
+      } else if (kCopy) {
+        shared.dg_pairs = arena_.take<Op>(round_up(capacity_, 2) * ld_g_);
+      }
       shared.dw_ih = GradSum<IO, C>::reserve(arena_, G * s_.H, s_.I);
       shared.dw_hh = GradSum<IO, C>::reserve(arena_, G * s_.H, s_.P);
       if (s_.projected) shared.dw_hr = GradSum<IO, C>::reserve(arena_, s_.P, s_.H);
@@ -64,20 +73,29 @@ void BackwardPass<IO, Op, cell>::lay_out() {
   }
   const int threads = split_.recurrence_groups * place_.recurrence_size();
   for (int rank = 0; rank < threads; ++rank) {
-    C* panel = arena_.take<C>(capacity_ * kMaxVecs * L);
+    C* panel = arena_.take<C>(kTiled<Op> ? 0 : capacity_ * kMaxVecs * L);
     At* chunk = arena_.take<At>(capacity_);
+    Op* own_rows = arena_.take<Op>(kTiled<Op> ? own_rows_size() : 0);
     if (rank == place_.rank()) {
       panel_ = panel;
       chunk_ = chunk;
+      own_rows_ = own_rows;
     }
   }
+}
+
+template <class IO, class Op, Cell cell>
+typename BackwardPass<IO, Op, cell>::Factor BackwardPass<IO, Op, cell>::factor(int64_t columns) {
+  const PanelMap<C> map = plain_map<C>(columns);
+  return Factor{map, arena_.take<Op>(packed_size<Op>(map, capacity_))};
 }
 
 // For few steps the weights are taken as they lie, where that is in whole vectors.
 template <class IO, class Op, Cell cell>
 typename BackwardPass<IO, Op, cell>::Product BackwardPass<IO, Op, cell>::product(
     const PanelMap<C>& map, int64_t depth) {
-  const bool in_place = std::is_same<IO, C>::value && s_.T <= kUnpackedSteps && map.units % L == 0;
+  const bool in_place =
+      !kTiled<Op> && std::is_same<IO, C>::value && s_.T <= kUnpackedSteps && map.units % L == 0;
   return Product{map, depth, nullptr,
                  in_place ? nullptr : arena_.take<Op>(packed_size<Op>(map, depth))};
 }
@@ -98,10 +116,15 @@ void BackwardPass<IO, Op, cell>::prepare(int64_t n) {
   const Range chunk(capacity_, rank, size);
   for (int64_t m = chunk.begin; m < chunk.end; ++m) {
     clear_gaps(shared_.dg + m * ld_g_, s_.H, gate_, grad_count(cell), ld_g_);
-    if (kCopy) clear_gaps(shared_.dg_op + m * ld_g_, s_.H, gate_, grad_count(cell), ld_g_);
-    if (!s_.projected) continue;
-    clear_gaps(shared_.dout + m * ld_p_, s_.P, s_.P, 1, ld_p_);
-    if (kCopy) clear_gaps(shared_.dout_op + m * ld_p_, s_.P, s_.P, 1, ld_p_);
+    if (s_.projected) clear_gaps(shared_.dout + m * ld_p_, s_.P, s_.P, 1, ld_p_);
+    if (!kCopy || kTiled<Op>) continue;
+    clear_gaps(shared_.dg_op + m * ld_g_, s_.H, gate_, grad_count(cell), ld_g_);
+    if (s_.projected) clear_gaps(shared_.dout_op + m * ld_p_, s_.P, s_.P, 1, ld_p_);
+  }
+  if (kTiled<Op>) {
+    const Range rows(2 * operand_rows(), rank, size);
+    clear(shared_.dg_op + rows.begin * ld_op_, (rows.end - rows.begin) * ld_op_);
+    if (s_.projected && rank == 0) clear(shared_.dout_op, operand_rows() * ld_p_);
   }
   if (args_.dweights) bind_sums(args_.dweights[n], rank);
   if (args_.dx && s_.N == 1 && rows_.padded()) clear_padding(rank, size);

@@ -6,17 +6,22 @@ namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
 template <class IO, class Op, Cell cell>
-void BackwardPass<IO, Op, cell>::finish_chunk(int64_t begin, int64_t end, int64_t count,
+void BackwardPass<IO, Op, cell>::finish_chunk(Team& team, int64_t begin, int64_t end, int64_t count,
                                               bool first_recurrence) {
   int64_t m = 0;
   for (int64_t k = end - 1; k >= begin; --k) {
     const int64_t t = rows_.time(k), offset = m;
     for (; m < offset + args_.rows.active[t]; ++m) {
-      chunk_[m] = at_position(m - offset, t, offset);
+      chunk_[m] = at_position(m - offset, t, offset, m);
     }
   }
-  if (args_.dx) input_grads(count, first_recurrence);
-  if (args_.dweights) weight_grads(count, end == s_.T);
+  if constexpr (kTiled<Op>) {
+    if (args_.dx) tiled_input_grads(count, first_recurrence);
+    if (args_.dweights) tiled_weight_grads(team, count, end == s_.T);
+  } else {
+    if (args_.dx) input_grads(count, first_recurrence);
+    if (args_.dweights) weight_grads(count, end == s_.T);
+  }
 }
 
 template <class IO, class Op, Cell cell>
@@ -44,13 +49,21 @@ void BackwardPass<IO, Op, cell>::input_grads(int64_t count, bool first_recurrenc
         if (i > 0) tile.init = sums;
         run_tile<Op>(int(rows), vecs, tile);
       }
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int v = 0; v < vecs; ++v) {
-          const int64_t u = p * inputs_.width() + v * L;
-          put_dx(chunk_[m + r].row, u, load(sums + (r * vecs + v) * L), first_recurrence);
-        }
-      }
+      put_sums(p, m, rows, sums, first_recurrence);
     });
+  }
+}
+
+// A panel's sums of some rows of the chunk.
+template <class IO, class Op, Cell cell>
+void BackwardPass<IO, Op, cell>::put_sums(int64_t panel, int64_t first, int64_t rows, const C* sums,
+                                          bool first_recurrence) {
+  const int vecs = inputs_.used_vecs(panel);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int v = 0; v < vecs; ++v) {
+      const int64_t u = panel * inputs_.width() + v * L;
+      put_dx(chunk_[first + r].row, u, load(sums + (r * vecs + v) * L), first_recurrence);
+    }
   }
 }
 

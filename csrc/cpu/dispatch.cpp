@@ -5,31 +5,63 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <memory>
 #include <stdexcept>
 
+#include "../names.h"
 #include "processor.h"
 
 namespace fused_rnn {
 namespace {
 
-std::vector<const Kernels*> available() {
-  std::vector<const Kernels*> found;
+// What this machine runs, the most capable first.
+const std::vector<const Kernels*>& available() {
+  static const std::vector<const Kernels*> found = [] {
+    std::vector<const Kernels*> sets;
+    [[maybe_unused]] const Processor& has = processor();
 #if defined(__x86_64__)
-  if (has_avx512_bf16()) found.push_back(&kAvx512Bf16);
-  if (has_avx512()) found.push_back(&kAvx512);
-  if (has_avx2()) found.push_back(&kAvx2);
+    if (has.amx) sets.push_back(&kAmx);
+    if (has.avx512_bf16) sets.push_back(&kAvx512Bf16);
+    if (has.avx512) sets.push_back(&kAvx512);
+    if (has.avx2) sets.push_back(&kAvx2);
 #elif defined(__aarch64__)
-  if (has_neon_bf16()) found.push_back(&kNeonBf16);
-  found.push_back(&kNeon);
+    if (has.neon_bf16) sets.push_back(&kNeonBf16);
+    sets.push_back(&kNeon);
 #endif
-  found.push_back(&kPortable);
+    sets.push_back(&kPortable);
+    return sets;
+  }();
   return found;
 }
 
-std::atomic<const Kernels*>& current() {
-  static std::atomic<const Kernels*> kernels{available().front()};
-  return kernels;
+// The set asked for by name; null: the fastest for each call.
+std::atomic<const Kernels*> asked_for{nullptr};
+
+bool has_tiles(const Kernels& kernels) { return !kernels.serves(Dtype::kDouble); }
+
+// The fastest set without tiles.
+const Kernels& vectors(Dtype dtype) {
+  for (const Kernels* kernels : available()) {
+    if (has_tiles(*kernels)) continue;
+    if (dtype == Dtype::kBf16 && kernels->dots_bf16 && !processor().fast_bf16) continue;
+    return *kernels;
+  }
+  return kPortable;
 }
+
+// The set for a dtype if `tiles` may be used.
+const Kernels& fastest(Dtype dtype, bool tiles) {
+  const Kernels* asked = asked_for.load(std::memory_order_relaxed);
+  if (asked && asked->serves(dtype)) return *asked;
+  const Kernels* first = available().front();
+  const bool tiled = !asked && tiles && has_tiles(*first) && first->serves(dtype);
+  return tiled ? *first : vectors(dtype);
+}
+
+// Fewer rows and smaller layers of float32 take longer on tiles than on vectors: numbers are split
+// into parts, rows are padded to 16 and sizes to 32.
+constexpr int64_t kTiledRows = 16, kTiledSize = 128;
 
 std::atomic<bool> concurrent_regions{false};
 
@@ -44,20 +76,63 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-std::string instruction_set() { return current().load()->name; }
+std::string instruction_set() {
+  const Kernels* asked = asked_for.load();
+  return (asked ? asked : available().front())->name;
+}
 
 void set_instruction_set(const std::string& name) {
+  if (name == "auto") return asked_for.store(nullptr);
+  if (name == kAmxTwin.name) return asked_for.store(&kAmxTwin);
   for (const Kernels* kernels : available()) {
-    if (name == kernels->name) return current().store(kernels);
+    if (name == kernels->name) return asked_for.store(kernels);
   }
-  std::string names;
+  std::string names = "auto";
   for (const std::string& known : instruction_sets()) names += " " + known;
-  throw std::invalid_argument("instruction set: expected one of" + names + ", got " + name);
+  throw std::invalid_argument("instruction set: expected one of " + names + ", got " + name);
+}
+
+std::string why_not_amx() { return processor().why_not_amx; }
+
+Serving serving(const std::string& dtype) {
+  const Dtype type = dtype_named(dtype);
+  return {fastest(type, is_half(type)).name, fastest(type, true).name};
+}
+
+double product_rate(const std::string& instruction_set, const std::string& dtype) {
+  const Dtype type = dtype_named(dtype);
+  for (const Kernels* kernels : available()) {
+    if (instruction_set != kernels->name || !kernels->serves(type)) continue;
+    const auto now = [] { return std::chrono::steady_clock::now(); };
+    const std::unique_ptr<char[]> zeros(new char[kProductBytes + 64]());
+    char* aligned = zeros.get() + (64 - reinterpret_cast<uintptr_t>(zeros.get()) % 64);
+    double best = 0;
+    // The highest of several windows: others run on this machine, and clocks rise slowly.
+    for (int window = 0; window < 20; ++window) {
+      const auto start = now();
+      const double multiply_adds = kernels->multiply_zeros(type, aligned, 200);
+      const double seconds = std::chrono::duration<double>(now() - start).count();
+      best = std::max(best, 2 * multiply_adds / seconds);
+    }
+    return best;
+  }
+  return 0;
 }
 
 void set_concurrent_regions(bool concurrent) { concurrent_regions = concurrent; }
 
-const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
+const Kernels& kernels() {
+  const Kernels* asked = asked_for.load(std::memory_order_relaxed);
+  return asked ? *asked : vectors(Dtype::kFloat);
+}
+
+const Kernels& packed_kernels(Dtype dtype) { return fastest(dtype, is_half(dtype)); }
+
+const Kernels& layer_kernels(const Shape& s) {
+  // Weights that are not worth packing are taken as they lie, which tiles cannot.
+  if (s.T <= kUnpackedSteps && s.T * s.B < kUnpackedRows) return fastest(s.dtype, false);
+  return fastest(s.dtype, is_half(s.dtype) || (s.B >= kTiledRows && s.P >= kTiledSize));
+}
 
 int team_size(double multiply_adds) {
   if (!concurrent_regions || multiply_adds < 2 * kWorkPerThread) return 1;

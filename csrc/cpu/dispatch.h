@@ -14,16 +14,39 @@ namespace fused_rnn {
 // Instruction sets that this machine runs, the fastest first.
 std::vector<std::string> instruction_sets();
 
+// The one that serves what it is the fastest for, before the others.
 std::string instruction_set();
 
-// Makes every later call use one set; throws std::invalid_argument for one not available.
+// Why tiles are not among them; empty where they are.
+std::string why_not_amx();
+
+// What serves the layers of a dtype, and the large ones of many rows.
+struct Serving {
+  std::string always, large;
+};
+Serving serving(const std::string& dtype);
+
+// Multiply-adds and additions a second, 2 for each product, of one thread whose operands lie near.
+double product_rate(const std::string& instruction_set, const std::string& dtype);
+
+// Makes every later call use one set for all that it serves, or with "auto" the fastest for each
+// call again; throws std::invalid_argument for one not available. "amx_twin", which is not listed,
+// runs the kernels of amx anywhere, slowly.
 void set_instruction_set(const std::string& name);
 
 // Whether PyTorch's parallel regions give every index range a thread of its own at once (OpenMP
 // does). Where they do not, threads that wait for one another could wait forever: then one runs.
 void set_concurrent_regions(bool concurrent);
 
+// For kernels of rows, which are the same for all dtypes.
 const Kernels& kernels();
+
+// For weights packed beforehand: one set for any number of rows, so that a row's results do not
+// depend on what others are searched or served beside it.
+const Kernels& packed_kernels(Dtype dtype);
+
+// For one call of a layer that packs its weights itself.
+const Kernels& layer_kernels(const Shape& shape);
 
 // Threads that are worth waking for so many multiply-adds.
 int team_size(double multiply_adds);

@@ -11,10 +11,6 @@ namespace FUSED_RNN_ISA {
 // Rows that a thread projects at once, at least.
 constexpr int64_t kProjectRows = 128;
 
-// Calls of so few steps take the weights as they lie. Steps alone decide, so that a row's bits
-// do not depend on the batch it came with.
-constexpr int64_t kUnpackedSteps = 2;
-
 template <class IO, class Op, Cell cell>
 class ForwardPass {
   typedef SumOf<Op> C;
@@ -25,12 +21,16 @@ class ForwardPass {
   static constexpr bool kKeepState = keeps_state(cell, sizeof(IO) == 2);
   static constexpr int S = tape_slots(cell, sizeof(IO) == 2);
   // Vectors of units in a panel, so that a panel has enough vectors to hide latencies.
-  static constexpr int kUnitVecs = G == 1 ? 4 : cell == Cell::kGruResetBefore ? 2 : 1;
+  static constexpr int kUnitVecs = G == 1                             ? 4
+                                   : cell == Cell::kGruResetBefore    ? 2
+                                   : cell == Cell::kGru && kTiled<Op> ? 2
+                                                                      : 1;
   static constexpr bool kSplitGates = cell == Cell::kGruResetBefore;
   static constexpr bool kIsGru = cell == Cell::kGru || cell == Cell::kGruResetBefore;
   // The GRU mixes the previous state in; where products take a narrower copy it keeps its own.
-  static constexpr bool kOwnState = kIsGru && sizeof(Op) != sizeof(C);
+  static constexpr bool kOwnState = kIsGru && !std::is_same<Op, C>::value;
   static constexpr int kPanelColumns = G * kUnitVecs * L;
+  static constexpr int kMostVecs = G * kUnitVecs > kMaxVecs ? G * kUnitVecs : kMaxVecs;
 
  public:
   static size_t workspace(const Forward& args, int threads) {
@@ -97,9 +97,11 @@ class ForwardPass {
 
   Prepared lay_out_weights(Arena& arena, bool packed, bool input_at_use) const;
 
+  bool packs() const { return kTiled<Op> || s_.T > kUnpackedSteps || s_.T * s_.B >= kUnpackedRows; }
+
   // Whether this thread alone multiplies with its panels of the input's weights, and once.
   bool projects_once() const {
-    return !args_.prepacked && s_.T > kUnpackedSteps && steps_ == s_.T && split_.row_groups == 1;
+    return !args_.prepacked && packs() && steps_ == s_.T && split_.row_groups == 1;
   }
 
   // ---- packing and initial state
@@ -114,26 +116,35 @@ class ForwardPass {
   static void multiply(const Product& product, int64_t panel, const Op* const* a, int64_t count,
                        const C* init, C* c, int64_t c_stride) {
     const PanelMap<C>& map = product.map;
-    if (!product.packed) {
-      dot_panel(map, panel, product.matrix, product.K, a, count, init, c, c_stride);
-      return;
+    if constexpr (kTiled<Op>) {
+      auto tiles = panel_tiles(map, panel, product.panel(panel), product.K);
+      tiles.a = a[0];
+      tiles.a_tile = kRowsTogether<Op> * tiles.K;
+      tiles.init = init;
+      tiles.c = c;
+      tiles.c_stride = c_stride;
+      return run_tiled(int(count), tiles);
+    } else {
+      if (!product.packed) {
+        return dot_panel(map, panel, product.matrix, product.K, a, count, init, c, c_stride);
+      }
+      TileArgs<C> tile = panel_tile<Op>(map, product.panel(panel), product.K);
+      for (int64_t r = 0; r < count; ++r) tile.a[r] = a[r];
+      tile.init = init;
+      tile.init_stride = 0;
+      tile.c = c;
+      tile.c_stride = c_stride;
+      run_tile<Op>(int(count), map.used_vecs(panel), tile);
     }
-    TileArgs<C> tile = panel_tile<Op>(map, product.panel(panel), product.K);
-    for (int64_t r = 0; r < count; ++r) tile.a[r] = a[r];
-    tile.init = init;
-    tile.init_stride = 0;
-    tile.c = c;
-    tile.c_stride = c_stride;
-    run_tile<Op>(int(count), map.used_vecs(panel), tile);
   }
 
   // Cuts rows into what `multiply` takes at once: f(first, count).
   template <class F>
   static void cut_rows(const Product& product, int64_t panel, int64_t rows, F f) {
-    if (product.packed) {
+    if (product.packed && !kTiled<Op>) {
       for_tiles(rows, product.map.used_vecs(panel), f);
     } else {
-      for_blocks(rows, f);
+      for_blocks(rows, kBlockRows<Op>, f);
     }
   }
 
@@ -197,25 +208,36 @@ class ForwardPass {
     if constexpr (std::is_same<IO, Op>::value) {
       if (s_.I == ld_x_) return x;
     }
-    Op* to = converted_ + index * ld_x_;
-    convert(to, x, s_.I, ld_x_);
-    return to;
+    put_row(converted_, ld_x_, index, x, s_.I);
+    return converted_ + index * ld_x_;
   }
 
   C* xg_row(int64_t panel, int64_t index) const {
     return xg_ + ((panel - panels_.begin) * capacity_ + index) * kPanelColumns;
   }
 
-  // Where a batch row stands at the present step; `row` is its row in x, y and tape.
+  // Where a batch row stands at the present step; `row` is its row in x, y and tape, `op` in
+  // operands.
   struct At {
-    int64_t p, b, row, xg;
+    int64_t p, b, row, xg, op;
     bool last, keep;
   };
 
+  // The row of operands for the thread's row j: in tiles, its group's rows lie together.
+  int64_t operand_row(int64_t j) const {
+    return kTiled<Op> ? place_.row_group * group_rows_ + j : rows_.position(j);
+  }
+  int64_t operand_rows() const { return kTiled<Op> ? split_.row_groups * group_rows_ : s_.B; }
+
   At at(int64_t j, int64_t t, int64_t offset) const {
     const int64_t p = rows_.position(j), b = args_.rows.order[p], length = args_.rows.length[p];
-    return At{
-        p, b, rows_.row(t, b), offset + j, rows_.last(t, length), !rows_.cut_after(t, b, length)};
+    return At{p,
+              b,
+              rows_.row(t, b),
+              offset + j,
+              operand_row(j),
+              rows_.last(t, length),
+              !rows_.cut_after(t, b, length)};
   }
 
   void step(Team& team, int64_t k, int64_t offset) {
@@ -226,7 +248,7 @@ class ForwardPass {
       for_products(shared_.hidden, p, now_, ld_p_, active,
                    [&](int64_t j, const C* sum) { finish_gates(at(j, t, offset), p, sum); });
     });
-    if (kSplitGates) {
+    if constexpr (kSplitGates) {
       place_.wait_units(team);
       panels_.at_step(k, [&](int64_t p) {
         for_products(shared_.hidden_n, p, shared_.inner, ld_h_, active,
@@ -248,11 +270,11 @@ class ForwardPass {
   template <class F>
   void for_products(const Product& product, int64_t panel, const Op* operand, int64_t ld,
                     int64_t active, F f) {
-    alignas(64) C sums[kMaxRows * kMaxVecs * L];
-    const Op* a[kMaxRows];
+    alignas(64) C sums[kBlockRows<Op> * kMostVecs * L];
+    const Op* a[kBlockRows<Op>];
     const int vecs = product.map.used_vecs(panel);
     cut_rows(product, panel, active, [&](int64_t first, int64_t count) {
-      for (int64_t r = 0; r < count; ++r) a[r] = operand + rows_.position(first + r) * ld;
+      for (int64_t r = 0; r < count; ++r) a[r] = operand + operand_row(first + r) * ld;
       multiply(product, panel, a, count, nullptr, sums, vecs * L);
       for (int64_t r = 0; r < count; ++r) f(first + r, sums + r * vecs * L);
     });
@@ -287,9 +309,6 @@ class ForwardPass {
   // A step's output: into y, the final state, and the state that the next step reads.
   void emit(const At& a, int64_t u, int64_t lanes, V h);
 
-  // Products read whole pairs: what lies past the last unit stays zero.
-  static void store_op(Op* to, V value, int64_t lanes) { store_n<C>(to, value, lanes); }
-
   const Forward& args_;
   const Shape& s_;
   const PanelMap<C> gates_, gate_n_, outputs_;
@@ -298,7 +317,7 @@ class ForwardPass {
   RowGroup rows_;
   const Range panels_;
   Arena arena_;
-  int64_t ld_p_, ld_h_, ld_x_, steps_, capacity_, n_ = 0;
+  int64_t ld_p_, ld_h_, ld_x_, group_rows_, steps_, capacity_, n_ = 0;
   Shared shared_{};
   C* xg_ = nullptr;
   Op* converted_ = nullptr;

@@ -21,20 +21,22 @@ void ForwardPass<IO, Op, cell>::finish_gates(const At& a, int64_t panel, const C
       if (a.last) store_n<C>(row_of(args_.cn, a.b, s_.H) + u, s.c, lanes);
       store(c, a.keep ? s.c : V{});
       if (s_.projected) {
-        store_op(shared_.inner + a.p * ld_h_ + u, s.h, lanes);
+        put_vector(shared_.inner, ld_h_, a.op, u, s.h, lanes);
       } else {
         emit(a, u, lanes, s.h);
       }
     } else if constexpr (cell == Cell::kGru) {
-      const V q = load(sum + 2 * L) + load(shared_.bias_q + u);
-      const auto s = cells::gru_forward<M>(gate(0), gate(1), load(xg + 2 * L), q, previous(a, u));
+      constexpr int kN = 2 * kUnitVecs;
+      const V q = load(sum + (kN + v) * L) + load(shared_.bias_q + u);
+      const auto s =
+          cells::gru_forward<M>(gate(0), gate(1), load(xg + (kN + v) * L), q, previous(a, u));
       keep(a, u, lanes, {s.r, s.z, s.n, q});
       emit(a, u, lanes, s.h);
     } else if constexpr (cell == Cell::kGruResetBefore) {
       const auto s = cells::gru_before_gates<M>(gate(0), gate(1), previous(a, u));
       if (args_.tape) store_n<C>(tape_row(a, 0) + u, s.r, lanes);
       store(shared_.z + a.p * ld_h_ + u, s.z);
-      store_op(shared_.inner + a.p * ld_h_ + u, s.reset_h, lanes);
+      put_vector(shared_.inner, ld_h_, a.op, u, s.reset_h, lanes);
     } else {
       emit(a, u, lanes, cell == Cell::kRnnTanh ? M::tanh(gate(0)) : cells::relu(gate(0)));
     }
@@ -74,7 +76,7 @@ void ForwardPass<IO, Op, cell>::emit(const At& a, int64_t u, int64_t lanes, V h)
   if (kKeepState && args_.tape) store_n<C>(tape_row(a, S - 1) + u, h, lanes);
   if (a.last) store_n<C>(row_of(args_.hn, a.b, s_.P) + u, h, lanes);
   const V carried = a.keep ? h : V{};
-  store_op(next_ + a.p * ld_p_ + u, carried, lanes);
+  put_vector(next_, ld_p_, a.op, u, carried, lanes);
   if (kOwnState) store(shared_.state + a.p * ld_p_ + u, carried);
 }
 

@@ -12,17 +12,18 @@ ForwardPass<IO, Op, cell>::ForwardPass(const Forward& args, char* workspace, int
       gates_{kSplitGates ? 2 : G, kUnitVecs, 0, s_.H},
       gate_n_{1, kUnitVecs, 2, s_.H},
       outputs_(plain_map<C>(s_.P)),
-      split_(plan_split(s_.N, s_.B, gates_.panels(), s_.P, G * kUnitVecs, threads)),
+      split_(plan_split<Op>(s_.N, s_.B, gates_.panels(), s_.P, G * kUnitVecs, threads)),
       place_(split_, rank),
       rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
       panels_(gates_.panels(), place_.unit_group, split_.unit_groups),
       arena_(workspace) {
-  ld_p_ = round_up(s_.P, 16);
-  ld_h_ = round_up(s_.H, 16);
-  ld_x_ = round_up(s_.I, kPair<Op>);
+  ld_p_ = round_up(s_.P, max(16, kDepth<Op>));
+  ld_h_ = round_up(s_.H, max(16, kDepth<Op>));
+  ld_x_ = round_up(s_.I, kDepth<Op>);
   const int64_t group_rows = (s_.B + split_.row_groups - 1) / split_.row_groups;
+  group_rows_ = round_up(group_rows, kRowsTogether<Op>);
   steps_ = min(s_.T, max(1, kProjectRows / max(group_rows, 1)));
-  capacity_ = steps_ * group_rows;
+  capacity_ = round_up(steps_ * group_rows, kRowsTogether<Op>);
   lay_out();
 }
 
@@ -31,12 +32,11 @@ void ForwardPass<IO, Op, cell>::lay_out() {
   for (int g = 0; g < split_.recurrence_groups; ++g) {
     Shared shared{};
     if (!args_.prepacked) {
-      static_cast<Prepared&>(shared) =
-          lay_out_weights(arena_, s_.T > kUnpackedSteps, projects_once());
+      static_cast<Prepared&>(shared) = lay_out_weights(arena_, packs(), projects_once());
     }
     if (kSplitGates) shared.z = arena_.take<C>(s_.B * ld_h_);
-    for (Op*& h : shared.h) h = arena_.take<Op>(s_.B * ld_p_);
-    if (kSplitGates || s_.projected) shared.inner = arena_.take<Op>(s_.B * ld_h_);
+    for (Op*& h : shared.h) h = arena_.take<Op>(operand_rows() * ld_p_);
+    if (kSplitGates || s_.projected) shared.inner = arena_.take<Op>(operand_rows() * ld_h_);
     if (kOwnState) shared.state = arena_.take<C>(s_.B * ld_p_);
     if (cell == Cell::kLstm) shared.c = arena_.take<C>(s_.B * ld_h_);
     if (g == place_.recurrence_group) shared_ = shared;
@@ -130,7 +130,11 @@ template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::pack(const Product& product, int64_t panel) {
   if (!product.packed) return;
   const Matrix<IO> from{product.matrix, product.K, 1};
-  pack_panel(product.panel(panel), product.map, panel, from, product.K);
+  if constexpr (kTiled<Op>) {
+    pack_panel(product.panel(panel), product.map, panel, from, product.K, product.K);
+  } else {
+    pack_panel(product.panel(panel), product.map, panel, from, product.K);
+  }
 }
 
 // b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).
@@ -164,10 +168,11 @@ void ForwardPass<IO, Op, cell>::start_row(int64_t j) {
   } else if (rows_.cut_before(rows_.reverse ? length - 1 : 0, b, length)) {
     h0 = c0 = nullptr;
   }
-  for (Op* h : shared_.h) convert(h + p * ld_p_, h0, s_.P, ld_p_);
+  const int64_t op = operand_row(j);
+  for (Op* h : shared_.h) put_row(h, ld_p_, op, h0, s_.P);
   if (kOwnState) convert(shared_.state + p * ld_p_, h0, s_.P, ld_p_);
   if (cell == Cell::kLstm) convert(shared_.c + p * ld_h_, c0, s_.H, ld_h_);
-  if (shared_.inner) convert(shared_.inner + p * ld_h_, static_cast<const IO*>(nullptr), 0, ld_h_);
+  if (shared_.inner) put_row(shared_.inner, ld_h_, op, static_cast<const IO*>(nullptr), 0);
   const int64_t end = rows_.padded() ? s_.T : length;
   for (int64_t t = length; t < end; ++t) {
     convert(y_row(rows_.row(t, b)), static_cast<const IO*>(nullptr), 0, s_.P);

@@ -11,8 +11,15 @@
 // clang-format off
 #include "../cells.h"
 #include "vec.h"
+#include "operand.h"
 #include "tile.h"
 #include "pack.h"
+#ifdef FUSED_RNN_TILES
+#include "tile_registers.h"
+#include "split.h"
+#include "tiled_product.h"
+#include "tiled_pack.h"
+#endif
 #include "dot.h"
 #include "place.h"
 #include "plan.h"
@@ -26,14 +33,40 @@
 #include "backward_prepare.h"
 #include "backward_cells.h"
 #include "backward_sums.h"
+#ifdef FUSED_RNN_TILES
+#include "tiled_grads.h"
+#endif
 // clang-format on
 
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
-// Calls f.template operator()<IO, Op>() for a dtype.
+#ifdef FUSED_RNN_DOT_BF16
+constexpr bool kDotsBf16 = true;
+#else
+constexpr bool kDotsBf16 = false;
+#endif
+
+#ifdef FUSED_RNN_TILES
+// float64 has no tiles.
+constexpr bool serves(Dtype dtype) { return dtype != Dtype::kDouble; }
+#else
+constexpr bool serves(Dtype) { return true; }
+
+// What threads hold while they run kernels.
+struct TileScope {};
+#endif
+
+// Calls f.template operator()<IO, Op>() for a dtype that is served.
 template <class F>
-VEC_FN auto with_dtype(Dtype dtype, const F& f) {
+VEC_FN auto with_dtype(Dtype dtype, Precision precision, const F& f) {
+#ifdef FUSED_RNN_TILES
+  if (dtype == Dtype::kBf16) return f.template operator()<Bf16, Parts<1>>();
+  if (dtype == Dtype::kHalf) return f.template operator()<Half, Parts<2>>();
+  if (precision == Precision::kMedium) return f.template operator()<float, Parts<1>>();
+  if (precision == Precision::kHigh) return f.template operator()<float, Parts<2>>();
+  return f.template operator()<float, Parts<3>>();
+#else
   switch (dtype) {
     case Dtype::kFloat:
       return f.template operator()<float, float>();
@@ -48,12 +81,13 @@ VEC_FN auto with_dtype(Dtype dtype, const F& f) {
       return f.template operator()<Bf16, float>();
 #endif
   }
+#endif
 }
 
 // Calls f.template operator()<IO, Op, cell>() for a shape's dtype and cell.
 template <class F>
 VEC_FN auto with_types(const Shape& shape, const F& f) {
-  return with_dtype(shape.dtype, [&]<class IO, class Op>() {
+  return with_dtype(shape.dtype, shape.precision, [&]<class IO, class Op>() {
     switch (shape.cell) {
       case Cell::kRnnTanh:
         return f.template operator()<IO, Op, Cell::kRnnTanh>();
@@ -78,6 +112,7 @@ size_t workspace(const Args& args, int threads) {
 
 template <template <class, class, Cell> class Pass, class Args>
 void run(const Args& args, char* memory, Team& team, int rank) {
+  [[maybe_unused]] const TileScope scope;
   with_types(args.shape, [&]<class IO, class Op, Cell cell>() {
     Pass<IO, Op, cell>::run(args, memory, team, rank);
   });
@@ -96,26 +131,62 @@ inline void prepack(const Forward& args, char* to) {
 }
 
 inline size_t prepacked_linear_bytes(const Linear& args) {
-  return with_dtype(
-      args.dtype, [&]<class IO, class Op>() { return LinearPass<IO, Op>(args).prepacked_bytes(); });
+  return with_dtype(args.dtype, args.precision, [&]<class IO, class Op>() {
+    return LinearPass<IO, Op>(args).prepacked_bytes();
+  });
 }
 
 inline void prepack_linear(const Linear& args, char* to) {
-  with_dtype(args.dtype, [&]<class IO, class Op>() { LinearPass<IO, Op>(args).prepack(to); });
+  with_dtype(args.dtype, args.precision,
+             [&]<class IO, class Op>() { LinearPass<IO, Op>(args).prepack(to); });
 }
 
 inline size_t linear_workspace(const Linear& args) {
-  return with_dtype(args.dtype,
+  return with_dtype(args.dtype, args.precision,
                     [&]<class IO, class Op>() { return LinearPass<IO, Op>(args).workspace(); });
 }
 
 inline void linear(const Linear& args, char* memory, Team& team, int rank) {
-  with_dtype(args.dtype,
+  [[maybe_unused]] const TileScope scope;
+  with_dtype(args.dtype, args.precision,
              [&]<class IO, class Op>() { LinearPass<IO, Op>(args).run(memory, team, rank); });
+}
+
+inline double multiply_zeros(Dtype dtype, char* zeros, int64_t times) {
+  [[maybe_unused]] const TileScope scope;
+  return with_dtype(dtype, Precision::kHighest, [&]<class IO, class Op>() {
+    typedef SumOf<Op> C;
+    constexpr int64_t K = 256;
+    const PanelMap<C> map = plain_map<C>(kMaxVecs * kLanes<C>);
+    const Op* rows = reinterpret_cast<const Op*>(zeros);
+    const Op* panel = rows + kBlockRows<Op> * K;
+    alignas(64) C sums[kBlockRows<Op> * kMaxVecs * kLanes<C>];
+    int64_t count = kBlockRows<Op>;
+    static_assert(kProductBytes >= (kBlockRows<Op> + kMaxVecs * kLanes<C>)*K * sizeof(Op));
+    if constexpr (kTiled<Op>) {
+      auto tiles = panel_tiles(map, 0, panel, K);
+      tiles.a = rows;
+      tiles.a_tile = kRowsTogether<Op> * K;
+      tiles.c = sums;
+      tiles.c_stride = kMaxVecs * kLanes<C>;
+      for (int64_t i = 0; i < times; ++i) run_tiled(int(count), tiles);
+    } else {
+      count = max_rows(kMaxVecs);
+      TileArgs<C> tile = panel_tile<Op>(map, panel, K);
+      for (int64_t r = 0; r < count; ++r) tile.a[r] = rows + r * K;
+      tile.init = nullptr;
+      tile.c = sums;
+      tile.c_stride = kMaxVecs * kLanes<C>;
+      for (int64_t i = 0; i < times; ++i) run_tile<Op>(int(count), kMaxVecs, tile);
+    }
+    return double(times * count * map.panel_columns() * K);
+  });
 }
 
 constexpr Kernels make_kernels(const char* name) {
   return Kernels{name,
+                 serves,
+                 kDotsBf16,
                  workspace<ForwardPass, Forward>,
                  run<ForwardPass, Forward>,
                  prepacked_bytes,
@@ -127,7 +198,8 @@ constexpr Kernels make_kernels(const char* name) {
                  linear_workspace,
                  linear,
                  log_softmax,
-                 top};
+                 top,
+                 multiply_zeros};
 }
 
 }  // namespace FUSED_RNN_ISA

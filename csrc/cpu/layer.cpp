@@ -11,15 +11,22 @@ ScalarType tape_type(const Shape& shape) {
   return shape.dtype == Dtype::kDouble ? ScalarType::Double : ScalarType::Float;
 }
 
+Precision precision_of(int64_t products) {
+  STD_TORCH_CHECK(products == 6 || products == 3 || products == 1,
+                  "products: expected 6, 3 or 1, got ", products);
+  return products == 6   ? Precision::kHighest
+         : products == 3 ? Precision::kHigh
+                         : Precision::kMedium;
+}
+
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
-                                                   std::optional<Tensor> c0,
-                                                   std::vector<Tensor> weights,
-                                                   std::optional<Tensor> lengths,
-                                                   std::optional<Tensor> resets, std::string cell,
-                                                   std::vector<int64_t> reverse, bool keep_tape) {
-  const WeightedLayer layer(x, weights, reverse, cell, lengths, resets);
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
+    Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
+    std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
+    std::vector<int64_t> reverse, bool keep_tape, int64_t products) {
+  WeightedLayer layer(x, weights, reverse, cell, lengths, resets);
+  layer.shape.precision = precision_of(products);
   const Shape& s = layer.shape;
   const int64_t slots = tape_slots(s.cell, is_half(s.dtype));
   check_optional("h0", h0, layer.dtype, {s.N, s.B, s.P});
@@ -37,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
     args.weights = layer.weights.data();
     args.reverse = reverse.data();
     args.tape = tape_kept ? tape.mutable_data_ptr() : nullptr;
-    run_forward(layer, args);
+    run_forward(layer, layer_kernels(s), args);
   }
   return {y, hn, cn ? *cn : make({0}, layer.dtype), tape};
 }
@@ -47,8 +54,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
     std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
-    bool need_dweights) {
-  const WeightedLayer layer(x, weights, reverse, cell, lengths, resets);
+    bool need_dweights, int64_t products) {
+  WeightedLayer layer(x, weights, reverse, cell, lengths, resets);
+  layer.shape.precision = precision_of(products);
   const Shape& s = layer.shape;
   const bool lstm = s.cell == Cell::kLstm;
   const int64_t slots = tape_slots(s.cell, is_half(s.dtype));
@@ -93,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
                       need_dstate ? dh0.mutable_data_ptr() : nullptr,
                       need_dstate && lstm ? dc0.mutable_data_ptr() : nullptr,
                       need_dweights ? grads.data() : nullptr};
-  const Kernels& k = kernels();
+  const Kernels& k = layer_kernels(s);
   const int threads = team_size(3 * layer.multiply_adds());
   const Workspace workspace(k.backward_workspace(args, threads));
   run_team(threads,

@@ -13,21 +13,21 @@ namespace fused_rnn {
 
 using torch::stable::Tensor;
 
-// x (T, B, I), or packed: the rows of step after step, (rows, I), with lengths that fall. Then y,
-// the tape, resets and the gradients of x and y have rows too where they have T and B else.
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> h0,
-                                                   std::optional<Tensor> c0,
-                                                   std::vector<Tensor> weights,
-                                                   std::optional<Tensor> lengths,
-                                                   std::optional<Tensor> resets, std::string cell,
-                                                   std::vector<int64_t> reverse, bool keep_tape);
+// `products`: of bfloat16 parts that stand for one of float32, 6, 3 or 1, where the kernels split
+// numbers; others are exact. x (T, B, I), or packed: the rows of step after step, (rows, I), with
+// lengths that fall. Then y, the tape, resets and the gradients of x and y have rows too where they
+// have T and B else.
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
+    Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
+    std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
+    std::vector<int64_t> reverse, bool keep_tape, int64_t products);
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,
     std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
     std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
-    bool need_dweights);
+    bool need_dweights, int64_t products);
 
 // The weights of a layer as its kernels read them, and what the calls below need know of it.
 Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_t> reverse);

@@ -19,8 +19,9 @@ Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias) {
   args.dtype = dtype_of_type(weight.scalar_type());
   args.w = weight.const_data_ptr();
   args.b = bias ? bias->const_data_ptr() : nullptr;
-  Tensor packed = make_prepacked(PackOf::kLinear, int64_t(kernels().prepacked_linear_bytes(args)));
-  kernels().prepack_linear(args, prepacked_memory(packed));
+  const Kernels& k = packed_kernels(args.dtype);
+  Tensor packed = make_prepacked(PackOf::kLinear, k, int64_t(k.prepacked_linear_bytes(args)));
+  k.prepack_linear(args, prepacked_memory(packed));
   return packed;
 }
 
@@ -37,8 +38,8 @@ Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns) {
   args.dtype = dtype_of_type(x.scalar_type());
   args.x = x.const_data_ptr();
   args.y = y.mutable_data_ptr();
-  const Kernels& k = kernels();
-  const std::string_view packed = prepacked_bytes(PackOf::kLinear, prepacked);
+  const Kernels& k = packed_kernels(args.dtype);
+  const std::string_view packed = prepacked_bytes(PackOf::kLinear, k, prepacked);
   check_prepacked(packed, int64_t(k.prepacked_linear_bytes(args)));
   args.prepacked = packed.data();
   const Workspace workspace(k.linear_workspace(args));

@@ -24,13 +24,20 @@ class LinearPass {
     lay_out(arena);
     const Matrix<IO> from{static_cast<const IO*>(args_.w), args_.I, 1};
     for (int64_t p = 0; p < map_.panels(); ++p) {
-      pack_panel(panel(p), map_, p, from, args_.I);
+      if constexpr (kTiled<Op>) {
+        pack_panel(panel(p), map_, p, from, args_.I, args_.I);
+      } else {
+        pack_panel(panel(p), map_, p, from, args_.I);
+      }
     }
     convert(bias_, static_cast<const IO*>(args_.b), args_.O, map_.columns());
   }
 
   // Of a copy of x, where products take another format or whole pairs.
-  size_t workspace() const { return direct() ? 0 : size_t(args_.rows * ld()) * sizeof(Op); }
+  size_t workspace() const {
+    const int64_t rows = round_up(args_.rows, kRowsTogether<Op>);
+    return direct() ? 0 : size_t(rows * ld()) * sizeof(Op);
+  }
 
   // Threads share the panels; each panel stays near while all rows pass it.
   void run(char* workspace, Team& team, int rank) {
@@ -40,13 +47,17 @@ class LinearPass {
     const Range mine(map_.panels(), rank, team.size);
     for (int64_t p = mine.begin; p < mine.end; ++p) {
       const int vecs = map_.used_vecs(p);
-      for_tiles(args_.rows, vecs,
-                [&](int64_t first, int64_t count) { multiply(p, vecs, x, first, count); });
+      const auto rows = [&](int64_t first, int64_t count) { multiply(p, vecs, x, first, count); };
+      if constexpr (kTiled<Op>) {
+        for_blocks(args_.rows, kBlockRows<Op>, rows);
+      } else {
+        for_tiles(args_.rows, vecs, rows);
+      }
     }
   }
 
  private:
-  int64_t ld() const { return round_up(args_.I, kPair<Op>); }
+  int64_t ld() const { return round_up(args_.I, kDepth<Op>); }
   bool direct() const { return std::is_same<IO, Op>::value && ld() == args_.I; }
 
   void lay_out(Arena& arena) {
@@ -61,7 +72,7 @@ class LinearPass {
     }
     const Range mine(args_.rows, rank, team.size);
     for (int64_t r = mine.begin; r < mine.end; ++r) {
-      convert(copy + r * ld(), x + r * args_.I, args_.I, ld());
+      put_row(copy, ld(), r, x + r * args_.I, args_.I);
     }
     team.wait_all();
     return copy;
@@ -70,14 +81,25 @@ class LinearPass {
   Op* panel(int64_t index) const { return w_ + index * panel_size<Op>(map_, args_.I); }
 
   void multiply(int64_t index, int vecs, const Op* x, int64_t first, int64_t count) const {
-    alignas(64) C sums[kMaxRows * kMaxVecs * L];
-    TileArgs<C> tile = panel_tile<Op>(map_, panel(index), args_.I);
-    for (int64_t r = 0; r < count; ++r) tile.a[r] = x + (first + r) * ld();
-    tile.init = bias_ + index * map_.panel_columns();
-    tile.init_stride = 0;
-    tile.c = sums;
-    tile.c_stride = vecs * L;
-    run_tile<Op>(int(count), vecs, tile);
+    alignas(64) C sums[kBlockRows<Op> * kMaxVecs * L];
+    const C* bias = bias_ + index * map_.panel_columns();
+    if constexpr (kTiled<Op>) {
+      auto tiles = panel_tiles(map_, index, panel(index), args_.I);
+      tiles.a = x + first * ld();
+      tiles.a_tile = kRowsTogether<Op> * ld();
+      tiles.init = bias;
+      tiles.c = sums;
+      tiles.c_stride = vecs * L;
+      run_tiled(int(count), tiles);
+    } else {
+      TileArgs<C> tile = panel_tile<Op>(map_, panel(index), args_.I);
+      for (int64_t r = 0; r < count; ++r) tile.a[r] = x + (first + r) * ld();
+      tile.init = bias;
+      tile.init_stride = 0;
+      tile.c = sums;
+      tile.c_stride = vecs * L;
+      run_tile<Op>(int(count), vecs, tile);
+    }
     const int64_t column = index * map_.width(), columns = map_.units_in(index);
     for (int64_t r = 0; r < count; ++r) {
       IO* y = static_cast<IO*>(args_.y) + (first + r) * args_.O + column;

@@ -37,7 +37,8 @@ struct GradSum {
 };
 
 // Sums over rows of the chunk are taken in blocks of this many, for the sake of accuracy: few
-// enough beside what a reference that sums step by step takes at once.
+// enough beside what a reference that sums step by step takes at once. A long sequence has many
+// blocks: those of a chunk are added up before the whole grows by their sum.
 constexpr int64_t kBlock = 32;
 
 // Rows first .. first + rows of a gradient, from the columns of `a` that start at `column`.
@@ -55,6 +56,20 @@ VEC_FN void add_scaled(C* to, int64_t ld, const C* scale, const Range& rows, con
       C* sum = to + r * ld + v * L;
       const Vec<C> product = splat(scale[r]) * load(row + v * L);
       store(sum, first_time ? product : load(sum) + product);
+    }
+  }
+}
+
+// sum = or += rows of sums that lie ld_from apart.
+template <class C>
+VEC_FN void add_rows(C* sum, int64_t ld, const C* from, int64_t ld_from, int64_t rows, int vecs,
+                     bool first_time) {
+  constexpr int L = kLanes<C>;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int v = 0; v < vecs; ++v) {
+      C* to = sum + r * ld + v * L;
+      const Vec<C> value = load(from + r * ld_from + v * L);
+      store(to, first_time ? value : load(to) + value);
     }
   }
 }
@@ -91,7 +106,7 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, const Op* operand,
     const int64_t column = p * map.width();
     const bool alone = K == 1;
     Op* packed = reinterpret_cast<Op*>(panel);
-    for (int64_t k = 0; k < K; k += kPair<Op>) {
+    for (int64_t k = 0; k < K; k += kDepth<Op>) {
       for (int v = 0; v < vecs; ++v) {
         const int64_t u = column + v * L, lanes = grad.columns - u;
         const Vec<C> first = load_row(k, u, lanes);
@@ -99,18 +114,21 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, const Op* operand,
           store(panel + v * L, first);
           continue;
         }
-        const bool second = kPair<Op> == 2 && k + 1 < K;
-        store_operand(packed + (k * vecs + v * kPair<Op>)*L, first,
+        const bool second = kDepth<Op> == 2 && k + 1 < K;
+        store_operand(packed + (k * vecs + v * kDepth<Op>)*L, first,
                       second ? load_row(k + 1, u, lanes) : Vec<C>{});
       }
     }
+    alignas(64) C sums[kAccumulators * L];
     TileArgs<C> tile;
     tile.a_step = ld_a;
     tile.b = panel;
     tile.b_step = vecs * L;
-    tile.K = round_up(K, kPair<Op>);
+    tile.K = round_up(K, kDepth<Op>);
     tile.chain = kBlock;
-    tile.c_stride = tile.init_stride = grad.ld;
+    tile.init = nullptr;
+    tile.c = sums;
+    tile.c_stride = vecs * L;
     for (const Segment& segment : segments) {
       const Range mine(segment.rows, rank, size);
       if (alone) {
@@ -121,11 +139,11 @@ VEC_FN void add_outer(const GradSum<IO, C>& grad, const C* a, const Op* operand,
       for_tiles(mine.end - mine.begin, vecs, [&](int64_t first, int64_t rows) {
         const int64_t row = mine.begin + first;
         for (int64_t r = 0; r < rows; ++r) {
-          tile.a[r] = operand + kPair<Op> * (segment.column + row + r);
+          tile.a[r] = operand + kDepth<Op> * (segment.column + row + r);
         }
-        tile.c = grad.sum + (segment.first + row) * grad.ld + column;
-        tile.init = first_time ? nullptr : tile.c;
         run_tile<Op>(int(rows), vecs, tile);
+        C* to = grad.sum + (segment.first + row) * grad.ld + column;
+        add_rows(to, grad.ld, sums, tile.c_stride, rows, vecs, first_time);
       });
     }
   }

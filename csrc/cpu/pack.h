@@ -11,10 +11,6 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Operand elements that the micro-kernel takes at once along k.
-template <class Op>
-constexpr int kPair = sizeof(Op) == 2 ? 2 : 1;
-
 // Which output columns form a panel: `vecs` vectors of hidden units for each of `gates` gates,
 // counted from gate `first_gate` of a matrix whose gates have `units` columns each.
 template <class C>
@@ -75,6 +71,19 @@ VEC_FN void convert(To* to, const From* from, int64_t n, int64_t width) {
     store_n<C>(to + i, load_n<C>(from + i, n - i), n - i);
   }
   for (i = from ? n : 0; i < width; ++i) from_float(to + i, C(0));
+}
+
+// Stores a vector of an operand's row, from column u on; of its lanes, those that are columns.
+template <class Op>
+VEC_FN void put_vector(Op* operand, int64_t ld, int64_t row, int64_t u, Vec<SumOf<Op>> value,
+                       int64_t lanes) {
+  store_n<SumOf<Op>>(operand + row * ld + u, value, lanes);
+}
+
+// Stores a whole row of an operand: n elements and zeros behind them; null reads as zeros.
+template <class Op, class IO>
+VEC_FN void put_row(Op* operand, int64_t ld, int64_t row, const IO* from, int64_t n) {
+  convert(operand + row * ld, from, n, ld);
 }
 
 // A weight matrix as the product sees it: element (column, k) at column * column_step + k * k_step.
@@ -162,12 +171,12 @@ VEC_FN void store_operand(Bf16* to, FloatV first, FloatV second) {
 }
 #endif
 
-// K rows of panel `panel` of the map: (round_up(K, pair) / pair, panel_vecs, lanes, pair).
+// K rows of panel `panel` of the map: (round_up(K, depth) / depth, panel_vecs, lanes, depth).
 template <class Op, class C, class IO>
 VEC_FN void pack_rows(Op* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
                       int64_t K) {
   constexpr int L = kLanes<C>;
-  const int64_t step = int64_t(map.panel_vecs()) * L * kPair<Op>;
+  const int64_t step = int64_t(map.panel_vecs()) * L * kDepth<Op>;
   for (int g = 0; g < map.gates; ++g) {
     for (int v = 0; v < map.vecs; ++v) {
       const int64_t unit = panel * map.width() + v * L;
@@ -175,7 +184,7 @@ VEC_FN void pack_rows(Op* to, const PanelMap<C>& map, int64_t panel, const Matri
       const int64_t column = (map.first_gate + g) * map.units + (columns > 0 ? unit : 0);
       Matrix<IO> part = from;
       part.data += column * from.column_step;
-      PackVector<Op, IO>::run(to + (g * map.vecs + v) * L * kPair<Op>, step, part, columns, K);
+      PackVector<Op, IO>::run(to + (g * map.vecs + v) * L * kDepth<Op>, step, part, columns, K);
     }
   }
 }
@@ -196,7 +205,7 @@ VEC_FN void pack_panel(Op* to, const PanelMap<C>& map, int64_t panel, const Matr
 template <class Op, class C>
 VEC_FN TileArgs<C> panel_tile(const PanelMap<C>& map, const Op* panel, int64_t K) {
   TileArgs<C> tile;
-  tile.K = round_up(K, kPair<Op>);
+  tile.K = round_up(K, kDepth<Op>);
   tile.a_step = 1;
   tile.b = panel;
   tile.b_step = map.panel_columns();
@@ -206,7 +215,7 @@ VEC_FN TileArgs<C> panel_tile(const PanelMap<C>& map, const Op* panel, int64_t K
 // Elements of one packed panel.
 template <class Op, class C>
 constexpr int64_t panel_size(const PanelMap<C>& map, int64_t K) {
-  return map.panel_columns() * round_up(K, kPair<Op>);
+  return map.panel_columns() * round_up(K, kDepth<Op>);
 }
 
 // Elements of a whole packed matrix.

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "../check.h"
-#include "dispatch.h"
 #include "memory.h"
 
 namespace fused_rnn {
@@ -22,10 +21,10 @@ static_assert(kHeader == 64);
 
 }  // namespace
 
-Tensor make_prepacked(PackOf kind, int64_t bytes) {
+Tensor make_prepacked(PackOf kind, const Kernels& kernels, int64_t bytes) {
   Tensor prepacked = make_recycled({kHeader + bytes}, ScalarType::Byte);
   Header header{{}, int64_t(kind), 0};
-  std::strncpy(header.set, kernels().name, sizeof header.set - 1);
+  std::strncpy(header.set, kernels.name, sizeof header.set - 1);
   std::memcpy(prepacked.mutable_data_ptr(), &header, sizeof header);
   return prepacked;
 }
@@ -34,7 +33,7 @@ char* prepacked_memory(Tensor& prepacked) {
   return static_cast<char*>(prepacked.mutable_data_ptr()) + kHeader;
 }
 
-std::string_view prepacked_bytes(PackOf kind, const Tensor& prepacked) {
+std::string_view prepacked_bytes(PackOf kind, const Kernels& kernels, const Tensor& prepacked) {
   const int64_t given = prepacked.numel();
   check_tensor("prepacked", prepacked, ScalarType::Byte, {given});
   Header header{};
@@ -42,7 +41,7 @@ std::string_view prepacked_bytes(PackOf kind, const Tensor& prepacked) {
   STD_TORCH_CHECK(header.kind == int64_t(kind), "prepacked: expected what ",
                   kind == PackOf::kLayer ? "prepack" : "prepack_linear", " returns, got others");
   const std::string_view set = header.set;
-  STD_TORCH_CHECK(set == kernels().name, "prepacked: expected weights for ", kernels().name,
+  STD_TORCH_CHECK(set == kernels.name, "prepacked: expected weights for ", kernels.name,
                   ", got them for ", header.set);
   return {static_cast<const char*>(prepacked.const_data_ptr()) + kHeader, size_t(given - kHeader)};
 }

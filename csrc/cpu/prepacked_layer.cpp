@@ -19,12 +19,14 @@ int64_t head_bytes(int64_t recurrences) {
 // A layer whose weights were packed beforehand, and the rows of one call.
 struct PackedLayer : Layer {
   std::vector<int64_t> reverse;
+  const Kernels* kernels;
   const char* packs;
   int64_t pack_bytes;
 
   PackedLayer(const Tensor& prepacked, const Tensor& x, const Extent& extent,
               const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets) {
-    const std::string_view bytes = prepacked_bytes(PackOf::kLayer, prepacked);
+    kernels = &packed_kernels(dtype_of_type(x.scalar_type()));
+    const std::string_view bytes = prepacked_bytes(PackOf::kLayer, *kernels, prepacked);
     Shape sizes;
     STD_TORCH_CHECK(bytes.size() >= sizeof sizes, "prepacked: expected sizes first, got ",
                     bytes.size(), " bytes");
@@ -36,7 +38,7 @@ struct PackedLayer : Layer {
     take_rows(sizes, extent.packed, x, lengths, resets);
     Forward args{};
     args.shape = shape;
-    pack_bytes = int64_t(kernels().prepacked_bytes(args));
+    pack_bytes = int64_t(kernels->prepacked_bytes(args));
     const int64_t head = head_bytes(shape.N);
     check_prepacked(bytes, head + shape.N * pack_bytes);
     reverse.resize(size_t(shape.N));
@@ -49,7 +51,7 @@ struct PackedLayer : Layer {
     args.reverse = reverse.data();
     args.prepacked = packs;
     args.prepacked_bytes = pack_bytes;
-    run_forward(*this, args);
+    run_forward(*this, *kernels, args);
   }
 };
 
@@ -64,13 +66,14 @@ Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_
   Forward args{};
   args.shape = layer.shape;
   args.weights = layer.weights.data();
-  args.prepacked_bytes = int64_t(kernels().prepacked_bytes(args));
+  const Kernels& kernels = packed_kernels(layer.shape.dtype);
+  args.prepacked_bytes = int64_t(kernels.prepacked_bytes(args));
   const int64_t N = layer.shape.N, head = head_bytes(N);
-  Tensor packed = make_prepacked(PackOf::kLayer, head + N * args.prepacked_bytes);
+  Tensor packed = make_prepacked(PackOf::kLayer, kernels, head + N * args.prepacked_bytes);
   char* to = prepacked_memory(packed);
   std::memcpy(to, &layer.shape, sizeof(Shape));
   std::memcpy(to + sizeof(Shape), reverse.data(), sizeof(int64_t) * reverse.size());
-  kernels().prepack(args, to + head);
+  kernels.prepack(args, to + head);
   return packed;
 }
 

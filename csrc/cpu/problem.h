@@ -23,6 +23,10 @@ struct Half {
 enum class Cell { kRnnTanh, kRnnRelu, kGru, kGruResetBefore, kLstm };
 enum class Dtype { kFloat, kDouble, kBf16, kHalf };
 
+// What products of float32 may lose, as torch.set_float32_matmul_precision names it: nothing, the
+// products of the third parts of split numbers, or all but those of the first parts.
+enum class Precision { kHighest, kHigh, kMedium };
+
 constexpr int gate_count(Cell cell) {
   return cell == Cell::kLstm ? 4 : cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
 }
@@ -45,11 +49,16 @@ constexpr int tape_slots(Cell cell, bool half) {
 // Gradient columns a step and row produces: the gates, and q of the reset-after GRU.
 constexpr int grad_count(Cell cell) { return cell == Cell::kGru ? 4 : gate_count(cell); }
 
+// Calls of so few steps, with so few rows in all, take the weights as they lie.
+constexpr int64_t kUnpackedSteps = 2;
+constexpr int64_t kUnpackedRows = 256;
+
 struct Shape {
   int64_t T, B, I, H, P, N;
   Cell cell;
   Dtype dtype;
   bool projected;
+  Precision precision = Precision::kHighest;
 };
 
 // The batch rows from longest to shortest: position p stands for row order[p].
@@ -123,6 +132,7 @@ struct Linear {
   const char* prepacked;  // both, as `prepack_linear` left them
   const void* x;          // (rows, I)
   void* y;                // (rows, O)
+  Precision precision;
 };
 
 // Rows of logits to log-probabilities.
@@ -141,12 +151,19 @@ struct Top {
   int64_t* places;  // (rows, k)
 };
 
+// Bytes of a core's second cache level.
+int64_t near_cache_bytes();
+
 struct Team;
+
+constexpr int64_t kProductBytes = 1 << 18;
 
 // One instruction set's kernels. Every thread of a team calls the same function; workspace
 // tells the bytes that a team of any size up to `threads` needs.
 struct Kernels {
   const char* name;
+  bool (*serves)(Dtype);
+  bool dots_bf16;  // whether bfloat16 products are dot products of pairs, without tiles
   size_t (*forward_workspace)(const Forward&, int threads);
   void (*forward)(const Forward&, char* workspace, Team&, int rank);
   size_t (*prepacked_bytes)(const Forward&);  // of a recurrence
@@ -159,9 +176,11 @@ struct Kernels {
   void (*linear)(const Linear&, char* workspace, Team&, int rank);
   void (*log_softmax)(const LogSoftmax&, int64_t begin, int64_t end);  // of some rows
   void (*top)(const Top&, int64_t begin, int64_t end);
+  // Repeats a product whose operands lie near, kProductBytes of zeros; returns the multiply-adds.
+  double (*multiply_zeros)(Dtype, char* zeros, int64_t times);
 };
 
-// Those of the processor family that was built for.
-extern const Kernels kAvx512Bf16, kAvx512, kAvx2, kNeonBf16, kNeon, kPortable;
+// Those of the processor family that was built for, and the twin of AMX.
+extern const Kernels kAmx, kAvx512Bf16, kAvx512, kAvx2, kNeonBf16, kNeon, kPortable, kAmxTwin;
 
 }  // namespace fused_rnn

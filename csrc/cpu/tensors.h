@@ -179,8 +179,7 @@ struct WeightedLayer : Layer {
   }
 };
 
-inline void run_forward(const Layer& layer, const Forward& args) {
-  const Kernels& k = kernels();
+inline void run_forward(const Layer& layer, const Kernels& k, const Forward& args) {
   const int threads = team_size(layer.multiply_adds());
   const Workspace workspace(k.forward_workspace(args, threads));
   run_team(threads, [&](Team& team, int rank) { k.forward(args, workspace.memory(), team, rank); });

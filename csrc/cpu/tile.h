@@ -13,7 +13,7 @@ namespace FUSED_RNN_ISA {
 constexpr int64_t kChain = 128;
 constexpr int64_t kAhead = 16;  // steps of k that operands are fetched ahead
 constexpr int kMaxVecs = 4;
-constexpr int kMaxRows = 12;
+constexpr int kMaxRows = kBlockRows<float>;
 
 // Rows a tile of V vectors can keep in registers.
 constexpr int max_rows(int vecs) {
@@ -86,7 +86,15 @@ struct TileStep<Bf16, R, V> {
 #endif
 
 template <class Op>
-using SumOf = typename TileStep<Op, 1, 1>::C;
+struct SumType {
+  typedef typename TileStep<Op, 1, 1>::C type;
+};
+template <int parts>
+struct SumType<Parts<parts>> {
+  typedef float type;
+};
+template <class Op>
+using SumOf = typename SumType<Op>::type;
 
 template <class Op, int R, int V>
 void tile(const TileArgs<SumOf<Op>>& args) {
@@ -160,11 +168,11 @@ VEC_FN void for_tiles(int64_t rows, int vecs, F f) {
   }
 }
 
-// Cuts `rows` into blocks of kMaxRows and a rest.
+// Cuts `rows` into blocks of `limit` and a rest.
 template <class F>
-VEC_FN void for_blocks(int64_t rows, F f) {
-  for (int64_t first = 0; first < rows; first += kMaxRows) {
-    f(first, rows - first < kMaxRows ? rows - first : kMaxRows);
+VEC_FN void for_blocks(int64_t rows, int64_t limit, F f) {
+  for (int64_t first = 0; first < rows; first += limit) {
+    f(first, rows - first < limit ? rows - first : limit);
   }
 }
 

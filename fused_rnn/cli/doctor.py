@@ -55,6 +55,10 @@ def _shape(text: str) -> _Shape:
 def _doctor(arguments: argparse.Namespace) -> int:
     for name, value in _facts():
         print(f"{name:<18} {value}")
+    if native.why_unavailable() is None:
+        print("\nProducts of one thread whose operands lie near, GFLOP/s, and what serves a dtype:")
+        for line in _products():
+            print(f"  {line}")
     print("\nBackends, as `auto` asks them, for a float32 layer:")
     for device in _devices():
         for name, why_not in backends.PREDICATES.items():
@@ -81,12 +85,22 @@ def _facts() -> Iterator[tuple[str, str]]:
             "instruction sets",
             f"{', '.join(native.instruction_sets())}; in use: " + (native.instruction_set()),
         )
+        yield "AMX", native.why_not_amx() or "yes, and the kernel permits it"
     yield "threads", str(torch.get_num_threads())
     if not torch.cuda.is_available():
         yield "devices", f"cpu ({platform.machine()}); no CUDA device"
     else:
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         yield "devices", f"cpu ({platform.machine()}); cuda: {', '.join(names)}"
+
+
+def _products() -> Iterator[str]:
+    for dtype in native.DTYPES:
+        rates = [(name, native.product_rate(name, dtype)) for name in native.instruction_sets()]
+        measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates if rate)
+        always, large = native.serving(dtype)
+        more = "" if always == large else f", {large} from 16 rows and 128 units on"
+        yield f"{str(dtype).removeprefix('torch.'):<9} {measured}; served by {always}{more}"
 
 
 def _devices() -> tuple[str, ...]:

@@ -30,6 +30,7 @@ def forward(
     cell: str,
     reverse: Sequence[int],
     keep_tape: bool,
+    products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y (T, B, N, H), hn and cn (N, B, H), and the tape; see `ops`."""
     steps, batch, _ = x.shape
@@ -72,6 +73,7 @@ def backward(
     need_dx: bool,
     need_dstate: bool,
     need_dweights: bool,
+    products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx (T, B, I), dh0 and dc0 (N, B, H), and a gradient for each weight; see `ops`."""
     steps, batch, count, hidden = y.shape

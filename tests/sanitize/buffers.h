@@ -113,14 +113,19 @@ struct Set {
 
 inline std::vector<Set> sets() {
 #if defined(__x86_64__)
-  return {{&kAvx512Bf16, has_avx512_bf16()},
-          {&kAvx512, has_avx512()},
-          {&kAvx2, has_avx2()},
-          {&kPortable, true}};
+  const Processor& has = processor();
+  std::vector<Set> some{
+      {&kAvx512Bf16, has.avx512_bf16}, {&kAvx2, has.avx2}, {&kAmxTwin, true}, {&kPortable, true}};
+#ifndef FUSED_RNN_SANITIZED
+  // Made of the same sources as one of those; under a sanitizer they take minutes to compile.
+  some.insert(some.end(), {{&kAmx, has.amx}, {&kAvx512, has.avx512}});
+#endif
+  return some;
 #elif defined(__aarch64__)
-  return {{&kNeonBf16, has_neon_bf16()}, {&kNeon, true}, {&kPortable, true}};
+  return {
+      {&kNeonBf16, processor().neon_bf16}, {&kNeon, true}, {&kAmxTwin, true}, {&kPortable, true}};
 #else
-  return {{&kPortable, true}};
+  return {{&kAmxTwin, true}, {&kPortable, true}};
 #endif
 }
 

@@ -14,6 +14,7 @@ bool linear(const Kernels& kernels) {
   args.I = draw(1, 70);
   args.O = draw(1, 150);
   args.dtype = Dtype(draw(0, 3));
+  if (!kernels.serves(args.dtype)) return true;
   Buffers buffers;
   args.w = add(buffers, args.dtype, args.O * args.I, true)->data();
   args.b = draw(0, 1) ? add(buffers, args.dtype, args.O, true)->data() : nullptr;
