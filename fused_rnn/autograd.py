@@ -4,7 +4,7 @@
 Eager code and torch.func go through autograd Functions that know vmap, forward mode and their own
 derivative. torch.compile refuses a Function with a `jvp`: there the op itself stands in the graph,
 and its kernel for autograd calls the same Function. Derivatives past the first come from the
-reference.
+reference. All derivatives take as many products for one of float32 as the forward pass did.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from . import reference, torch_backend
 from .ops import PAIRS, LayerOutput, OpPair, batch_size, layout
 from .packing import Packing
+from .products import products_of
 from .transforms import (
     Function,
     Many,
@@ -58,6 +59,7 @@ class Plan:
     reverse: tuple[int, ...]
     needs: Needs = Needs(True, True, True)
     keep_tape: bool = True
+    products: int = 6
 
 
 def layer(
@@ -89,24 +91,30 @@ def layer(
     Returns:
         y (T, B, N, P) or (rows, N, P), hn (N, B, P), cn (N, B, H) or None.
     """
-    tracing = torch.compiler.is_compiling()
-    # Inside a traced graph, transforms see the op alone and know no rule for it.
-    if backend == "reference" or (tracing and transformed()):
-        return reference.layer(x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse)
     if backend == "torch":
         return torch_backend.layer(x, h0, c0, weights, lengths, cell=cell, reverse=reverse)
+    tracing, products = torch.compiler.is_compiling(), products_of(x)
+    # Inside a traced graph, transforms see the op alone and know no rule for it.
+    if backend == "reference" or (tracing and transformed()):
+        return reference.layer(
+            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, products=products
+        )
     pair = PAIRS[backend]
     x, h0, c0, lengths, resets, *weights = contiguous(x, h0, c0, lengths, resets, *weights)
     learning = records_gradient(x, h0, c0, *weights)
     if tracing:
-        y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, learning)
+        y, hn, cn, _ = pair.forward(
+            x, h0, c0, weights, lengths, resets, cell, reverse, learning, products
+        )
     elif learning or transformed():
-        plan = Plan(pair, cell, reverse)
+        plan = Plan(pair, cell, reverse, products=products)
         y, hn, cn, _ = LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
     else:
         # The kernel for autograd costs a Python call too: pass it by.
         with torch._C._AutoDispatchBelowAutograd():
-            y, hn, cn, _ = pair.forward(x, h0, c0, weights, lengths, resets, cell, reverse, False)
+            y, hn, cn, _ = pair.forward(
+                x, h0, c0, weights, lengths, resets, cell, reverse, False, products
+            )
     return LayerOutput(y, hn, cn if cell == "lstm" else None)
 
 
@@ -138,7 +146,8 @@ class LayerFunction(Function):
         x, h0, c0, lengths, resets, *weights = args
         with torch._C._AutoDispatchBelowAutograd():
             return plan.pair.forward(
-                x, h0, c0, weights, lengths, resets, plan.cell, plan.reverse, plan.keep_tape
+                *(x, h0, c0, weights, lengths, resets),
+                *(plan.cell, plan.reverse, plan.keep_tape, plan.products),
             )
 
     @staticmethod
@@ -159,7 +168,8 @@ class LayerFunction(Function):
         if dy is None and dhn is None and dcn is None:
             return (None,) * len(wanted)
         needs = Needs(wanted[1], wanted[2] or wanted[3], any(wanted[6:]))
-        plan = Plan(ctx.plan.pair, ctx.plan.cell, ctx.plan.reverse, needs)
+        was = ctx.plan
+        plan = Plan(was.pair, was.cell, was.reverse, needs, products=was.products)
         again = torch.is_grad_enabled() or transformed()
         gradients = LayerBackward.apply if again else LayerBackward.forward
         dx, dh0, dc0, *dweights = gradients(plan, dy, dhn, dcn, *saved)
@@ -200,7 +210,7 @@ class LayerBackward(Function):
         with torch._C._AutoDispatchBelowAutograd():
             dx, dh0, dc0, dweights = plan.pair.backward(
                 *(dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),
-                *(plan.cell, plan.reverse, *plan.needs),
+                *(plan.cell, plan.reverse, *plan.needs, plan.products),
             )
         return dx, dh0, dc0, *dweights
 
@@ -250,7 +260,7 @@ def _forward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
     """The reference as a map (x, h0, c0, *weights) -> (y, hn, cn)."""
 
     def forward(x: Tensor, h0: Maybe, c0: Maybe, *weights: Tensor) -> Many:
-        run = partial(reference.layer, cell=plan.cell, reverse=plan.reverse)
+        run = partial(reference.layer, cell=plan.cell, reverse=plan.reverse, products=plan.products)
         if x.dim() == 3 or lengths is None:
             return tuple(run(x, h0, c0, weights, lengths, resets))
         packing = Packing.of(lengths)
@@ -285,19 +295,22 @@ def _register(library: torch.library.Library, pair: OpPair) -> None:
     """Lets graphs that hold the ops themselves differentiate them by the same Functions."""
 
     def forward(*args: Any) -> Any:
-        x, h0, c0, weights, lengths, resets, cell, reverse, keep_tape = args
+        # The dispatcher leaves out a last argument that is the schema's default.
+        x, h0, c0, weights, lengths, resets, cell, reverse, *rest = args
+        keep_tape, products = (*rest, 6)[:2]
         if not (transformed() or records_gradient(x, h0, c0, *weights)):
             with torch._C._AutoDispatchBelowAutograd():
                 return pair.forward(*args)
-        plan = Plan(pair, cell, tuple(reverse), keep_tape=keep_tape)
+        plan = Plan(pair, cell, tuple(reverse), keep_tape=keep_tape, products=products)
         return LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
 
     def backward(*args: Any) -> Any:
-        dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape, cell, reverse, *needs = args
+        dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape, cell, reverse, *rest = args
         if not (transformed() or records_gradient(dy, dhn, dcn, x, h0, c0, *weights)):
             with torch._C._AutoDispatchBelowAutograd():
                 return pair.backward(*args)
-        plan = Plan(pair, cell, tuple(reverse), Needs(*needs))
+        *needs, products = (*rest, 6)[:4]
+        plan = Plan(pair, cell, tuple(reverse), Needs(*needs), products=products)
         dx, dh0, dc0, *dweights = LayerBackward.apply(
             plan, dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights
         )

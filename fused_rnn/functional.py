@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Stateless recurrent layers: `rnn`, `gru` and `lstm` over weights in torch.nn's flat order.
 
-Under autocast they compute and return the autocast dtype, as the modules do.
+Under autocast they compute and return the autocast dtype, as the modules do. float32 on the CPU
+follows torch.set_float32_matmul_precision (`products`).
 """
 
 from collections.abc import Callable, Sequence

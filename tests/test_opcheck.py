@@ -81,3 +81,21 @@ def test_backward(backend: str, case: Case, needs: tuple[bool, ...]) -> None:
         (*cotangents, *arguments[:6], y, tape, *arguments[6:], *needs),
         test_utils=UTILITIES,
     )
+
+
+@pytest.mark.parametrize("instruction_set", ["amx", "amx_twin"], indirect=True)
+@pytest.mark.parametrize("products", [3, 1])
+def test_fewer_products(instruction_set: str, products: int) -> None:
+    need("native")
+    case = Case("gru", 4, 3, 2, 5, dtype="fp32", reverse=(0, 1))
+    inputs, pair = make(case), PAIRS["native"]
+    for learning in (True, False):
+        arguments = (*forward_arguments(case, inputs, learning), learning, products)
+        torch.library.opcheck(pair.forward, arguments, test_utils=UTILITIES)
+    *arguments, _, _ = arguments
+    y, _, _, tape = pair.forward(*arguments, True, products)
+    torch.library.opcheck(
+        pair.backward,
+        (*inputs.cotangents, None, *arguments[:6], y, tape, *arguments[6:], *[True] * 3, products),
+        test_utils=UTILITIES,
+    )

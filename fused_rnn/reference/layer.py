@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from ..ops import LayerOutput, Weights, split, sum_dtype
 from .cells import STEPS, State
+from .products import linear
 
 
 class _Masks(NamedTuple):
@@ -33,6 +33,7 @@ def layer(
     *,
     cell: str,
     reverse: Sequence[int],
+    products: int = 6,
 ) -> LayerOutput:
     """The outputs and final states of N recurrences over one input.
 
@@ -46,6 +47,7 @@ def layer(
         resets: marks, (T, B), before which a row's sequence is cut in two that share no state.
         cell: a key of `cells.STEPS`.
         reverse: N flags, 1 where the recurrence walks backward in time.
+        products: of bfloat16 for each product of float32, 6, 3 or 1; 6 for every other dtype.
 
     Returns:
         y (T, B, N, P), hn (N, B, P), cn (N, B, H) or None.
@@ -61,7 +63,7 @@ def layer(
     for n, part in enumerate(split([w.to(inner) for w in weights], len(reverse))):
         state = _initial(x, h0 if h0 is None else h0[n], c0 if c0 is None else c0[n], part, cell)
         masks = _masks(inside, resets, bool(reverse[n]))
-        steps, final = _walk(x, state, part, masks, cell, bool(reverse[n]))
+        steps, final = _walk(x, state, part, masks, cell, bool(reverse[n]), products)
         ys.append(steps)
         finals.append(final)
     hn, *cn = (torch.stack(states).to(out) for states in zip(*finals, strict=True))
@@ -101,17 +103,24 @@ def _initial(x: Tensor, h0: Tensor | None, c0: Tensor | None, weights: Weights, 
 
 
 def _walk(
-    x: Tensor, state: State, weights: Weights, masks: _Masks, cell: str, reverse: bool
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    masks: _Masks,
+    cell: str,
+    reverse: bool,
+    products: int,
 ) -> tuple[Tensor, State]:
     """All steps of one recurrence: y (T, B, P) and the final state."""
     step = STEPS[cell]
     # unbind, not an index a step: the gradient of T indices is T buffers of T steps each.
-    projected = linear(x, weights.w_ih, weights.b_ih).unbind(0)  # T of (B, G*H)
+    rows = linear(x, weights.w_ih, weights.b_ih, products)
+    projected = rows.unbind(0)  # T of (B, G*H)
     order = range(x.shape[0])
     outputs: list[Tensor] = []
     for t in reversed(order) if reverse else order:
         seen = state if masks.keep is None else _where(masks.keep[t], state)
-        new = step(projected[t], seen, weights)
+        new = step(projected[t], seen, weights, products)
         if masks.alive is None:
             state = new
             outputs.append(new[0])
