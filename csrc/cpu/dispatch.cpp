@@ -59,9 +59,10 @@ const Kernels& fastest(Dtype dtype, bool tiles) {
   return tiled ? *first : vectors(dtype);
 }
 
-// Fewer rows and smaller layers of float32 take longer on tiles than on vectors: numbers are split
-// into parts, rows are padded to 16 and sizes to 32.
-constexpr int64_t kTiledRows = 16, kTiledSize = 128;
+// Layers of float32 that take less time on tiles than on vectors, though numbers are split into
+// parts and padded to 16 rows and 32 columns: of so many rows, units, and inputs and units
+// together.
+bool pays_for_parts(const Shape& s) { return s.B >= 16 && s.P >= 128 && s.I + s.P >= 384; }
 
 std::atomic<bool> concurrent_regions{false};
 
@@ -131,7 +132,7 @@ const Kernels& packed_kernels(Dtype dtype) { return fastest(dtype, is_half(dtype
 const Kernels& layer_kernels(const Shape& s) {
   // Weights that are not worth packing are taken as they lie, which tiles cannot.
   if (s.T <= kUnpackedSteps && s.T * s.B < kUnpackedRows) return fastest(s.dtype, false);
-  return fastest(s.dtype, is_half(s.dtype) || (s.B >= kTiledRows && s.P >= kTiledSize));
+  return fastest(s.dtype, is_half(s.dtype) || pays_for_parts(s));
 }
 
 int team_size(double multiply_adds) {
