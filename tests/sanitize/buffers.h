@@ -137,13 +137,15 @@ int for_problems(int problems, F f) {
       std::printf("%s: not run, this machine lacks it\n", kernels->name);
       continue;
     }
-    for (int seed = 0; seed < problems; ++seed) {
+    // The twin does what a processor's tiles do number by number.
+    const int count = kernels == &kAmxTwin ? (problems + 7) / 8 : problems;
+    for (int seed = 0; seed < count; ++seed) {
       generator.seed(unsigned(seed));
       if (f(*kernels)) continue;
       std::printf("%s: seed %d differs\n", kernels->name, seed);
       return 1;
     }
-    std::printf("%s: %d problems agree on 1 to 4 threads\n", kernels->name, problems);
+    std::printf("%s: %d problems agree on 1 to 4 threads\n", kernels->name, count);
   }
   return 0;
 }
