@@ -73,6 +73,14 @@ def test_several_tiles_in_every_direction(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
+def test_a_step_of_many_rows(cell: str, dtype: str) -> None:
+    # From 256 rows on a call of one or two steps packs its weights too.
+    for case in (Case(cell, 1, 255, 9, 18, dtype), Case(cell, 2, 128, 9, 18, dtype)):
+        judge(case, run(case, make(case), "native"), "native")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
 def test_every_instruction_set(instruction_set: str, cell: str, dtype: str) -> None:
     for case in (
