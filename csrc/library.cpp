@@ -57,9 +57,9 @@ PYBIND11_MODULE(_C, m) {
       "serving",
       [](const std::string& dtype) {
         const auto found = fused_rnn::serving(dtype);
-        return std::pair(found.always, found.large);
+        return std::pair(found.small, found.large);
       },
-      pybind11::arg("dtype"), "Instruction sets for layers of a dtype, and for large ones.");
+      pybind11::arg("dtype"), "Instruction sets for small layers of a dtype, and for large ones.");
   m.def("product_rate", &fused_rnn::product_rate, pybind11::arg("instruction_set"),
         pybind11::arg("dtype"), "FLOP/s of one thread whose operands lie near; 0 if not served.");
   m.def("set_concurrent_regions", &fused_rnn::set_concurrent_regions, pybind11::arg("concurrent"),

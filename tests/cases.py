@@ -154,6 +154,22 @@ def make(case: Case, seed: int = 0) -> Inputs:
     )
 
 
+def rows_of(inputs: Inputs, rows: slice) -> Inputs:
+    """Some rows of a batch by themselves."""
+
+    def cut(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t[:, rows]
+
+    return inputs._replace(
+        x=inputs.x[:, rows],
+        h0=cut(inputs.h0),
+        c0=cut(inputs.c0),
+        lengths=None if inputs.lengths is None else inputs.lengths[rows],
+        resets=cut(inputs.resets),
+        cotangents=tuple(c[:, rows] for c in inputs.cotangents),
+    )
+
+
 def _keep_off_the_kink(x: Tensor, weights: list[Tensor], per: int) -> None:
     """Turns each unit of a rectified network clearly on or off, through a constant input.
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import CELLS, DTYPES, Case, Inputs, judge, make, need, run
+from cases import CELLS, DTYPES, Case, judge, make, need, rows_of, run
 from torch import Tensor
 
-from fused_rnn import native
+from fused_rnn import native, ops
 from fused_rnn.testing import assert_within_budget
 
 TILED = [name for name in DTYPES if name != "fp64"]
@@ -24,9 +24,7 @@ tiled = pytest.mark.parametrize("instruction_set", ["amx", "amx_twin"], indirect
 @pytest.fixture(autouse=True)
 def available() -> Iterator[None]:
     need("native")
-    threads = torch.get_num_threads()
     yield
-    torch.set_num_threads(threads)
     native.set_instruction_set("auto")
 
 
@@ -44,16 +42,6 @@ def equal(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
 def close(found: Tensor, truth: Tensor, name: str) -> None:
     """What float32 gives, to its rounding."""
     assert_within_budget(found, truth.double(), truth, name=name)
-
-
-def some_rows(inputs: Inputs, rows: slice) -> Inputs:
-    """Some rows of a batch by themselves."""
-    return inputs._replace(
-        x=inputs.x[:, rows],
-        h0=None if inputs.h0 is None else inputs.h0[:, rows],
-        c0=None if inputs.c0 is None else inputs.c0[:, rows],
-        cotangents=tuple(c[:, rows] for c in inputs.cotangents),
-    )
 
 
 @pytest.mark.parametrize("dtype", TILED)
@@ -78,7 +66,7 @@ def test_rows_of_a_tile_do_not_meet(instruction_set: str, cell: str, dtype: str)
     inputs = make(case)
     whole = run(case, inputs, "native")
     for rows in (slice(0, 1), slice(14, 19), slice(1, 34)):
-        part = run(case, some_rows(inputs, rows), "native")
+        part = run(case, rows_of(inputs, rows), "native")
         names = [name for name in whole if not name.startswith("dweights")]
         equal(part, {name: whole[name][:, rows] for name in names})
 
@@ -129,25 +117,41 @@ def test_several_blocks_of_rows_and_of_k(instruction_set: str, cell: str) -> Non
         judge(case, run(case, make(case), "native"), f"native {instruction_set}")
 
 
-def test_float32_takes_tiles_where_they_are_faster() -> None:
+@pytest.mark.parametrize(
+    ("large", "smaller"),
+    [
+        (Case("gru", 3, 16, 256, 128, "fp32"), {"batch": 15, "inputs": 255, "hidden": 127}),
+        (Case("gru", 3, 16, 128, 128, "fp16"), {"batch": 15, "inputs": 127, "hidden": 127}),
+        (Case("gru", 3, 1, 128, 128, "bf16"), {"inputs": 127}),
+    ],
+    ids=str,
+)
+def test_tiles_serve_where_they_are_faster(large: Case, smaller: dict[str, int]) -> None:
     need_amx()
-    large = Case("gru", 3, 16, 256, 128, "fp32")
-    smaller = replace(large, batch=15), replace(large, inputs=255), replace(large, hidden=127)
-    for case, chosen in ((large, True), *((case, False) for case in smaller)):
-        automatic = run(case, make(case), "native")
-        native.set_instruction_set("amx")
-        on_tiles = run(case, make(case), "native")
-        native.set_instruction_set("auto")
-        assert torch.equal(automatic["y"], on_tiles["y"]) == chosen, case
-    assert native.serving(torch.float32)[1] == "amx"
-    assert native.serving(torch.bfloat16) == ("amx", "amx")
-    assert native.serving(torch.float64)[0] != "amx"
+    others = [replace(large, **{name: size}) for name, size in smaller.items()]
+    for case, chosen in ((large, True), *((other, False) for other in others)):
+        # Sums of states, which no rounding to 16 bits hides.
+        bits = {}
+        for name in ("auto", "amx"):
+            native.set_instruction_set(name)
+            inputs = make(case)
+            arguments = (*inputs[:6], case.cell, list(case.reverse), True)
+            bits[name] = ops.PAIRS["native"].forward(*arguments)[3]
+        assert torch.equal(bits["auto"], bits["amx"]) == chosen, case
+    native.set_instruction_set("auto")
+    small, served = native.serving(DTYPES[large.dtype])
+    assert served == "amx" != small
+
+
+def test_float64_has_no_tiles() -> None:
+    need_amx()
+    assert "amx" not in native.serving(torch.float64)
 
 
 def test_beside_another_library_on_tiles() -> None:
     need_amx()
     a, b = (torch.randn(256, 256).to(torch.bfloat16) for _ in range(2))
-    case = Case("lstm", 20, 32, 64, 64, "bf16")
+    case = Case("lstm", 20, 32, 128, 128, "bf16")
     inputs = make(case)
     layer, product = run(case, inputs, "native"), a @ b
 

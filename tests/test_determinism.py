@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from cases import CELLS, DTYPES, Case, Inputs, judge, make, need, run
+from cases import CELLS, DTYPES, Case, judge, make, need, rows_of, run
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
 
@@ -38,18 +38,6 @@ def test_the_same_bits_every_run(cell: str, dtype: str, threads_used: int) -> No
     judge(case, first, f"native on {threads_used} threads")
 
 
-def row(inputs: Inputs, b: int) -> Inputs:
-    """One row of a batch by itself."""
-    return inputs._replace(
-        x=inputs.x[:, b : b + 1],
-        h0=inputs.h0[:, b : b + 1],
-        c0=None if inputs.c0 is None else inputs.c0[:, b : b + 1],
-        lengths=inputs.lengths[b : b + 1],
-        resets=inputs.resets[:, b : b + 1],
-        cotangents=tuple(c[:, b : b + 1] for c in inputs.cotangents),
-    )
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_row_gives_the_same_bits_in_any_batch_on_any_threads(cell: str, dtype: str) -> None:
@@ -61,7 +49,7 @@ def test_a_row_gives_the_same_bits_in_any_batch_on_any_threads(cell: str, dtype:
         torch.set_num_threads(1)
         equal(run(case, inputs, "native"), together)
         for b in range(batch):
-            alone = run(case, row(inputs, b), "native")
+            alone = run(case, rows_of(inputs, slice(b, b + 1)), "native")
             rows = {
                 name: tensor[:, b : b + 1]
                 for name, tensor in together.items()

@@ -23,6 +23,7 @@ from cases import (
 
 from fused_rnn import native
 from fused_rnn.ops import PAIRS
+from fused_rnn.testing import assert_within_budget
 
 LONG = [
     Case("lstm", 4096, 2, 8, 16, dtype, reverse=(0, 1), lengths=True, resets=True)
@@ -88,6 +89,19 @@ def test_every_instruction_set(instruction_set: str, cell: str, dtype: str) -> N
         Case(cell, 9, 1, 6, 65, dtype, bias=False, states=False),
     ):
         judge(case, run(case, make(case), "native"), f"native {instruction_set}")
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+def test_what_is_no_number_passes_the_slope_of_relu(instruction_set: str) -> None:
+    case = Case("rnn_relu", 2, 2, 5, 9, "fp32")
+    inputs = make(case)
+    inputs.x[1, 0, 2] = float("nan")
+    found, truth = run(case, inputs, "native"), run(case, inputs, "reference")
+    assert found["y"][1, 0].isnan().all()
+    # torch.relu lets the gradient through where its input is no number.
+    assert truth["dx"][1, 0].all()
+    for name in ("dx", "dh0"):
+        assert_within_budget(found[name], truth[name].double(), truth[name], name=name)
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:

@@ -60,6 +60,8 @@ class BackwardPass {
     int64_t depth;     // K, padded
     const IO* matrix;  // (K, units)
     Op* packed;        // null: taken as it lies
+
+    Op* panel(int64_t index) const { return packed + index * panel_size<Op>(map, depth); }
   };
 
   // The rows that a weight's gradients are summed over, as the products on tiles take them.
@@ -113,38 +115,12 @@ class BackwardPass {
   void pack_weights(const Weights& w, int rank, int size);
 
   // Packs K rows, from row `row` of the matrix, at depth k of the panels.
-  static void pack(const Product& product, int64_t row, int64_t k, int64_t K, int rank, int size) {
-    if (!product.packed) return;
-    const PanelMap<C>& map = product.map;
-    const Matrix<IO> from{product.matrix + row * map.units, 1, map.units};
-    const Range mine(map.panels(), rank, size);
-    for (int64_t p = mine.begin; p < mine.end; ++p) {
-      if constexpr (kTiled<Op>) {
-        Op* panel = product.packed + p * panel_size<Op>(map, product.depth);
-        pack_panel(panel, map, p, from, K, product.depth, k);
-      } else {
-        pack_panel(product.packed + (p * product.depth + k) * map.panel_columns(), map, p, from, K);
-      }
-    }
-  }
+  static void pack(const Product& product, int64_t row, int64_t k, int64_t K, int rank, int size);
 
   // The product of rows, to be named, with K rows of a panel: those from depth k if it is packed,
   // from row `row` of the matrix if it is not.
   static TileArgs<C> tile_of(const Product& product, int64_t panel, int64_t k, int64_t row,
-                             int64_t K) {
-    TileArgs<C> tile;
-    tile.K = K;
-    tile.a_step = 1;
-    tile.init = nullptr;
-    if (product.packed) {
-      tile.b_step = product.map.panel_columns();
-      tile.b = product.packed + (panel * product.depth + k) * tile.b_step;
-    } else {
-      tile.b_step = product.map.units;
-      tile.b = product.matrix + row * tile.b_step + panel * product.map.width();
-    }
-    return tile;
-  }
+                             int64_t K);
 
   void bind_sums(const WeightGrads& d, int rank);
 
@@ -185,12 +161,13 @@ class BackwardPass {
   }
 
   At at(int64_t j, int64_t t, int64_t offset) const {
-    const int64_t p = rows_.position(j);
-    return at_position(p, t, offset, kTiled<Op> ? operand_row(j) : offset + p);
+    return at_position(rows_.position(j), t, offset, operand_row(j, offset));
   }
 
   // The row of a step's operands for the thread's row j: in tiles, its group's rows lie together.
-  int64_t operand_row(int64_t j) const { return place_.row_group * group_rows_ + j; }
+  int64_t operand_row(int64_t j, int64_t offset) const {
+    return kTiled<Op> ? place_.row_group * group_rows_ + j : offset + rows_.position(j);
+  }
   int64_t operand_rows() const { return kTiled<Op> ? split_.row_groups * group_rows_ : capacity_; }
 
   At at_position(int64_t p, int64_t t, int64_t offset, int64_t op) const {
@@ -250,50 +227,12 @@ class BackwardPass {
   // Multiplies the active rows of step t with one panel; f gets each row's vectors of sums.
   template <class F>
   void for_products(const Product& product, int64_t panel, const Op* operand, int64_t ld, int64_t t,
-                    int64_t offset, F f) {
-    alignas(64) C sums[kTiled<Op> ? kBlockRows<Op> * kMaxVecs * L : kAccumulators * L];
-    const PanelMap<C>& map = product.map;
-    const int vecs = map.used_vecs(panel);
-    const auto finish = [&](int64_t first, int64_t count) {
-      for (int64_t r = 0; r < count; ++r) {
-        const At a = at(first + r, t, offset);
-        for (int v = 0; v < vecs; ++v) {
-          const int64_t u = panel * map.width() + v * L;
-          f(a, u, map.units - u, load(sums + (r * vecs + v) * L));
-        }
-      }
-    };
-    if constexpr (kTiled<Op>) {
-      for_blocks(rows_.active(t), kBlockRows<Op>, [&](int64_t first, int64_t count) {
-        multiply(product, panel, operand + operand_row(first) * ld, ld, count, sums);
-        finish(first, count);
-      });
-    } else {
-      TileArgs<C> tile = tile_of(product, panel, 0, 0, product.depth);
-      tile.c = sums;
-      tile.c_stride = vecs * L;
-      for_tiles(rows_.active(t), vecs, [&](int64_t first, int64_t count) {
-        for (int64_t r = 0; r < count; ++r) {
-          tile.a[r] = operand + (offset + rows_.position(first + r)) * ld;
-        }
-        run_tile<Op>(int(count), vecs, tile);
-        finish(first, count);
-      });
-    }
-  }
+                    int64_t offset, F f);
 
-  // On tiles: `count` rows of an operand times a panel, into rows of its vectors in use.
-  static void multiply(const Product& product, int64_t panel, const Op* rows, int64_t ld,
-                       int64_t count, C* sums) {
-    const PanelMap<C>& map = product.map;
-    auto tiles = panel_tiles(
-        map, panel, product.packed + panel * panel_size<Op>(map, product.depth), product.depth);
-    tiles.a = rows;
-    tiles.a_tile = kRowsTogether<Op> * ld;
-    tiles.c = sums;
-    tiles.c_stride = tiles.used_vecs * L;
-    run_tiled(int(count), tiles);
-  }
+  // `count` rows, each at row(r) and ld wide, times a panel: into rows of its vectors in use.
+  template <class Row>
+  static void multiply(const Product& product, int64_t panel, Row row, int64_t ld, int64_t count,
+                       C* sums);
 
   // ---- pointwise parts, a row and vector of units at a time
 
@@ -327,6 +266,18 @@ class BackwardPass {
     if (a.before >= 0) return load_n<C>(tape_row(a.before, 4) + u, lanes);
     const IO* c0 = row_of(args_.c0, a.b, s_.H);
     return c0 ? load_n<C>(c0 + u, lanes) : V{};
+  }
+
+  // What the columns of a gradient of weights are of: row k of the chunk, from column u on.
+  V input(int64_t k, int64_t u, int64_t lanes) const {
+    return load_n<C>(static_cast<const IO*>(args_.x) + chunk_[k].row * s_.I + u, lanes);
+  }
+  V hidden(int64_t k, int64_t u, int64_t lanes) const { return previous_h(chunk_[k], u, lanes); }
+  V reset_hidden(int64_t k, int64_t u, int64_t lanes) const {
+    return saved(chunk_[k], 0, u, lanes) * hidden(k, u, lanes);
+  }
+  V unprojected(int64_t k, int64_t u, int64_t lanes) const {
+    return saved(chunk_[k], 3, u, lanes) * M::tanh(saved(chunk_[k], 4, u, lanes));
   }
 
   // The whole gradient of a step's output: dy, and what comes from later steps.

@@ -22,6 +22,10 @@ void BackwardPass<IO, Op, cell>::finish_chunk(Team& team, int64_t begin, int64_t
     if (args_.dx) input_grads(count, first_recurrence);
     if (args_.dweights) weight_grads(count, end == s_.T);
   }
+  if (!args_.dweights) return;
+  const Range vectors((grad_count(cell) * gate_ + L - 1) / L, place_.recurrence_rank(),
+                      place_.recurrence_size());
+  add_columns(shared_.bias, shared_.dg, ld_g_, count, vectors);
 }
 
 template <class IO, class Op, Cell cell>
@@ -100,10 +104,10 @@ void BackwardPass<IO, Op, cell>::sum_dx(int rank, int size) {
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::weight_grads(int64_t count, bool first_chunk) {
   const int rank = place_.recurrence_rank(), size = place_.recurrence_size();
-  Segment inputs[G], hidden[kHiddenSlots];
+  Segment inputs[G], hidden_rows[kHiddenSlots];
   for (int s = 0; s < G; ++s) inputs[s] = Segment{s * gate_, gate_in(s) * s_.H, s_.H};
   for (int s = 0; s < kHiddenSlots; ++s) {
-    hidden[s] = Segment{(kHiddenSlot + s) * gate_, s * s_.H, s_.H};
+    hidden_rows[s] = Segment{(kHiddenSlot + s) * gate_, s * s_.H, s_.H};
   }
   const Op* operand = shared_.dg_op;
   if constexpr (kCopy) {
@@ -113,34 +117,24 @@ void BackwardPass<IO, Op, cell>::weight_grads(int64_t count, bool first_chunk) {
                 size);
     }
   }
-  add_outer(shared_.dw_ih, shared_.dg, operand, ld_g_, count, inputs, first_chunk, rank, size,
-            panel_, [&](int64_t k, int64_t u, int64_t lanes) {
-              return load_n<C>(static_cast<const IO*>(args_.x) + chunk_[k].row * s_.I + u, lanes);
-            });
-  add_outer(shared_.dw_hh, shared_.dg, operand, ld_g_, count, hidden, first_chunk, rank, size,
-            panel_,
-            [&](int64_t k, int64_t u, int64_t lanes) { return previous_h(chunk_[k], u, lanes); });
+  const auto add = [&](const GradSum<IO, C>& grad, const auto& segments, auto load_row) {
+    add_outer(grad, shared_.dg, operand, ld_g_, count, segments, first_chunk, rank, size, panel_,
+              load_row);
+  };
+  add(shared_.dw_ih, inputs, [&](auto... at) { return input(at...); });
+  add(shared_.dw_hh, hidden_rows, [&](auto... at) { return hidden(at...); });
   if constexpr (kBefore) {
     const Segment n[] = {{0, 2 * s_.H, s_.H}};
-    add_outer(shared_.dw_hh, shared_.dg, operand, ld_g_, count, n, first_chunk, rank, size, panel_,
-              [&](int64_t k, int64_t u, int64_t lanes) {
-                const At& a = chunk_[k];
-                return saved(a, 0, u, lanes) * previous_h(a, u, lanes);
-              });
+    add(shared_.dw_hh, n, [&](auto... at) { return reset_hidden(at...); });
   }
   if constexpr (cell == Cell::kLstm) {
     const Segment out[] = {{0, 0, s_.P}};
     if (s_.projected) {
       const C* dout = shared_.dout;
       add_outer(shared_.dw_hr, dout, dout, ld_p_, count, out, first_chunk, rank, size, panel_,
-                [&](int64_t k, int64_t u, int64_t lanes) {
-                  const At& a = chunk_[k];
-                  return saved(a, 3, u, lanes) * M::tanh(saved(a, 4, u, lanes));
-                });
+                [&](auto... at) { return unprojected(at...); });
     }
   }
-  const int64_t vectors = (grad_count(cell) * gate_ + L - 1) / L;
-  add_columns(shared_.bias, shared_.dg, ld_g_, count, Range(vectors, rank, size));
 }
 
 template <class IO, class Op, Cell cell>

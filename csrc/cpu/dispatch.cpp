@@ -59,10 +59,14 @@ const Kernels& fastest(Dtype dtype, bool tiles) {
   return tiled ? *first : vectors(dtype);
 }
 
-// Layers of float32 that take less time on tiles than on vectors, though numbers are split into
-// parts and padded to 16 rows and 32 columns: of so many rows, units, and inputs and units
-// together.
-bool pays_for_parts(const Shape& s) { return s.B >= 16 && s.P >= 128 && s.I + s.P >= 384; }
+// Whether products of so many rows take less time on tiles than on vectors. A tile is 16 rows and
+// 32 columns, whatever is in use of it, which bfloat16 affords from some size on; the others take
+// several products as well, and most of a tile must be in use.
+bool pays(Dtype dtype, int64_t rows, int64_t inputs, int64_t units) {
+  const int64_t depth = inputs + units;
+  if (dtype == Dtype::kBf16) return depth >= 256;
+  return rows >= 16 && units >= 128 && depth >= (dtype == Dtype::kHalf ? 256 : 384);
+}
 
 std::atomic<bool> concurrent_regions{false};
 
@@ -97,7 +101,7 @@ std::string why_not_amx() { return processor().why_not_amx; }
 
 Serving serving(const std::string& dtype) {
   const Dtype type = dtype_named(dtype);
-  return {fastest(type, is_half(type)).name, fastest(type, true).name};
+  return {fastest(type, false).name, fastest(type, true).name};
 }
 
 double product_rate(const std::string& instruction_set, const std::string& dtype) {
@@ -127,12 +131,15 @@ const Kernels& kernels() {
   return asked ? *asked : vectors(Dtype::kFloat);
 }
 
-const Kernels& packed_kernels(Dtype dtype) { return fastest(dtype, is_half(dtype)); }
+const Kernels& packed_kernels(Dtype dtype, int64_t inputs, int64_t units) {
+  constexpr int64_t kAnyRows = 1;
+  return fastest(dtype, pays(dtype, kAnyRows, inputs, units));
+}
 
 const Kernels& layer_kernels(const Shape& s) {
   // Weights that are not worth packing are taken as they lie, which tiles cannot.
   if (s.T <= kUnpackedSteps && s.T * s.B < kUnpackedRows) return fastest(s.dtype, false);
-  return fastest(s.dtype, is_half(s.dtype) || pays_for_parts(s));
+  return fastest(s.dtype, pays(s.dtype, s.B, s.I, s.P));
 }
 
 int team_size(double multiply_adds) {

@@ -14,15 +14,15 @@ namespace fused_rnn {
 // Instruction sets that this machine runs, the fastest first.
 std::vector<std::string> instruction_sets();
 
-// The one that serves what it is the fastest for, before the others.
+// The one asked for, else the most capable: it serves the calls that it is the fastest for.
 std::string instruction_set();
 
 // Why tiles are not among them; empty where they are.
 std::string why_not_amx();
 
-// What serves the layers of a dtype, and the large ones of many rows.
+// What serves the layers of a dtype, and of them large ones with many rows.
 struct Serving {
-  std::string always, large;
+  std::string small, large;
 };
 Serving serving(const std::string& dtype);
 
@@ -43,7 +43,7 @@ const Kernels& kernels();
 
 // For weights packed beforehand: one set for any number of rows, so that a row's results do not
 // depend on what others are searched or served beside it.
-const Kernels& packed_kernels(Dtype dtype);
+const Kernels& packed_kernels(Dtype dtype, int64_t inputs, int64_t units);
 
 // For one call of a layer that packs its weights itself.
 const Kernels& layer_kernels(const Shape& shape);

@@ -115,34 +115,22 @@ class ForwardPass {
   // Rows a[0 .. count) times one panel, added to init.
   static void multiply(const Product& product, int64_t panel, const Op* const* a, int64_t count,
                        const C* init, C* c, int64_t c_stride) {
-    const PanelMap<C>& map = product.map;
-    if constexpr (kTiled<Op>) {
-      auto tiles = panel_tiles(map, panel, product.panel(panel), product.K);
-      tiles.a = a[0];
-      tiles.a_tile = kRowsTogether<Op> * tiles.K;
-      tiles.init = init;
-      tiles.c = c;
-      tiles.c_stride = c_stride;
-      return run_tiled(int(count), tiles);
-    } else {
+    if constexpr (!kTiled<Op>) {
       if (!product.packed) {
-        return dot_panel(map, panel, product.matrix, product.K, a, count, init, c, c_stride);
+        return dot_panel(product.map, panel, product.matrix, product.K, a, count, init, c,
+                         c_stride);
       }
-      TileArgs<C> tile = panel_tile<Op>(map, product.panel(panel), product.K);
-      for (int64_t r = 0; r < count; ++r) tile.a[r] = a[r];
-      tile.init = init;
-      tile.init_stride = 0;
-      tile.c = c;
-      tile.c_stride = c_stride;
-      run_tile<Op>(int(count), map.used_vecs(panel), tile);
     }
+    multiply_panel<Op>(
+        product.map, panel, product.panel(panel), product.K, [&](int64_t r) { return a[r]; },
+        round_up(product.K, kDepth<Op>), count, init, c, c_stride);
   }
 
   // Cuts rows into what `multiply` takes at once: f(first, count).
   template <class F>
   static void cut_rows(const Product& product, int64_t panel, int64_t rows, F f) {
-    if (product.packed && !kTiled<Op>) {
-      for_tiles(rows, product.map.used_vecs(panel), f);
+    if (product.packed) {
+      for_rows<Op>(rows, product.map.used_vecs(panel), f);
     } else {
       for_blocks(rows, kBlockRows<Op>, f);
     }

@@ -130,11 +130,7 @@ template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::pack(const Product& product, int64_t panel) {
   if (!product.packed) return;
   const Matrix<IO> from{product.matrix, product.K, 1};
-  if constexpr (kTiled<Op>) {
-    pack_panel(product.panel(panel), product.map, panel, from, product.K, product.K);
-  } else {
-    pack_panel(product.panel(panel), product.map, panel, from, product.K);
-  }
+  pack_panel(product.panel(panel), product.map, panel, from, product.K, product.K);
 }
 
 // b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).

@@ -20,6 +20,7 @@
 #include "tiled_product.h"
 #include "tiled_pack.h"
 #endif
+#include "product.h"
 #include "dot.h"
 #include "place.h"
 #include "plan.h"
@@ -30,6 +31,7 @@
 #include "select.h"
 #include "outer.h"
 #include "backward.h"
+#include "backward_products.h"
 #include "backward_prepare.h"
 #include "backward_cells.h"
 #include "backward_sums.h"
@@ -156,30 +158,17 @@ inline double multiply_zeros(Dtype dtype, char* zeros, int64_t times) {
   [[maybe_unused]] const TileScope scope;
   return with_dtype(dtype, Precision::kHighest, [&]<class IO, class Op>() {
     typedef SumOf<Op> C;
-    constexpr int64_t K = 256;
-    const PanelMap<C> map = plain_map<C>(kMaxVecs * kLanes<C>);
+    constexpr int64_t K = 256, kCount = kTiled<Op> ? kBlockRows<Op> : max_rows(kMaxVecs);
+    constexpr int64_t kColumns = kMaxVecs * kLanes<C>;
+    static_assert(kProductBytes >= (kCount + kColumns) * K * int64_t(sizeof(Op)));
     const Op* rows = reinterpret_cast<const Op*>(zeros);
-    const Op* panel = rows + kBlockRows<Op> * K;
-    alignas(64) C sums[kBlockRows<Op> * kMaxVecs * kLanes<C>];
-    int64_t count = kBlockRows<Op>;
-    static_assert(kProductBytes >= (kBlockRows<Op> + kMaxVecs * kLanes<C>)*K * sizeof(Op));
-    if constexpr (kTiled<Op>) {
-      auto tiles = panel_tiles(map, 0, panel, K);
-      tiles.a = rows;
-      tiles.a_tile = kRowsTogether<Op> * K;
-      tiles.c = sums;
-      tiles.c_stride = kMaxVecs * kLanes<C>;
-      for (int64_t i = 0; i < times; ++i) run_tiled(int(count), tiles);
-    } else {
-      count = max_rows(kMaxVecs);
-      TileArgs<C> tile = panel_tile<Op>(map, panel, K);
-      for (int64_t r = 0; r < count; ++r) tile.a[r] = rows + r * K;
-      tile.init = nullptr;
-      tile.c = sums;
-      tile.c_stride = kMaxVecs * kLanes<C>;
-      for (int64_t i = 0; i < times; ++i) run_tile<Op>(int(count), kMaxVecs, tile);
+    alignas(64) C sums[kCount * kColumns];
+    for (int64_t i = 0; i < times; ++i) {
+      multiply_panel(
+          plain_map<C>(kColumns), 0, rows + kCount * K, K, [&](int64_t r) { return rows + r * K; },
+          K, kCount, nullptr, sums, kColumns);
     }
-    return double(times * count * map.panel_columns() * K);
+    return double(times * kCount * kColumns * K);
   });
 }
 

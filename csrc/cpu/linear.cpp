@@ -19,7 +19,7 @@ Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias) {
   args.dtype = dtype_of_type(weight.scalar_type());
   args.w = weight.const_data_ptr();
   args.b = bias ? bias->const_data_ptr() : nullptr;
-  const Kernels& k = packed_kernels(args.dtype);
+  const Kernels& k = packed_kernels(args.dtype, I, O);
   Tensor packed = make_prepacked(PackOf::kLinear, k, int64_t(k.prepacked_linear_bytes(args)));
   k.prepack_linear(args, prepacked_memory(packed));
   return packed;
@@ -38,9 +38,9 @@ Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns) {
   args.dtype = dtype_of_type(x.scalar_type());
   args.x = x.const_data_ptr();
   args.y = y.mutable_data_ptr();
-  const Kernels& k = packed_kernels(args.dtype);
-  const std::string_view packed = prepacked_bytes(PackOf::kLinear, k, prepacked);
-  check_prepacked(packed, int64_t(k.prepacked_linear_bytes(args)));
+  const Kernels& k = packed_kernels(args.dtype, args.I, args.O);
+  const std::string_view packed = prepacked_bytes(PackOf::kLinear, prepacked);
+  check_prepacked(prepacked, k, int64_t(k.prepacked_linear_bytes(args)));
   args.prepacked = packed.data();
   const Workspace workspace(k.linear_workspace(args));
   run_team(team_size(double(rows) * double(args.I) * double(columns)),

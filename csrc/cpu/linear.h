@@ -24,11 +24,7 @@ class LinearPass {
     lay_out(arena);
     const Matrix<IO> from{static_cast<const IO*>(args_.w), args_.I, 1};
     for (int64_t p = 0; p < map_.panels(); ++p) {
-      if constexpr (kTiled<Op>) {
-        pack_panel(panel(p), map_, p, from, args_.I, args_.I);
-      } else {
-        pack_panel(panel(p), map_, p, from, args_.I);
-      }
+      pack_panel(panel(p), map_, p, from, args_.I, args_.I);
     }
     convert(bias_, static_cast<const IO*>(args_.b), args_.O, map_.columns());
   }
@@ -47,12 +43,8 @@ class LinearPass {
     const Range mine(map_.panels(), rank, team.size);
     for (int64_t p = mine.begin; p < mine.end; ++p) {
       const int vecs = map_.used_vecs(p);
-      const auto rows = [&](int64_t first, int64_t count) { multiply(p, vecs, x, first, count); };
-      if constexpr (kTiled<Op>) {
-        for_blocks(args_.rows, kBlockRows<Op>, rows);
-      } else {
-        for_tiles(args_.rows, vecs, rows);
-      }
+      for_rows<Op>(args_.rows, vecs,
+                   [&](int64_t first, int64_t count) { multiply(p, vecs, x, first, count); });
     }
   }
 
@@ -82,24 +74,9 @@ class LinearPass {
 
   void multiply(int64_t index, int vecs, const Op* x, int64_t first, int64_t count) const {
     alignas(64) C sums[kBlockRows<Op> * kMaxVecs * L];
-    const C* bias = bias_ + index * map_.panel_columns();
-    if constexpr (kTiled<Op>) {
-      auto tiles = panel_tiles(map_, index, panel(index), args_.I);
-      tiles.a = x + first * ld();
-      tiles.a_tile = kRowsTogether<Op> * ld();
-      tiles.init = bias;
-      tiles.c = sums;
-      tiles.c_stride = vecs * L;
-      run_tiled(int(count), tiles);
-    } else {
-      TileArgs<C> tile = panel_tile<Op>(map_, panel(index), args_.I);
-      for (int64_t r = 0; r < count; ++r) tile.a[r] = x + (first + r) * ld();
-      tile.init = bias;
-      tile.init_stride = 0;
-      tile.c = sums;
-      tile.c_stride = vecs * L;
-      run_tile<Op>(int(count), vecs, tile);
-    }
+    const auto row = [&](int64_t r) { return x + (first + r) * ld(); };
+    multiply_panel(map_, index, panel(index), args_.I, row, ld(), count,
+                   bias_ + index * map_.panel_columns(), sums, vecs * L);
     const int64_t column = index * map_.width(), columns = map_.units_in(index);
     for (int64_t r = 0; r < count; ++r) {
       IO* y = static_cast<IO*>(args_.y) + (first + r) * args_.O + column;

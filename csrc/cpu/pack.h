@@ -189,10 +189,12 @@ VEC_FN void pack_rows(Op* to, const PanelMap<C>& map, int64_t panel, const Matri
   }
 }
 
-// A whole panel; in blocks of rows where these lie together, as whole columns where those do.
+// K rows of a panel that is `depth` deep, from its row `row` on; in blocks of rows where these lie
+// together, as whole columns where those do.
 template <class Op, class C, class IO>
 VEC_FN void pack_panel(Op* to, const PanelMap<C>& map, int64_t panel, const Matrix<IO>& from,
-                       int64_t K) {
+                       int64_t K, int64_t /* depth */, int64_t row = 0) {
+  to += row * map.panel_columns();
   const int64_t block = from.column_step == 1 ? 2 * kLanes<C> : K;
   for (int64_t k = 0; k < K; k += block) {
     Matrix<IO> part = from;

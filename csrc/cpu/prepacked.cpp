@@ -19,6 +19,12 @@ struct Header {
 constexpr int64_t kHeader = sizeof(Header);
 static_assert(kHeader == 64);
 
+Header header_of(const Tensor& prepacked) {
+  Header header{};
+  std::memcpy(&header, prepacked.const_data_ptr(), sizeof header);
+  return header;
+}
+
 }  // namespace
 
 Tensor make_prepacked(PackOf kind, const Kernels& kernels, int64_t bytes) {
@@ -33,22 +39,21 @@ char* prepacked_memory(Tensor& prepacked) {
   return static_cast<char*>(prepacked.mutable_data_ptr()) + kHeader;
 }
 
-std::string_view prepacked_bytes(PackOf kind, const Kernels& kernels, const Tensor& prepacked) {
+std::string_view prepacked_bytes(PackOf kind, const Tensor& prepacked) {
   const int64_t given = prepacked.numel();
   check_tensor("prepacked", prepacked, ScalarType::Byte, {given});
-  Header header{};
-  if (given >= kHeader) std::memcpy(&header, prepacked.const_data_ptr(), sizeof header);
-  STD_TORCH_CHECK(header.kind == int64_t(kind), "prepacked: expected what ",
+  STD_TORCH_CHECK(given >= kHeader && header_of(prepacked).kind == int64_t(kind),
+                  "prepacked: expected what ",
                   kind == PackOf::kLayer ? "prepack" : "prepack_linear", " returns, got others");
-  const std::string_view set = header.set;
-  STD_TORCH_CHECK(set == kernels.name, "prepacked: expected weights for ", kernels.name,
-                  ", got them for ", header.set);
   return {static_cast<const char*>(prepacked.const_data_ptr()) + kHeader, size_t(given - kHeader)};
 }
 
-void check_prepacked(std::string_view bytes, int64_t expected) {
-  STD_TORCH_CHECK(int64_t(bytes.size()) == expected, "prepacked: expected ", expected,
-                  " bytes behind their header, got ", bytes.size());
+void check_prepacked(const Tensor& prepacked, const Kernels& kernels, int64_t expected) {
+  const Header header = header_of(prepacked);
+  STD_TORCH_CHECK(std::string_view(header.set) == kernels.name, "prepacked: expected weights for ",
+                  kernels.name, ", got them for ", header.set);
+  STD_TORCH_CHECK(prepacked.numel() == kHeader + expected, "prepacked: expected ", expected,
+                  " bytes behind their header, got ", prepacked.numel() - kHeader);
 }
 
 }  // namespace fused_rnn

@@ -19,10 +19,10 @@ enum class PackOf { kLinear = 1, kLayer = 2 };
 Tensor make_prepacked(PackOf kind, const Kernels& kernels, int64_t bytes);
 char* prepacked_memory(Tensor& prepacked);
 
-// The bytes, checked to be of this kind and of one instruction set.
-std::string_view prepacked_bytes(PackOf kind, const Kernels& kernels, const Tensor& prepacked);
+// The bytes behind the header of what was packed of this kind.
+std::string_view prepacked_bytes(PackOf kind, const Tensor& prepacked);
 
-// Raises unless there are as many bytes as expected.
-void check_prepacked(std::string_view bytes, int64_t expected);
+// Raises unless there are as many bytes as expected, packed for one instruction set.
+void check_prepacked(const Tensor& prepacked, const Kernels& kernels, int64_t expected);
 
 }  // namespace fused_rnn

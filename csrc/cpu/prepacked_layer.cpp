@@ -25,8 +25,7 @@ struct PackedLayer : Layer {
 
   PackedLayer(const Tensor& prepacked, const Tensor& x, const Extent& extent,
               const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets) {
-    kernels = &packed_kernels(dtype_of_type(x.scalar_type()));
-    const std::string_view bytes = prepacked_bytes(PackOf::kLayer, *kernels, prepacked);
+    const std::string_view bytes = prepacked_bytes(PackOf::kLayer, prepacked);
     Shape sizes;
     STD_TORCH_CHECK(bytes.size() >= sizeof sizes, "prepacked: expected sizes first, got ",
                     bytes.size(), " bytes");
@@ -38,9 +37,10 @@ struct PackedLayer : Layer {
     take_rows(sizes, extent.packed, x, lengths, resets);
     Forward args{};
     args.shape = shape;
+    kernels = &packed_kernels(sizes.dtype, sizes.I, sizes.P);
     pack_bytes = int64_t(kernels->prepacked_bytes(args));
     const int64_t head = head_bytes(shape.N);
-    check_prepacked(bytes, head + shape.N * pack_bytes);
+    check_prepacked(prepacked, *kernels, head + shape.N * pack_bytes);
     reverse.resize(size_t(shape.N));
     std::memcpy(reverse.data(), bytes.data() + sizeof sizes, sizeof(int64_t) * reverse.size());
     packs = bytes.data() + head;
@@ -66,7 +66,7 @@ Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_
   Forward args{};
   args.shape = layer.shape;
   args.weights = layer.weights.data();
-  const Kernels& kernels = packed_kernels(layer.shape.dtype);
+  const Kernels& kernels = packed_kernels(layer.shape.dtype, layer.shape.I, layer.shape.P);
   args.prepacked_bytes = int64_t(kernels.prepacked_bytes(args));
   const int64_t N = layer.shape.N, head = head_bytes(N);
   Tensor packed = make_prepacked(PackOf::kLayer, kernels, head + N * args.prepacked_bytes);

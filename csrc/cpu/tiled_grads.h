@@ -58,8 +58,7 @@ void add_tiled_outer(const float* a, int64_t ld, int64_t K, const Range& rows,
                      Parts<parts>* operand, std::initializer_list<OuterTarget<IO, parts>> targets,
                      bool first_time) {
   constexpr int L = kLanes<float>;
-  constexpr int kBlock = kBlockRows<Parts<parts>>;
-  alignas(64) float sums[kBlock * kMaxVecs * L];
+  alignas(64) float sums[kBlockRows<Parts<parts>> * kMaxVecs * L];
   const int64_t depth = round_up(K, kTileDepth);
   for_blocks(rows.end - rows.begin, kOuterRows, [&](int64_t begin, int64_t count) {
     begin += rows.begin;
@@ -68,17 +67,15 @@ void add_tiled_outer(const float* a, int64_t ld, int64_t K, const Range& rows,
     }
     for (const auto& target : targets) {
       for (int64_t p = 0; p < target.map.panels(); ++p) {
-        auto tiles = panel_tiles(target.map, p,
-                                 target.factor + p * panel_size<Parts<parts>>(target.map, K), K);
-        tiles.a_tile = kTileRows * depth;
-        tiles.c = sums;
-        tiles.c_stride = tiles.used_vecs * L;
-        for_blocks(count, kBlock, [&](int64_t first, int64_t n) {
-          tiles.a = operand + first * depth;
-          run_tiled(int(n), tiles);
+        const Parts<parts>* panel = target.factor + p * panel_size<Parts<parts>>(target.map, K);
+        const int vecs = target.map.used_vecs(p);
+        for_rows<Parts<parts>>(count, vecs, [&](int64_t first, int64_t n) {
+          const auto row = [&](int64_t r) { return operand + (first + r) * depth; };
+          multiply_panel<Parts<parts>>(target.map, p, panel, K, row, depth, n, nullptr, sums,
+                                       vecs * L);
           float* sum = target.grad.sum + (target.first + begin + first) * target.grad.ld +
                        p * target.map.width();
-          add_rows(sum, target.grad.ld, sums, tiles.c_stride, n, tiles.used_vecs, first_time);
+          add_rows(sum, target.grad.ld, sums, vecs * L, n, vecs, first_time);
         });
       }
     }
@@ -97,8 +94,9 @@ void BackwardPass<IO, Op, cell>::tiled_input_grads(int64_t count, bool first_rec
       put_row(own_rows_, K, r, shared_.dg + (begin + r) * ld_g_, K);
     }
     for (int64_t p = 0; p < inputs_.panels(); ++p) {
-      for_blocks(rows, kBlockRows<Op>, [&](int64_t first, int64_t n) {
-        multiply(shared_.input, p, own_rows_ + first * K, K, n, sums);
+      for_rows<Op>(rows, inputs_.used_vecs(p), [&](int64_t first, int64_t n) {
+        const auto row = [&](int64_t r) { return own_rows_ + (first + r) * K; };
+        multiply(shared_.input, p, row, K, n, sums);
         put_sums(p, begin + first, n, sums, first_recurrence);
       });
     }
@@ -111,24 +109,14 @@ void BackwardPass<IO, Op, cell>::tiled_weight_grads(Team& team, int64_t count, b
   const auto pack_rows = [&](const Factor& factor, auto load_row) {
     pack_factor(factor.tiles, factor.map, Range(factor.map.panels(), rank, size), count, load_row);
   };
-  const auto previous = [&](int64_t k, int64_t u, int64_t lanes) {
-    return previous_h(chunk_[k], u, lanes);
-  };
-  pack_rows(shared_.x, [&](int64_t k, int64_t u, int64_t lanes) {
-    return load_n<C>(static_cast<const IO*>(args_.x) + chunk_[k].row * s_.I + u, lanes);
-  });
-  pack_rows(shared_.h, previous);
+  pack_rows(shared_.x, [&](auto... at) { return input(at...); });
+  pack_rows(shared_.h, [&](auto... at) { return hidden(at...); });
   if constexpr (kBefore) {
-    pack_rows(shared_.reset_h, [&](int64_t k, int64_t u, int64_t lanes) {
-      return saved(chunk_[k], 0, u, lanes) * previous(k, u, lanes);
-    });
+    pack_rows(shared_.reset_h, [&](auto... at) { return reset_hidden(at...); });
   }
   if constexpr (cell == Cell::kLstm) {
     if (s_.projected) {
-      pack_rows(shared_.unprojected, [&](int64_t k, int64_t u, int64_t lanes) {
-        const At& a = chunk_[k];
-        return saved(a, 3, u, lanes) * M::tanh(saved(a, 4, u, lanes));
-      });
+      pack_rows(shared_.unprojected, [&](auto... at) { return unprojected(at...); });
     }
   }
   place_.wait_recurrence(team);
@@ -139,22 +127,22 @@ void BackwardPass<IO, Op, cell>::tiled_weight_grads(Team& team, int64_t count, b
     add_tiled_outer(shared_.dg + slot * gate_, ld_g_, count, units, own_rows_, targets,
                     first_chunk);
   };
-  const auto input = [&](int64_t gate) {
+  const auto of_input = [&](int64_t gate) {
     return Target{shared_.dw_ih, gate * s_.H, shared_.x.map, shared_.x.tiles};
   };
-  const auto hidden = [&](int64_t gate, const Factor& factor) {
+  const auto of_hidden = [&](int64_t gate, const Factor& factor) {
     return Target{shared_.dw_hh, gate * s_.H, factor.map, factor.tiles};
   };
   // Slots and gates as BackwardPass orders them.
   for (int slot = 0; slot < grad_count(cell); ++slot) {
     if (kGru && slot == 0) {
-      add(slot, {input(2)});
+      add(slot, {of_input(2)});
     } else if (kGru && slot == 3) {
-      add(slot, {hidden(2, shared_.h)});
+      add(slot, {of_hidden(2, shared_.h)});
     } else if (kBefore && slot == 0) {
-      add(slot, {input(2), hidden(2, shared_.reset_h)});
+      add(slot, {of_input(2), of_hidden(2, shared_.reset_h)});
     } else {
-      add(slot, {input(gate_in(slot)), hidden(gate_in(slot), shared_.h)});
+      add(slot, {of_input(gate_in(slot)), of_hidden(gate_in(slot), shared_.h)});
     }
   }
   if (s_.projected) {
@@ -162,8 +150,6 @@ void BackwardPass<IO, Op, cell>::tiled_weight_grads(Team& team, int64_t count, b
                     {Target{shared_.dw_hr, 0, shared_.unprojected.map, shared_.unprojected.tiles}},
                     first_chunk);
   }
-  const int64_t vectors = (grad_count(cell) * gate_ + L - 1) / L;
-  add_columns(shared_.bias, shared_.dg, ld_g_, count, Range(vectors, rank, size));
 }
 
 }  // namespace FUSED_RNN_ISA

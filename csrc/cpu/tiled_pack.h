@@ -56,7 +56,7 @@ void pack_tile(Parts<parts>* to, const Matrix<IO>& from, int64_t columns, int64_
   }
 }
 
-// K rows of a matrix into a panel `depth` deep, from its row `row` on, a multiple of 32.
+// The same for panels of tiles, from a row that is a multiple of 32.
 template <int parts, class IO>
 void pack_panel(Parts<parts>* to, const PanelMap<float>& map, int64_t panel, const Matrix<IO>& from,
                 int64_t K, int64_t depth, int64_t row = 0) {

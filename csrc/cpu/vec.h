@@ -127,19 +127,6 @@ VEC_FN V alternate(V a, V b, std::integer_sequence<int, l...>) {
 #endif
 }
 
-// Lane by lane: the first n lanes, n < lanes; the others read as zero.
-template <class C, class IO>
-VEC_FN Vec<C> load_lanes(const IO* p, int64_t n) {
-  Vec<C> v{};
-  for (int64_t l = 0; l < n; ++l) v[l] = to_float(p[l]);
-  return v;
-}
-
-template <class C, class IO>
-VEC_FN void store_lanes(IO* p, Vec<C> v, int64_t n) {
-  for (int64_t l = 0; l < n; ++l) from_float(p + l, v[l]);
-}
-
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn
 
@@ -150,7 +137,8 @@ VEC_FN void store_lanes(IO* p, Vec<C> v, int64_t n) {
 //   splat        a number in every lane
 //   fma          a * b + c, rounded once where there is an instruction for it
 //   load, store  of float16
-//   load_part, store_part  the first n lanes, n < lanes; the others read as zero
+//   load_part, store_part  the first n lanes, n < lanes, of float and double; FUSED_RNN_MASKS says
+//                that there are such
 //   lanes_above  bit l: whether lane l of a is above that of b
 //   add_pairs    to each lane of a sum, the products of its pairs of bfloat16
 //   round_pairs  pairs of bfloat16, of a lane each
@@ -163,16 +151,35 @@ VEC_FN void store_lanes(IO* p, Vec<C> v, int64_t n) {
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
-// The first n lanes, or all of them.
+#ifdef FUSED_RNN_MASKS
+template <class IO>
+constexpr bool kMasked = std::is_same<IO, float>::value || std::is_same<IO, double>::value;
+#else
+template <class IO>
+constexpr bool kMasked = false;
+#endif
+
+// The first n lanes, or all of them; the others read as zero.
 template <class C, class IO>
 VEC_FN Vec<C> load_n(const IO* p, int64_t n) {
-  return n >= kLanes<C> ? load(p) : load_part<C>(p, n);
+  if (n >= kLanes<C>) return load(p);
+  if constexpr (kMasked<IO>) {
+    return load_part(p, n);
+  } else {
+    Vec<C> v{};
+    for (int64_t l = 0; l < n; ++l) v[l] = to_float(p[l]);
+    return v;
+  }
 }
 
 template <class C, class IO>
 VEC_FN void store_n(IO* p, Vec<C> v, int64_t n) {
   if (n >= kLanes<C>) return store(p, v);
-  store_part<C>(p, v, n);
+  if constexpr (kMasked<IO>) {
+    store_part(p, v, n);
+  } else {
+    for (int64_t l = 0; l < n; ++l) from_float(p + l, v[l]);
+  }
 }
 
 // sigmoid and tanh to about one unit in the last place.

@@ -22,16 +22,6 @@ VEC_FN void store(Half* p, FloatV v) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-template <class C, class IO>
-VEC_FN Vec<C> load_part(const IO* p, int64_t n) {
-  return load_lanes<C>(p, n);
-}
-
-template <class C, class IO>
-VEC_FN void store_part(IO* p, Vec<C> v, int64_t n) {
-  store_lanes<C>(p, v, n);
-}
-
 VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)));
 }

@@ -22,28 +22,20 @@ VEC_FN void store(Half* p, FloatV v) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-template <class C, class IO>
-VEC_FN Vec<C> load_part(const IO* p, int64_t n) {
-  const unsigned mask = (1u << n) - 1;
-  if constexpr (std::is_same<IO, float>::value) {
-    return (FloatV)_mm512_maskz_loadu_ps(__mmask16(mask), p);
-  } else if constexpr (std::is_same<IO, double>::value) {
-    return (DoubleV)_mm512_maskz_loadu_pd(__mmask8(mask), p);
-  } else {
-    return load_lanes<C>(p, n);
-  }
+#define FUSED_RNN_MASKS
+
+VEC_FN FloatV load_part(const float* p, int64_t n) {
+  return (FloatV)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+VEC_FN DoubleV load_part(const double* p, int64_t n) {
+  return (DoubleV)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
 }
 
-template <class C, class IO>
-VEC_FN void store_part(IO* p, Vec<C> v, int64_t n) {
-  const unsigned mask = (1u << n) - 1;
-  if constexpr (std::is_same<IO, float>::value) {
-    _mm512_mask_storeu_ps(p, __mmask16(mask), (__m512)v);
-  } else if constexpr (std::is_same<IO, double>::value) {
-    _mm512_mask_storeu_pd(p, __mmask8(mask), (__m512d)v);
-  } else {
-    store_lanes<C>(p, v, n);
-  }
+VEC_FN void store_part(float* p, FloatV v, int64_t n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+VEC_FN void store_part(double* p, DoubleV v, int64_t n) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
 }
 
 VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {

@@ -22,16 +22,6 @@ VEC_FN void store(Half* p, FloatV v) {
   vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v)));
 }
 
-template <class C, class IO>
-VEC_FN Vec<C> load_part(const IO* p, int64_t n) {
-  return load_lanes<C>(p, n);
-}
-
-template <class C, class IO>
-VEC_FN void store_part(IO* p, Vec<C> v, int64_t n) {
-  store_lanes<C>(p, v, n);
-}
-
 VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
   return vaddvq_u32((uint32x4_t)((a > b) & IntV{1, 2, 4, 8}));
 }

@@ -21,16 +21,6 @@ VEC_FN void store(Half* p, FloatV v) {
   for (int l = 0; l < kLanes<float>; ++l) from_float(p + l, v[l]);
 }
 
-template <class C, class IO>
-VEC_FN Vec<C> load_part(const IO* p, int64_t n) {
-  return load_lanes<C>(p, n);
-}
-
-template <class C, class IO>
-VEC_FN void store_part(IO* p, Vec<C> v, int64_t n) {
-  store_lanes<C>(p, v, n);
-}
-
 VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
   uint32_t above = 0;
   for (int l = 0; l < kLanes<float>; ++l) above |= uint32_t(a[l] > b[l]) << l;

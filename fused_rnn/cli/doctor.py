@@ -98,9 +98,9 @@ def _products() -> Iterator[str]:
     for dtype in native.DTYPES:
         rates = [(name, native.product_rate(name, dtype)) for name in native.instruction_sets()]
         measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates if rate)
-        always, large = native.serving(dtype)
-        more = "" if always == large else f", of large layers from 16 rows on {large}"
-        yield f"{str(dtype).removeprefix('torch.'):<9} {measured}; served by {always}{more}"
+        small, large = native.serving(dtype)
+        more = "" if small == large else f", large layers by {large}"
+        yield f"{str(dtype).removeprefix('torch.'):<9} {measured}; served by {small}{more}"
 
 
 def _devices() -> tuple[str, ...]:
