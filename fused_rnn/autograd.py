@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
 from . import reference, torch_backend
-from .ops import PAIRS, LayerOutput, OpPair, batch_size, layout
+from .ops import PAIRS, LayerOutput, OpPair, batch_size, copy, layout
 from .packing import Packing
 from .products import products_of
 from .transforms import (
@@ -36,7 +37,7 @@ from .transforms import (
 )
 
 # Batch axes of what the Functions take, after the plan: x h0 c0 lengths resets, and
-# dy dhn dcn x h0 c0 lengths resets y tape.
+# dy dhn dcn x h0 c0 lengths resets tape y.
 _FORWARD_AXES = (1, 1, 1, 0, 1)
 _BACKWARD_AXES = (1, 1, 1, 1, 1, 1, 0, 1, 1, 1)
 
@@ -58,7 +59,6 @@ class Plan:
     cell: str
     reverse: tuple[int, ...]
     needs: Needs = Needs(True, True, True)
-    keep_tape: bool = True
     products: int = 6
 
 
@@ -101,18 +101,18 @@ def layer(
         )
     pair = PAIRS[backend]
     x, h0, c0, lengths, resets, *weights = contiguous(x, h0, c0, lengths, resets, *weights)
-    learning = records_gradient(x, h0, c0, *weights)
     if tracing:
-        y, hn, cn, _ = pair.forward(
-            x, h0, c0, weights, lengths, resets, cell, reverse, learning, products
+        # Its kernel for autograd keeps a tape wherever it records one.
+        y, hn, cn, *_ = pair.forward(
+            x, h0, c0, weights, lengths, resets, cell, reverse, False, products
         )
-    elif learning or transformed():
+    elif transformed() or records_gradient(x, h0, c0, *weights):
         plan = Plan(pair, cell, reverse, products=products)
-        y, hn, cn, _ = LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
+        y, hn, cn, *_ = LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
     else:
         # The kernel for autograd costs a Python call too: pass it by.
         with torch._C._AutoDispatchBelowAutograd():
-            y, hn, cn, _ = pair.forward(
+            y, hn, cn, *_ = pair.forward(
                 x, h0, c0, weights, lengths, resets, cell, reverse, False, products
             )
     return LayerOutput(y, hn, cn if cell == "lstm" else None)
@@ -139,7 +139,7 @@ def transformed() -> bool:
 
 
 class LayerFunction(Function):
-    """(plan, x, h0, c0, lengths, resets, *weights) -> (y, hn, cn, tape)."""
+    """(plan, x, h0, c0, lengths, resets, *weights) -> (y, hn, cn, tape, saved_y)."""
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
@@ -147,23 +147,23 @@ class LayerFunction(Function):
         with torch._C._AutoDispatchBelowAutograd():
             return plan.pair.forward(
                 *(x, h0, c0, weights, lengths, resets),
-                *(plan.cell, plan.reverse, plan.keep_tape, plan.products),
+                *(plan.cell, plan.reverse, True, plan.products),
             )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.plan, *args = inputs
-        y, _, cn, tape = output
+        _, _, cn, *kept = output
         ctx.set_materialize_grads(False)
         # Without a cell state the op returns an empty tensor in its place.
-        unmoved = (tape,) if ctx.plan.cell == "lstm" else (cn, tape)
+        unmoved = kept if ctx.plan.cell == "lstm" else (cn, *kept)
         ctx.mark_non_differentiable(*unmoved)
-        ctx.save_for_backward(*args[:5], y, tape, *args[5:])
+        ctx.save_for_backward(*args[:5], *kept, *args[5:])
         if transformed():
             ctx.save_for_forward(*args)
 
     @staticmethod
-    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: Maybe) -> Many:
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, *_: Maybe) -> Many:
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
         if dy is None and dhn is None and dcn is None:
             return (None,) * len(wanted)
@@ -181,7 +181,7 @@ class LayerFunction(Function):
         x, h0, c0, lengths, resets, *weights = ctx.saved_tensors
         function = _forward_map(ctx.plan, lengths, resets)
         moved = jvp(function, (x, h0, c0, *weights), (*tangents[:3], *tangents[5:]))
-        return *moved, None
+        return *moved, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], plan: Plan, *args: Any) -> tuple[Any, Any]:
@@ -195,7 +195,7 @@ class LayerFunction(Function):
 
 
 class LayerBackward(Function):
-    """(plan, dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights) -> gradients.
+    """(plan, dy, dhn, dcn, x, h0, c0, lengths, resets, tape, y, *weights) -> gradients.
 
     They are dx, dh0, dc0 and, if needed, one for each weight. Its own derivatives take y and tape
     for what they are, functions of the other arguments.
@@ -203,7 +203,7 @@ class LayerBackward(Function):
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
-        dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights = args
+        dy, dhn, dcn, x, h0, c0, lengths, resets, tape, y, *weights = args
         if older_vmap_maps(dy, dhn, dcn):
             return older_vmap(partial(_mapped_backward, plan), args)
         dy, dhn, dcn = contiguous(dy, dhn, dcn)
@@ -291,18 +291,25 @@ def _backward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
     return backward
 
 
+def _owned(*tensors: Maybe) -> list[Maybe]:
+    """The tensors, to be saved, in a graph that is being compiled with copies in place of views.
+
+    When it runs, it will take no notice of writes to a tensor of which it has saved a view.
+    """
+    return [copy(t) if isinstance(t, FunctionalTensor) and t._is_view() else t for t in tensors]
+
+
 def _register(library: torch.library.Library, pair: OpPair) -> None:
     """Lets graphs that hold the ops themselves differentiate them by the same Functions."""
 
     def forward(*args: Any) -> Any:
         # The dispatcher leaves out a last argument that is the schema's default.
-        x, h0, c0, weights, lengths, resets, cell, reverse, *rest = args
-        keep_tape, products = (*rest, 6)[:2]
+        x, h0, c0, weights, lengths, resets, cell, reverse, _, products = (*args, 6)[:10]
         if not (transformed() or records_gradient(x, h0, c0, *weights)):
             with torch._C._AutoDispatchBelowAutograd():
                 return pair.forward(*args)
-        plan = Plan(pair, cell, tuple(reverse), keep_tape=keep_tape, products=products)
-        return LayerFunction.apply(plan, x, h0, c0, lengths, resets, *weights)
+        plan = Plan(pair, cell, tuple(reverse), products=products)
+        return LayerFunction.apply(plan, *_owned(x, h0, c0, lengths, resets, *weights))
 
     def backward(*args: Any) -> Any:
         dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape, cell, reverse, *rest = args
@@ -312,7 +319,7 @@ def _register(library: torch.library.Library, pair: OpPair) -> None:
         *needs, products = (*rest, 6)[:4]
         plan = Plan(pair, cell, tuple(reverse), Needs(*needs), products=products)
         dx, dh0, dc0, *dweights = LayerBackward.apply(
-            plan, dy, dhn, dcn, x, h0, c0, lengths, resets, y, tape, *weights
+            plan, dy, dhn, dcn, x, h0, c0, lengths, resets, tape, y, *weights
         )
         return dx, dh0, dc0, dweights
 

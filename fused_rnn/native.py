@@ -159,10 +159,11 @@ def why_not_amx() -> str:
 
 
 def serving(dtype: torch.dtype) -> tuple[str, str]:
-    """Returns the instruction sets for a dtype: for small layers, and for large ones.
+    """Returns the instruction sets for a dtype: for most layers, and where its tiles pay.
 
-    Large for tiles: bfloat16 from 256 inputs and units together on; float16 and float32 from 16
-    rows and 128 units on, with 256 and 384 inputs and units together.
+    Tiles pay for bfloat16 from 256 inputs and units together on; for float16 and float32 from 16
+    rows and 128 units on, with 256 and 384 inputs and units together; and for float32 in three
+    parts in gated cells of at most 2^20 weights a recurrence.
 
     Raises:
         RuntimeError: there is no extension, or no kernel for the dtype.

@@ -17,10 +17,12 @@ _TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "l
 COMPILED = ("native", "triton")
 
 # On the CPU x, y, resets and tape may be packed: (rows, ...) for (T, B, ...), with falling lengths.
+# Tape and saved_y are for the backward pass, and empty without keep_tape. Saved_y is y again: the
+# tensor y belongs to the caller, who may write to it.
 _FORWARD = (
     "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, Tensor? resets, "
     "str cell, int[] reverse, bool keep_tape, int products=6) "
-    "-> (Tensor y, Tensor hn, Tensor cn, Tensor tape)"
+    "-> (Tensor y, Tensor hn, Tensor cn, Tensor tape, Tensor saved_y)"
 )
 _BACKWARD = (
     "(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, "
@@ -145,18 +147,20 @@ def _fake_forward(
     reverse: list[int],
     keep_tape: bool,
     products: int = 6,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _check_devices(x, h0, c0, *weights, lengths, resets)
     *rows, _ = x.shape
     batch, count = batch_size(x, lengths), len(reverse)
     hidden, output, _, _ = layout(weights, cell)
     slots = tape_slots(cell, x.dtype, x.device) if keep_tape else 0
     tape = (*rows, count, slots, hidden) if slots else (0,)
+    y = (*rows, count, output)
     return (
-        x.new_empty((*rows, count, output)),
+        x.new_empty(y),
         x.new_empty((count, batch, output)),
         x.new_empty((count, batch, hidden) if cell == "lstm" else (0,)),
         x.new_empty(tape, dtype=tape_dtype(x.dtype, x.device)),
+        x.new_empty(y if keep_tape else (0,)),
     )
 
 
@@ -210,6 +214,16 @@ def _define(backend: str) -> OpPair:
     )
 
 
+def _define_copy() -> torch._ops.OpOverload:
+    """A copy that compilers keep: of their own kind they leave some out, or make them too late."""
+    name = "fused_rnn::copy"
+    torch.library.define(name, "(Tensor x) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(name, "CompositeExplicitAutograd", Tensor.clone)
+    torch.library.register_autograd(name, lambda _, grad: grad)
+    return torch.ops.fused_rnn.copy.default
+
+
+copy = _define_copy()
 PAIRS = {backend: _define(backend) for backend in COMPILED}
 
 for _name, _schema in _UNDERIVED.items():

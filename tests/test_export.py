@@ -95,6 +95,19 @@ def test_decompositions_keep_the_dropout() -> None:
     assert sum("native_forward" in target for target in targets) == 2
 
 
+@pytest.mark.parametrize("decompose", [False, True])
+@pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad])
+def test_an_exported_program_keeps_no_tape(guard: Callable[[], Any], decompose: bool) -> None:
+    """Whatever the mode of the export: who trains the program has one kept for it."""
+    with guard():
+        program = export(build("gru"), False)
+        program = program.run_decompositions() if decompose else program
+    nodes = [node for node in program.graph.nodes if "native_forward" in str(node.target)]
+    names = [argument.name for argument in nodes[0].target._schema.arguments]
+    assert len(nodes) == 2
+    assert not any(node.args[names.index("keep_tape")] for node in nodes)
+
+
 def test_an_exported_program_trains() -> None:
     """The op stands in the graph by itself: its own gradient, once and twice."""
     module = build("lstm")

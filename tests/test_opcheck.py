@@ -58,7 +58,7 @@ def test_packed_rows(cell: str) -> None:
     arguments = (x, h0, c0, weights, packing.lengths, resets, *rest)
     pair = PAIRS["native"]
     torch.library.opcheck(pair.forward, (*arguments, True), test_utils=UTILITIES)
-    y, _, _, tape = pair.forward(*arguments, True)
+    y, _, _, tape, _ = pair.forward(*arguments, True)
     cotangents = (packing.pack(inputs.cotangents[0]), *inputs.cotangents[1:], None)[:3]
     torch.library.opcheck(
         pair.backward,
@@ -74,7 +74,7 @@ def test_backward(backend: str, case: Case, needs: tuple[bool, ...]) -> None:
     need(backend, case)
     inputs = make(case)
     arguments = forward_arguments(case, inputs, False)
-    y, _, _, tape = PAIRS[backend].forward(*arguments, True)
+    y, _, _, tape, _ = PAIRS[backend].forward(*arguments, True)
     cotangents = (*inputs.cotangents, None)[:3]
     torch.library.opcheck(
         PAIRS[backend].backward,
@@ -93,7 +93,7 @@ def test_fewer_products(instruction_set: str, products: int) -> None:
         arguments = (*forward_arguments(case, inputs, learning), learning, products)
         torch.library.opcheck(pair.forward, arguments, test_utils=UTILITIES)
     *arguments, _, _ = arguments
-    y, _, _, tape = pair.forward(*arguments, True, products)
+    y, _, _, tape, _ = pair.forward(*arguments, True, products)
     torch.library.opcheck(
         pair.backward,
         (*inputs.cotangents, None, *arguments[:6], y, tape, *arguments[6:], *[True] * 3, products),

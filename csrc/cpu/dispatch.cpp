@@ -68,6 +68,15 @@ bool pays(Dtype dtype, int64_t rows, int64_t inputs, int64_t units) {
   return rows >= 16 && units >= 128 && depth >= (dtype == Dtype::kHalf ? 256 : 384);
 }
 
+// Three parts of a float32 weight are half as long again as the weight. Out of the L3 they come
+// more slowly than vectors multiply, and with a single gate parting the state takes what tiles
+// gain.
+bool three_parts_pay(const Shape& s) {
+  constexpr int64_t kWeights = 1 << 20;
+  const int64_t gates = gate_count(s.cell);
+  return gates > 1 && gates * s.H * (s.I + s.P) <= kWeights;
+}
+
 std::atomic<bool> concurrent_regions{false};
 
 // Multiply-adds that take about as long as waking another thread.
@@ -139,7 +148,8 @@ const Kernels& packed_kernels(Dtype dtype, int64_t inputs, int64_t units) {
 const Kernels& layer_kernels(const Shape& s) {
   // Weights that are not worth packing are taken as they lie, which tiles cannot.
   if (s.T <= kUnpackedSteps && s.T * s.B < kUnpackedRows) return fastest(s.dtype, false);
-  return fastest(s.dtype, pays(s.dtype, s.B, s.I, s.P));
+  const bool parted = s.dtype == Dtype::kFloat && s.precision == Precision::kHighest;
+  return fastest(s.dtype, pays(s.dtype, s.B, s.I, s.P) && (!parted || three_parts_pay(s)));
 }
 
 int team_size(double multiply_adds) {

@@ -21,7 +21,7 @@ Precision precision_of(int64_t products) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
     std::vector<int64_t> reverse, bool keep_tape, int64_t products) {
@@ -46,7 +46,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     args.tape = tape_kept ? tape.mutable_data_ptr() : nullptr;
     run_forward(layer, layer_kernels(s), args);
   }
-  return {y, hn, cn ? *cn : make({0}, layer.dtype), tape};
+  const auto none = [&] { return make({0}, layer.dtype); };
+  return {y, hn, cn ? *cn : none(), tape, keep_tape ? copy_on_write(y) : none()};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(

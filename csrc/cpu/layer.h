@@ -17,7 +17,7 @@ using torch::stable::Tensor;
 // numbers; others are exact. x (T, B, I), or packed: the rows of step after step, (rows, I), with
 // lengths that fall. Then y, the tape, resets and the gradients of x and y have rows too where they
 // have T and B else.
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
     std::vector<int64_t> reverse, bool keep_tape, int64_t products);

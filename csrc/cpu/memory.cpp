@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -150,6 +151,19 @@ Tensor make_recycled(Sizes shape, ScalarType dtype) {
   return torch::stable::from_blob(memory, shape, {form.strides.data(), shape.size()},
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype,
                                   give);
+}
+
+Tensor copy_on_write(const Tensor& tensor) {
+  const size_t bytes = size_t(tensor.numel()) * tensor.element_size();
+  if (bytes < kWorthKeeping) {
+    Tensor copy = make(tensor.sizes(), tensor.scalar_type());
+    if (bytes > 0) std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), bytes);
+    return copy;
+  }
+  std::array<StableIValue, 1> stack{torch::stable::detail::from(tensor)};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::_lazy_clone", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 Workspace::Workspace(size_t bytes) {

@@ -18,6 +18,10 @@ Tensor make(Sizes shape, ScalarType dtype);
 // its storage cannot be resized.
 Tensor make_recycled(Sizes shape, ScalarType dtype);
 
+// The same numbers as a tensor, contiguous, whose owner may write to it. Where it is large the two
+// share memory until one of them is written.
+Tensor copy_on_write(const Tensor& tensor);
+
 // Memory aligned for vectors, for one call; in huge pages, where large, so that long walks over
 // packed weights find their addresses. Up to a limit each calling thread keeps it for the next one.
 class Workspace {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "layer.h"
 
+#include <torch/csrc/stable/ops.h>
+
 #include "passes.h"
 #include "tensors.h"
 
 namespace fused_rnn {
 namespace cuda {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
     std::vector<int64_t> reverse, bool keep_tape, int64_t) {
@@ -19,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
   Tensor hn = layer.make({s.N, s.B, s.H});
   Tensor cn = lstm ? layer.make({s.N, s.B, s.H}) : layer.make({0});
   Tensor tape = tape_kept ? layer.make({s.T, s.B, s.N, layer.S, s.H}) : layer.make({0});
-  if (s.B == 0) return {y, hn, cn, tape};
+  if (s.B == 0) return {y, hn, cn, tape, keep_tape ? torch::stable::clone(y) : layer.make({0})};
 
   const int64_t columns = s.N * layer.G * s.H;
   const Tensor xg = layer.make({layer.rows(), columns});
@@ -36,7 +38,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
   p.cn = lstm ? cn.mutable_data_ptr() : nullptr;
   p.tape = tape_kept ? tape.mutable_data_ptr() : nullptr;
   run_forward(layer, p);
-  return {y, hn, cn, tape};
+  return {y, hn, cn, tape, keep_tape ? torch::stable::clone(y) : layer.make({0})};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(

@@ -14,7 +14,7 @@ namespace cuda {
 
 using torch::stable::Tensor;
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
     std::vector<int64_t> reverse, bool keep_tape, int64_t /* products: float32 is exact */);

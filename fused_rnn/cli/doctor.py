@@ -99,7 +99,7 @@ def _products() -> Iterator[str]:
         rates = [(name, native.product_rate(name, dtype)) for name in native.instruction_sets()]
         measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates if rate)
         small, large = native.serving(dtype)
-        more = "" if small == large else f", large layers by {large}"
+        more = "" if small == large else f", by {large} where tiles pay"
         yield f"{str(dtype).removeprefix('torch.'):<9} {measured}; served by {small}{more}"
 
 

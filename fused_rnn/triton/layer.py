@@ -31,8 +31,8 @@ def forward(
     reverse: Sequence[int],
     keep_tape: bool,
     products: int = 6,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y (T, B, N, H), hn and cn (N, B, H), and the tape; see `ops`."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y (T, B, N, H), hn and cn (N, B, H), and what is kept; see `ops`."""
     steps, batch, _ = x.shape
     count, parts = len(reverse), split(weights, len(reverse))
     hidden = parts[0].w_hh.shape[1]
@@ -41,7 +41,6 @@ def forward(
     y = x.new_empty((steps, batch, count, hidden))
     hn = x.new_empty((count, batch, hidden))
     cn = torch.empty_like(hn) if cell == "lstm" else None
-    none = x.new_empty((0,))
     if batch and steps == 1:
         slices = x[0], parts, h0, c0, lengths, None if resets is None else resets[0], y[0], hn, cn
         one = Step(cell, reverse, *slices, None if tape is None else tape[0])
@@ -53,7 +52,12 @@ def forward(
         form = choose(cell, hidden, x.dtype, configurations.device_of(x.device))
         a = Forward(cell, reverse, xg, w_hh, bias, h0, c0, lengths, resets, y, hn, cn, tape)
         block_forward(a, form) if isinstance(form, Block) else grid_forward(a, form)
-    return y, hn, none if cn is None else cn, none if tape is None else tape
+
+    def none() -> Tensor:
+        return x.new_empty((0,))
+
+    kept = none() if tape is None else tape, y.clone() if keep_tape else none()
+    return y, hn, none() if cn is None else cn, *kept
 
 
 def backward(
