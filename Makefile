@@ -3,23 +3,27 @@
 #   PYTHON  the interpreter that makes the environment (3.10 or later)
 #   TORCH   what pip installs as torch, options included, for instance
 #           TORCH='--index-url https://download.pytorch.org/whl/cpu torch==2.13.0'
+#   WORKERS  processes that run tests side by side; 1 for one test after the other
 #   FUSED_RNN_TEST_DATA  a folder of corpora; without it, tests that need one are skipped
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+WORKERS ?= $(shell nproc)
 FUSED_RNN_TEST_DATA ?=
 export FUSED_RNN_TEST_DATA
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
+# Each process on one thread of its own, but for tests that ask for more.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 BUILD_TOOLS := 'setuptools>=77' wheel ninja pybind11
 CPP := $(shell find csrc bench tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # ninja and clang-format are found through the environment's own scripts.
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: all demo test test-long test-all sanitize compilers lint format wheel-test bench clean
+.PHONY: all demo test test-long test-all sanitize compilers versions lint format wheel-test bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -47,10 +51,10 @@ demo: $(VENV)/extra-app $(VENV)/built
 	$(PY) -m fused_rnn lm demo --out demo
 
 test: $(VENV)/extra-test $(VENV)/built
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-long: $(VENV)/extra-test $(VENV)/built
-	$(PY) -m pytest -m long $(PYTEST_ARGS)
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 # The kernels without Python, under the address, undefined-behaviour and thread sanitizers.
 sanitize:
@@ -60,7 +64,11 @@ sanitize:
 compilers:
 	.ci/compilers build/compilers
 
-test-all: test test-long sanitize compilers
+# Under the oldest release of PyTorch that is promised, and the newest that was tried.
+versions: $(VENV)/built
+	.ci/versions $(PY) build/versions 2.11.0 2.14.1
+
+test-all: test test-long sanitize compilers versions
 
 # With the test extra, so that mypy sees the same packages in every environment.
 lint: $(VENV)/extra-lint $(VENV)/extra-test

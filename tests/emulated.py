@@ -3,6 +3,7 @@
 
 import ctypes
 import enum
+import fcntl
 import functools
 import shutil
 import subprocess
@@ -69,7 +70,11 @@ def build() -> str | None:
             return f"{tool} is not installed"
     torch_folder = Path(torch.__file__).parent
     command = ["make", "-C", str(FOLDER), f"TORCH={torch_folder}", f"BUILD={BUILD}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        # Tests run in several processes, of which one builds.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return None
 
 
