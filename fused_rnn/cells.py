@@ -153,7 +153,8 @@ class FusedGRUCell(FusedCell):
     _kind = "GRUCell"
     _gates = 3
     _torch_class = nn.GRUCell
-    _own_attributes: ClassVar[dict[str, object]] = {"backend": "auto", "reset_after": True}
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after")
+    reset_after = True
 
     def __init__(
         self,

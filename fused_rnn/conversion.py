@@ -7,6 +7,8 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .flat_weights import CACHES, carry_replaced
+
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound="Convertible")
 
@@ -14,9 +16,10 @@ C = TypeVar("C", bound="Convertible")
 class Convertible(nn.Module):
     """A module that takes over from its twin in torch.nn and hands back to it."""
 
-    # The twin, and the attributes that it lacks, with the values under which both compute the same.
+    # The twin, and the attributes that it lacks. The class holds, as their defaults, the values
+    # under which both compute the same.
     _torch_class: ClassVar[type[nn.Module]]
-    _own_attributes: ClassVar[dict[str, object]] = {"backend": "auto"}
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend",)
 
     @classmethod
     def from_torch(cls: type[C], module: nn.Module) -> C:
@@ -30,8 +33,11 @@ class Convertible(nn.Module):
         if not isinstance(module, cls._torch_class):
             expected = f"torch.nn.{cls._torch_class.__name__}"
             raise TypeError(f"module: expected {expected}, got {type(module).__name__}")
-        caches = ("_flat_weights", "_flat_weight_refs")
-        return recast(module, cls, without=caches, **cls._own_attributes)
+        own = {name: getattr(cls, name) for name in cls._own_attributes}
+        fused = recast(module, cls, without=CACHES, **own)
+        if isinstance(module, nn.RNNBase) and isinstance(fused, nn.RNNBase):
+            carry_replaced(module, fused)
+        return fused
 
     def to_torch(self) -> Any:
         """The twin in torch.nn, with the very parameters, hooks, parametrizations and mode.
@@ -41,15 +47,16 @@ class Convertible(nn.Module):
         """
         if not getattr(self, "reset_after", True):
             raise ValueError("reset_after: expected True, as torch.nn computes, got False")
-        twin = recast(self, self._torch_class, without=tuple(self._own_attributes))
-        if isinstance(twin, nn.RNNBase):
+        twin = recast(self, self._torch_class, without=(*self._own_attributes, *CACHES))
+        if isinstance(self, nn.RNNBase) and isinstance(twin, nn.RNNBase):
             twin._init_flat_weights()
+            carry_replaced(self, twin)
         return twin
 
     def extra_repr(self) -> str:
         """torch.nn's text, and what it has no word for where that is not the default."""
-        own = ((name, getattr(self, name), usual) for name, usual in self._own_attributes.items())
-        extra = [f", {name}={value}" for name, value, usual in own if value != usual]
+        own = {name: getattr(self, name) for name in self._own_attributes}
+        extra = [f", {name}={v}" for name, v in own.items() if v != getattr(type(self), name)]
         return "".join([super().extra_repr(), *extra])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,7 +64,7 @@ class Convertible(nn.Module):
 
         They are computed anew before they are used; a copy of the graph they hang on is impossible.
         """
-        state = self.__dict__.copy()
+        state: dict[str, Any] = super().__getstate__()
         for name, value in state.items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 state[name] = value.detach()

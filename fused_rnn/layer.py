@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What the three fused layers share: every form of input, brought to (T, B, I) and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, functional, precision, validation
 from .conversion import Convertible
+from .flat_weights import FlatWeights
 from .ops import LayerOutput, prepack
 from .packing import Packing
 from .prepacking import Prepackable
@@ -18,18 +19,16 @@ States = Sequence[Tensor]
 Lengths = Tensor | Sequence[int] | None
 
 
-class FusedLayer(Convertible, Prepackable, nn.RNNBase):
+class FusedLayer(Convertible, FlatWeights, Prepackable):
     """What the three layers share; parameters, their names and their start come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
-    The caches of nn.RNNBase stay empty: each call looks its weights up, whoever put them there.
     """
 
     _kind: ClassVar[str]
 
     def __init__(self, mode: str, *options: Any, backend: str) -> None:
         super().__init__(mode, *options)
-        del self._flat_weight_refs
         self.backend = backends.check_name(backend)
 
     def _cell(self) -> str:
@@ -165,14 +164,6 @@ class FusedLayer(Convertible, Prepackable, nn.RNNBase):
         layers = (weights[at : at + per] for at in range(0, len(weights), per))
         return [prepack(own, self._cell(), reverse) for own in layers]
 
-    def _weights(self) -> list[Tensor]:
-        parameters: dict[str, Any] = self._parameters
-        try:
-            return [parameters[name] for name in self._flat_weights_names]
-        except KeyError:
-            # Some are parametrized, or plain tensors: replicas, weight drop, weight_norm.
-            return [getattr(self, name) for name in self._flat_weights_names]
-
     def _states(self, hx: Any) -> States:
         return (hx,)
 
@@ -182,37 +173,6 @@ class FusedLayer(Convertible, Prepackable, nn.RNNBase):
             (rows, batch, self.proj_size or self.hidden_size),
             (rows, batch, self.hidden_size),
         )
-
-    def flatten_parameters(self) -> None:
-        """Nothing: the kernels take weights wherever they lie."""
-
-    @property
-    def _flat_weights(self) -> list[Tensor | None]:
-        return [getattr(self, name, None) for name in self._flat_weights_names]
-
-    @_flat_weights.setter
-    def _flat_weights(self, weights: Sequence[Tensor | None]) -> None:
-        # The well-known way of putting replaced weights to use; most often nothing changes here.
-        for name, old, new in zip(
-            self._flat_weights_names, self._flat_weights, weights, strict=True
-        ):
-            if old is not new:
-                setattr(self, name, new)
-
-    def _init_flat_weights(self) -> None:
-        """Nothing: there is no list to keep. The rest passes by what nn.RNNBase does for one."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        nn.Module.__setattr__(self, name, value)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        nn.Module.__setstate__(self, state)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        return nn.Module._apply(self, fn, recurse)
-
-    def _replicate_for_data_parallel(self) -> nn.Module:
-        return nn.Module._replicate_for_data_parallel(self)
 
 
 def _permuted(state: Tensor, indices: Tensor | None) -> Tensor:

@@ -67,7 +67,8 @@ class FusedGRU(FusedLayer):
 
     _kind = "GRU"
     _torch_class = nn.GRU
-    _own_attributes: ClassVar[dict[str, object]] = {"backend": "auto", "reset_after": True}
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after")
+    reset_after = True
 
     def __init__(
         self,

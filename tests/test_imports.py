@@ -15,7 +15,7 @@ FLOORS = (
     {"transforms", "packing", "precision", "products", "selection"},
     {"autograd", "backends"},
     {"functional", "prepacking"},
-    {"layer", "linear", "cells", "modules", "fuse", "conversion"},
+    {"layer", "linear", "cells", "modules", "fuse", "conversion", "flat_weights"},
     {"__init__"},
     {"text", "seq2seq", "cli", "__main__"},
 )

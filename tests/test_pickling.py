@@ -2,14 +2,18 @@
 """Copies: pickle, deepcopy, torch.save, other processes, before and after a forward."""
 
 import copy
+import copyreg
 import io
 import pickle
+import pickletools
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from twins import ALL, CELLS, assert_same, tensors, twins
+from torch import Tensor, nn
+from twins import ALL, CELLS, LAYERS, assert_same, assert_same_training, tensors, twins
+
+import fused_rnn
 
 
 def input_for(kind: str) -> Tensor:
@@ -54,6 +58,78 @@ def test_state_is_torchs_own_and_no_more(kind: str) -> None:
     ours(input_for(kind))
     caches = {"_flat_weights", "_flat_weight_refs"}
     assert set(ours.__dict__) - set(ours._own_attributes) == set(theirs.__dict__) - caches
+
+
+class OldPickler(pickle._Pickler):
+    """Pickles a module as the default does, in the form of protocol 2 and later."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, nn.Module):
+            return copyreg.__newobj__, (type(obj),), obj.__getstate__()
+        return NotImplemented
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_pickles_in_the_default_form(kind: str) -> None:
+    module, _ = twins(kind, 3, 5)
+    file = io.BytesIO()
+    OldPickler(file).dump(module)
+    assert "NEWOBJ" in {opcode.name for opcode, *_ in pickletools.genops(file.getvalue())}
+    twin = pickle.loads(file.getvalue())
+    assert type(twin) is type(module) and twin.__dict__.keys() == module.__dict__.keys()
+    x = input_for(kind)
+    assert_same(twin(x), module(x))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_pickle_names_nothing_of_this_package_but_its_classes(kind: str) -> None:
+    data = pickle.dumps(ALL[kind][0](3, 5), protocol=2)
+    names = {str(value) for opcode, value, _ in pickletools.genops(data) if opcode.name == "GLOBAL"}
+    cls = ALL[kind][0]
+    assert {n for n in names if "fused" in n} == {f"{cls.__module__} {cls.__name__}"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ALL)
+def test_torchs_own_where_its_names_stand_for_these_classes(
+    kind: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {} if kind in CELLS else dict(num_layers=2, bidirectional=True)
+    built, theirs = twins(kind, 3, 5, **options)
+    x = input_for(kind)
+    theirs(x)
+    data = pickle.dumps(theirs)
+    monkeypatch.setattr(torch.nn.modules.rnn, kind, ALL[kind][0])
+    ours = pickle.loads(data)
+    assert type(ours) is ALL[kind][0]
+    assert repr(ours) == repr(built)
+    ours = WAYS[way](ours)
+    assert set(ours.__dict__) | {"backend", "reset_after"} >= set(built.__dict__)
+    assert set(ours.__dict__) <= set(built.__dict__) | {"nonlinearity"}
+    assert_same_training(ours, theirs, x)
+    assert_same(ours.to_torch()(x), theirs(x))
+    assert_same(ours.to("cpu")(x), theirs(x))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_state_of_older_versions(kind: str) -> None:
+    built, theirs = twins(kind, 3, 5, 2, bidirectional=True)
+    state = theirs.__getstate__()
+    # Before torch 1.8, and long before.
+    del state["proj_size"]
+    state["_all_weights"] = theirs.all_weights
+    del state["_flat_weights_names"]
+    ours = ALL[kind][0].__new__(ALL[kind][0])
+    ours.__setstate__(state)
+    x = input_for(kind)
+    assert_same(ours(x), theirs(x))
+    assert ours._flat_weights_names == built._flat_weights_names
+    assert set(ours.__dict__) <= set(built.__dict__)
+
+
+@pytest.mark.parametrize("cls", [fused_rnn.FusedGRU, fused_rnn.FusedGRUCell])
+def test_the_textbook_gru_stays_one(cls: type[Any]) -> None:
+    assert not pickle.loads(pickle.dumps(cls(3, 5, reset_after=False))).reset_after
 
 
 @pytest.mark.parametrize("kind", ALL)
