@@ -54,7 +54,7 @@ class FusedCell(Convertible, Prepackable, nn.RNNCellBase):
         if lowered is not None:
             with torch.autocast(x.device.type, enabled=False):
                 return self._run(*lowered)
-        validation.check_cell(x, states, weights)
+        validation.check_cell(x, states, weights, self.hidden_size)
         h0, c0 = (*states, None, None)[:2]
         packs = self._packs(weights, x, *states)
         if packs is not None:

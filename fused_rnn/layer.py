@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import backends, functional, precision, validation
 from .conversion import Convertible
 from .flat_weights import FlatWeights
-from .ops import LayerOutput, prepack
+from .ops import GATES, LayerOutput, prepack
 from .packing import Packing
 from .prepacking import Prepackable
 
@@ -139,6 +139,9 @@ class FusedLayer(Convertible, FlatWeights, Prepackable):
             for state in states:
                 validation.check_state_like(state, x)
             h0, c0 = states[0], (states[1] if len(states) == 2 else None)
+        cell = self._cell()
+        rows, output = GATES[cell] * self.hidden_size, self.proj_size or self.hidden_size
+        validation.check_first_weights(weights, (rows, self.input_size), (rows, output))
         packs = self._packs(weights, x, *states)
         if packs is not None and not (self.training and self.dropout):
             lengths = lengths if packing is None else packing.lengths
@@ -150,7 +153,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable):
             weights,
             lengths,
             resets,
-            cell=self._cell(),
+            cell=cell,
             directions=2 if self.bidirectional else 1,
             dropout=self.dropout,
             training=self.training,

@@ -42,6 +42,18 @@ def check_devices(weights: Sequence[Tensor], x: Tensor) -> None:
             _raise_device(x, "parameter", weight)
 
 
+def check_first_weights(
+    weights: Sequence[Tensor], w_ih: tuple[int, int], w_hh: tuple[int, int]
+) -> None:
+    """Raises unless a layer's first two weights have these shapes; kernels check the others."""
+    if weights[0].shape != w_ih or weights[1].shape != w_hh:
+        got = [tuple(weight.shape) for weight in weights[:2]]
+        raise RuntimeError(
+            f"weight_ih_l0 and weight_hh_l0: expected shapes {w_ih} and {w_hh}, "
+            f"got {got[0]} and {got[1]}"
+        )
+
+
 def check_weights(
     weights: Sequence[Tensor],
     shapes: Callable[[Tensor, Tensor], Sequence[tuple[int, ...]]],
@@ -195,33 +207,41 @@ def check_cell_dims(kind: str, input: Tensor, states: Sequence[Tensor]) -> None:
             raise ValueError(f"{kind}: Expected {name} to be 1D or 2D, got {state.dim()}D instead")
 
 
-def check_cell(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Raises unless a batch of rows, (B, I), fits the states, (B, H), and the weights."""
+def check_cell(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], hidden_size: int
+) -> None:
+    """Raises unless a batch of rows, (B, I), fits the states, (B, H), and the weights.
+
+    As in torch.nn sizes come before dtypes, and absent states have `hidden_size` columns.
+    """
     w_ih, w_hh = weights[:2]
     rows, features = x.shape
     if features != w_ih.size(1):
         raise RuntimeError(
             f"input has inconsistent input_size: got {features} expected {w_ih.size(1)}"
         )
+    expected = (rows, w_hh.size(1))
+    if not states and hidden_size != expected[1]:
+        _raise_cell_state(0, (rows, hidden_size), *expected)
+    for index, state in enumerate(states):
+        if state.shape != expected:
+            _raise_cell_state(index, state.shape, *expected)
     check_devices(weights, x)
     if x.dtype != w_ih.dtype:
         raise RuntimeError(
             f"input and weight must have the same dtype, but got {x.dtype} and {w_ih.dtype}"
         )
-    expected = (rows, w_hh.size(1))
-    for index, state in enumerate(states):
-        if state.shape != expected:
-            _raise_cell_state(index, state, *expected)
+    for state in states:
         check_state_like(state, x)
 
 
-def _raise_cell_state(index: int, state: Tensor, rows: int, hidden: int) -> None:
-    if state.size(0) != rows:
+def _raise_cell_state(index: int, shape: tuple[int, ...], rows: int, hidden: int) -> None:
+    if shape[0] != rows:
         raise RuntimeError(
-            f"Input batch size {rows} doesn't match hidden{index} batch size {state.size(0)}"
+            f"Input batch size {rows} doesn't match hidden{index} batch size {shape[0]}"
         )
     # torch.nn reads past the shape here when the number of axes is wrong.
-    sizes = state.size(1) if state.dim() == 2 else tuple(state.shape)
+    sizes = shape[1] if len(shape) == 2 else tuple(shape)
     raise RuntimeError(
         f"hidden{index} has inconsistent hidden_size: got {sizes}, expected {hidden}"
     )

@@ -108,6 +108,10 @@ SAME: dict[str, Callable[[str, nn.Module], Any]] = {
     "hx rows": lambda kind, m: m(X, pair(kind, 3, 5)),
     "hx one row": lambda kind, m: m(X, pair(kind, 1, 5)),
     "hx 1-D": lambda kind, m: m(X, pair(kind, 5)),
+    "features before dtype": lambda kind, m: m(torch.randn(2, 4).double()),
+    "hx size before dtype": lambda kind, m: m(X.double(), pair(kind, 2, 6)),
+    "hx rows before dtype": lambda kind, m: m(X.double(), pair(kind, 3, 5)),
+    "hx size before devices": lambda kind, m: m(X.to("meta"), pair(kind, 2, 6)),
     "not a tensor": lambda kind, m: m([1, 2]),
 }
 
@@ -148,6 +152,20 @@ def test_second_state_of_the_lstm() -> None:
         assert found == outcome(lambda hx=hx: theirs(X, hx))
     with pytest.raises(TypeError, match="hx"):
         ours(X, torch.zeros(2, 2, 5))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_weights_of_another_size(kind: str) -> None:
+    """The weights say the size, but zeros for a state have that of the attribute."""
+    modules = twins(kind, 3, 5)
+    smaller, x = CELLS[kind][1](3, 4, dtype=torch.float64), X.double()
+    for module in modules:
+        for name, p in smaller.named_parameters():
+            setattr(module, name, p)
+    found, expected = (outcome(lambda m=m: m(x)) for m in modules)
+    assert found is not None and found == expected
+    hx = state(kind, 2, 4)
+    assert_same(*(module(x, hx) for module in modules))
 
 
 def test_unknown_nonlinearity_is_found_at_the_first_step() -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from twins import LAYERS, outcome, twins
 
+import fused_rnn
+
 
 def pair(kind: str, *shape: int, **options: Any) -> Any:
     """Zeros as hx, or two of them."""
@@ -95,6 +97,40 @@ def test_one_parameter_on_another_device(kind: str, name: str) -> None:
     found = [outcome(lambda module=module: module(X)) for module in modules]
     assert found[0] is not None
     assert found[0] == found[1]
+
+
+def with_weights_of(module: nn.Module, other: nn.Module) -> nn.Module:
+    for name, p in other.named_parameters():
+        setattr(module, name, nn.Parameter(p.detach()))
+    return module
+
+
+# Arguments of the layers and of those whose weights they get.
+OTHER_SIZES: list[tuple[str, dict[str, int], dict[str, int]]] = [
+    *((kind, {}, {"hidden_size": 4}) for kind in LAYERS),
+    *((kind, {}, {"hidden_size": 6}) for kind in LAYERS),
+    *((kind, {}, {"input_size": 2}) for kind in LAYERS),
+    *((kind, {"num_layers": 2}, {"hidden_size": 4}) for kind in LAYERS),
+    ("LSTM", {"proj_size": 3}, {"proj_size": 2}),
+    ("LSTM", {"proj_size": 3}, {"hidden_size": 4}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "changed"), OTHER_SIZES, ids=str)
+def test_weights_of_another_size(
+    kind: str, options: dict[str, int], changed: dict[str, int]
+) -> None:
+    """All of them: they fit one another, but not what the attributes say."""
+    options = {"input_size": 3, "hidden_size": 5} | options
+    # In float32 torch.nn's LSTM reads past its weights instead.
+    other = LAYERS[kind][1](**(options | changed), dtype=torch.float64)
+    modules = [with_weights_of(module, other) for module in twins(kind, **options)]
+    for backend in ("auto", "reference", "torch"):
+        with fused_rnn.use_backend(backend):
+            found, expected = (outcome(lambda m=m: m(X.double())) for m in modules)
+        assert found is not None and expected is not None
+        assert found[0] is expected[0] is RuntimeError
+        assert "weight_ih_l0 and weight_hh_l0: expected shapes" in found[1]
 
 
 BAD_LENGTHS: dict[str, tuple[Any, type[Exception], str]] = {
