@@ -2,12 +2,14 @@
 """One module's state under another class: torch.nn's modules and their fused twins."""
 
 import copy
+import warnings
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .flat_weights import CACHES, carry_replaced
+from .rebinding import rebound
 
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound="Convertible")
@@ -74,7 +76,18 @@ class Convertible(nn.Module):
 def recast(module: nn.Module, cls: type[T], *, without: tuple[str, ...], **extra: object) -> T:
     """A `cls` that owns the state of `module`, `without` some attributes and with `extra` ones."""
     new = cls.__new__(cls)
-    state = {name: value for name, value in module.__dict__.items() if name not in without}
+    state = {
+        name: rebound(value, module, new)
+        for name, value in module.__dict__.items()
+        if name not in without
+    }
+    for name in ("forward", "_compiled_call_impl"):
+        if name in state and state[name] is module.__dict__[name] is not None:
+            warnings.warn(
+                f"{name}: expected one bound to this {type(module).__name__}, got {state[name]}; "
+                f"the {cls.__name__} calls it as it is, whatever that runs",
+                stacklevel=3,
+            )
     # The registries become two, what they hold stays one. The hooks' registries stay one, too:
     # the handles that remove hooks hold them by reference.
     for registry in ("_parameters", "_buffers", "_modules"):
