@@ -2,6 +2,7 @@
 """One module's state under another class: torch.nn's modules and their fused twins."""
 
 import copy
+import sys
 import warnings
 from typing import Any, ClassVar, TypeVar
 
@@ -9,19 +10,36 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .flat_weights import CACHES, carry_replaced
+from .identity import asked_by_isinstance
 from .rebinding import rebound
 
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound="Convertible")
 
+# Past the property of that name below.
+_CLASS: Any = vars(object)["__class__"]
+
 
 class Convertible(nn.Module):
-    """A module that takes over from its twin in torch.nn and hands back to it."""
+    """A module that takes over from its twin in torch.nn and hands back to it.
+
+    It passes for the twin: `isinstance(FusedGRU(3, 5), nn.GRU)`. What asks for the class itself
+    sees the true one: `type(m) is nn.GRU`, `issubclass(type(m), nn.GRU)`, functools.singledispatch,
+    and in code that torch.compile compiles also isinstance with several classes at once.
+    """
 
     # The twin, and the attributes that it lacks. The class holds, as their defaults, the values
     # under which both compute the same.
     _torch_class: ClassVar[type[nn.Module]]
     _own_attributes: ClassVar[tuple[str, ...]] = ("backend",)
+
+    @property
+    def __class__(self) -> type:
+        return self._torch_class if asked_by_isinstance(sys._getframe().f_back) else type(self)
+
+    @__class__.setter
+    def __class__(self, cls: type) -> None:
+        _CLASS.__set__(self, cls)
 
     @classmethod
     def from_torch(cls: type[C], module: nn.Module) -> C:
@@ -32,7 +50,7 @@ class Convertible(nn.Module):
         Raises:
             TypeError: `module` is not this class' twin in torch.nn.
         """
-        if not isinstance(module, cls._torch_class):
+        if isinstance(module, Convertible) or not isinstance(module, cls._torch_class):
             expected = f"torch.nn.{cls._torch_class.__name__}"
             raise TypeError(f"module: expected {expected}, got {type(module).__name__}")
         own = {name: getattr(cls, name) for name in cls._own_attributes}
@@ -60,6 +78,10 @@ class Convertible(nn.Module):
         own = {name: getattr(self, name) for name in self._own_attributes}
         extra = [f", {name}={v}" for name, v in own.items() if v != getattr(type(self), name)]
         return "".join([super().extra_repr(), *extra])
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As the oldest protocols have it: later ones ask that `__class__` be the true class."""
+        return super().__reduce_ex__(1)
 
     def __getstate__(self) -> dict[str, Any]:
         """The module's state with computed weights (weight_norm, weight drop) as plain values.

@@ -33,6 +33,10 @@ class Model(nn.Module):
             ]
         )
 
+    def parts(self) -> list[nn.Module]:
+        """The layers and cells."""
+        return [self.first, self.second, self.third, *self.cells]
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.third(self.second(self.first(x)[0])[0])[0][-1]
         for cell in self.cells:
@@ -65,9 +69,21 @@ def wrapped(how: str) -> nn.Module:
 
         mesh = dist.device_mesh.init_device_mesh("cpu", (WORLD,))
         model = build()
-        for module in (model.first, model.second, model.third, *model.cells):
-            fully_shard(module, mesh=mesh)
+        for module in model.parts():
+            assert fully_shard(module, mesh=mesh) is module
+            # The class it got derives from the true one, and passes for the same twin.
+            assert type(module).__name__.startswith("FSDPFused")
+            assert isinstance(module, module._torch_class)
         return fully_shard(model, mesh=mesh)
+    if how == "replicate":
+        from torch.distributed._composable import replicate
+
+        model = build()
+        for module in model.parts():
+            assert replicate(module) is module
+            assert type(module).__name__.startswith("DDPFused")
+            assert isinstance(module, module._torch_class)
+        return model
     options: dict[str, Any] = {
         "plain": {},
         "bucket views": dict(gradient_as_bucket_view=True),
@@ -96,7 +112,7 @@ def work(rank: int, folder: str, ways: list[str]) -> None:
     dist.destroy_process_group()
 
 
-WAYS = ["plain", "bucket views", "static graph", "fully_shard"]
+WAYS = ["plain", "bucket views", "static graph", "fully_shard", "replicate"]
 
 
 @pytest.fixture(scope="module")

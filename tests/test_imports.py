@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
     | {"_C", "_C_cuda"},
-    {"transforms", "packing", "precision", "products", "selection", "rebinding"},
+    {"transforms", "packing", "precision", "products", "selection", "identity", "rebinding"},
     {"autograd", "backends"},
     {"functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "fuse", "conversion", "flat_weights"},
