@@ -4,8 +4,9 @@
 from . import functional
 from .backends import use_backend
 from .cells import FusedGRUCell, FusedLSTMCell, FusedRNNCell
-from .fuse import explain, fuse
+from .fuse import explain, fuse, unfuse
 from .modules import FusedGRU, FusedLSTM, FusedRNN
+from .patching import patched_torch_nn
 from .prepacking import prepacked
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "explain",
     "functional",
     "fuse",
+    "patched_torch_nn",
     "prepacked",
+    "unfuse",
     "use_backend",
 ]

@@ -18,6 +18,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
 from . import reference, torch_backend
+from .exporting import refuse_onnx
 from .ops import PAIRS, LayerOutput, OpPair, batch_size, copy, layout
 from .packing import Packing
 from .products import products_of
@@ -99,6 +100,8 @@ def layer(
         return reference.layer(
             x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, products=products
         )
+    if tracing or torch._C._is_tracing():
+        refuse_onnx()
     pair = PAIRS[backend]
     x, h0, c0, lengths, resets, *weights = contiguous(x, h0, c0, lengths, resets, *weights)
     if tracing:

@@ -4,14 +4,16 @@
 import copy
 import sys
 import warnings
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .exporting import refuse_script
 from .flat_weights import CACHES, carry_replaced
 from .identity import asked_by_isinstance
 from .rebinding import rebound
+from .subclasses import taker
 
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound="Convertible")
@@ -42,19 +44,21 @@ class Convertible(nn.Module):
         _CLASS.__set__(self, cls)
 
     @classmethod
-    def from_torch(cls: type[C], module: nn.Module) -> C:
+    def from_torch(cls: type[C], module: nn.Module, *, subclasses: bool = False) -> C:
         """A fused module with the very parameters, hooks, parametrizations and mode of `module`.
 
         The two then share all of these: use one of them.
 
+        Args:
+            module: this class' twin in torch.nn.
+            subclasses: whether `module` may be of a subclass that `fuse` would take.
+
         Raises:
-            TypeError: `module` is not this class' twin in torch.nn.
+            TypeError: `module` is not this class' twin in torch.nn, or of such a subclass.
         """
-        if isinstance(module, Convertible) or not isinstance(module, cls._torch_class):
-            expected = f"torch.nn.{cls._torch_class.__name__}"
-            raise TypeError(f"module: expected {expected}, got {type(module).__name__}")
+        twin = taker(module, cls, subclasses)
         own = {name: getattr(cls, name) for name in cls._own_attributes}
-        fused = recast(module, cls, without=CACHES, **own)
+        fused = recast(module, twin, without=CACHES, **own)
         if isinstance(module, nn.RNNBase) and isinstance(fused, nn.RNNBase):
             carry_replaced(module, fused)
         return fused
@@ -62,16 +66,35 @@ class Convertible(nn.Module):
     def to_torch(self) -> Any:
         """The twin in torch.nn, with the very parameters, hooks, parametrizations and mode.
 
+        What `fuse` or `from_torch` made of a subclass' module is of that subclass again.
+
         Raises:
             ValueError: reset_after is False, which torch.nn has no module for.
+            TypeError: it has a forward of its own, which its twin would not.
         """
-        if not getattr(self, "reset_after", True):
-            raise ValueError("reset_after: expected True, as torch.nn computes, got False")
+        self._check_twin()
         twin = recast(self, self._torch_class, without=(*self._own_attributes, *CACHES))
         if isinstance(self, nn.RNNBase) and isinstance(twin, nn.RNNBase):
             twin._init_flat_weights()
             carry_replaced(self, twin)
         return twin
+
+    def _check_twin(self) -> None:
+        """Raises what `to_torch` does where torch.nn has no twin of this module."""
+        if not getattr(self, "reset_after", True):
+            raise ValueError("reset_after: expected True, as torch.nn computes, got False")
+        base: Any = next(base for base in type(self).__mro__ if "_torch_class" in vars(base))
+        if type(self).forward is not base.forward:
+            expected = f"the forward of {base.__name__}"
+            raise TypeError(f"{type(self).__name__}: expected {expected}, got one of its own")
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by torch.jit.script.
+
+        Raises:
+            RuntimeError: always. A twin returned here would replace this one in the model itself.
+        """
+        refuse_script(type(self).__name__)
 
     def extra_repr(self) -> str:
         """torch.nn's text, and what it has no word for where that is not the default."""

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Whole models on fused layers, and which backend a layer will run on."""
+"""Whole models on fused layers and back, and which backend a layer will run on."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backends, precision
@@ -11,31 +14,110 @@ from .cells import FusedCell, FusedGRUCell, FusedLSTMCell, FusedRNNCell
 from .conversion import Convertible
 from .layer import FusedLayer
 from .modules import FusedGRU, FusedLSTM, FusedRNN
+from .recurrent import kind_of
+from .subclasses import refusal
 
-_FUSED: dict[type[nn.Module], type[Convertible]] = {
+FUSED: dict[type[nn.Module], type[Convertible]] = {
     fused._torch_class: fused
     for fused in (FusedRNN, FusedGRU, FusedLSTM, FusedRNNCell, FusedGRUCell, FusedLSTMCell)
 }
 
 
-def fuse(model: nn.Module) -> nn.Module:
+def fuse(model: nn.Module, *, subclasses: bool = False) -> nn.Module:
     """`model`, with every nn.RNN, GRU, LSTM and cell in it replaced in place by its fused twin.
 
     Parameters, names in the state_dict, mode, hooks and parametrizations stay; a module found at
     several places stays one. If `model` itself is such a layer, its fused twin is returned.
-    Instances of subclasses are left alone, as they may compute something else; references that
-    are not submodules (in a plain list, say) still lead to the old layer.
+    References that are not submodules (in a plain list, say) still lead to the old layer. What
+    rebuilds its layers when a model is loaded, as Lightning, stable-baselines3, neuralforecast,
+    gluonts and darts do, rebuilds torch.nn's: fuse again after loading. `unfuse` is the way back.
+
+    Args:
+        model: any module.
+        subclasses: whether to replace instances of subclasses, too: those whose forward is
+            torch.nn's own or calls it through `super()`. Their twins keep all other methods, and
+            run a forward of their own over the fused one.
+
+    Warns:
+        UserWarning: once, with the names and classes of recurrent modules that stay as they are,
+            or if there is none at all.
     """
-    twins: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
-        fused = _FUSED.get(parametrize.type_before_parametrizations(module))
-        if fused is not None:
-            twins[module] = fused.from_torch(module)
-    for module in list(model.modules()):
+    takers: dict[nn.Module, type[Convertible]] = {}
+    left: dict[str, str] = {}
+    done = False
+    for path, module in model.named_modules():
+        if isinstance(module, Convertible):
+            done = True
+            continue
+        fused = next((FUSED[base] for base in type(module).__mro__ if base in FUSED), None)
+        reason = kind_of(module) if fused is None else refusal(module, fused, subclasses)
+        if reason is not None and not _is_inside(path, left):
+            left[path] = f"{_class_name(module)}, {reason}"
+        elif reason is None and fused is not None:
+            takers[module] = fused
+    if left:
+        _warn("fuse", left)
+    elif not takers and not done:
+        expected = "fuse: expected a model with recurrent modules of torch.nn"
+        warnings.warn(f"{expected}, got none in {type(model).__name__}", stacklevel=2)
+    twins = {m: fused.from_torch(m, subclasses=subclasses) for m, fused in takers.items()}
+    return _replaced(model, twins)
+
+
+def unfuse(model: nn.Module) -> nn.Module:
+    """`model`, with every fused layer and cell in it replaced in place by its twin in torch.nn.
+
+    What stays is what stays in `fuse`; layers of subclasses that it took are of these again.
+    Use it for what knows torch.nn's classes only: torch.jit.script, torch.onnx.export,
+    quantize_dynamic. If `model` itself is a fused layer, its twin is returned.
+
+    Raises:
+        ValueError: the model has a textbook GRU (reset_after=False), which torch.nn cannot run.
+            Nothing is changed then.
+
+    Warns:
+        UserWarning: once, with the names of modules whose classes derive from fused ones and
+            have a forward of their own; these stay.
+    """
+    fused: list[Convertible] = []
+    left: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, Convertible):
+            continue
+        try:
+            module._check_twin()
+        except ValueError as error:
+            raise ValueError(f"{path or 'the model itself'}: {error}") from None
+        except TypeError:
+            left[path] = f"{_class_name(module)}, which has a forward of its own"
+        else:
+            fused.append(module)
+    if left:
+        _warn("unfuse", left)
+    return _replaced(model, {module: module.to_torch() for module in fused})
+
+
+def _replaced(model: nn.Module, twins: dict[Any, Any]) -> nn.Module:
+    """`model`, or its twin, with the modules inside replaced by theirs."""
+    for module in (*model.modules(), *twins.values()):
         for name, child in module._modules.items():
             if child in twins:
                 module._modules[name] = twins[child]
     return twins.get(model, model)
+
+
+def _class_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _is_inside(path: str, others: Iterable[str]) -> bool:
+    return any(not other or path.startswith(f"{other}.") for other in others)
+
+
+def _warn(function: str, left: dict[str, str]) -> None:
+    """Warns the caller of `function` of what stays as it is, by path."""
+    lines = [f"  {path or 'the model itself'}: {what}" for path, what in left.items()]
+    warnings.warn("\n".join([f"{function} leaves as they are:", *lines]), stacklevel=3)
 
 
 def explain(module: nn.Module, input: Tensor | PackedSequence) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
-from twins import ALL, CELLS, LAYERS, assert_same, assert_same_training, twins
+from twins import ALL, CELLS, LAYERS, Tagger, assert_same, assert_same_training, twins
 
 import fused_rnn
 
@@ -132,28 +132,6 @@ def test_textbook_gru_has_no_twin(cls: type[Any]) -> None:
     assert cls.from_torch(cls(3, 5).to_torch()).reset_after
 
 
-class Tagger(nn.Module):
-    """A model with layers at several depths, one of them twice, and tied weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 3)
-        self.encoder = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 5, 2, bidirectional=True))
-        self.shared = nn.GRU(10, 10)
-        self.layers = nn.ModuleDict({"again": self.shared, "other": nn.RNN(10, 10, 1, "relu")})
-        self.tied = nn.GRU(10, 10)
-        self.tied.weight_hh_l0 = self.shared.weight_hh_l0
-        self.cell = nn.GRUCell(10, 10)
-        self.missing = None
-        self.register_module("absent", None)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        y = self.encoder(self.embedding(tokens))[0]
-        for layer in (self.shared, self.layers["again"], self.layers["other"], self.tied):
-            y = layer(y)[0]
-        return self.cell(y[-1])
-
-
 def test_fuse_nested_shared_and_tied() -> None:
     model = Tagger().double()
     model.layers["other"].eval().requires_grad_(False)
@@ -183,17 +161,81 @@ def test_fuse_of_a_layer_itself(kind: str) -> None:
     assert all(p is q for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
-class Changed(nn.LSTM):
-    """A subclass that computes something else."""
+def warned(model: nn.Module, **options: Any) -> str:
+    """What the one warning of fuse says."""
+    with pytest.warns(UserWarning) as caught:
+        fused_rnn.fuse(model, **options)
+    (warning,) = (w for w in caught if w.category is UserWarning)
+    assert warning.filename == __file__
+    return str(warning.message)
 
-    def forward(self, input: Tensor, hx: Any = None) -> Any:
-        return super().forward(input * 2, hx)
+
+class Recurrent(nn.RNNBase):
+    """A layer of its own over torch.nn's base class."""
 
 
-def test_fuse_leaves_subclasses_alone() -> None:
-    model = nn.Sequential(Changed(3, 5), nn.Linear(3, 5))
+class Alone(nn.Module):
+    """A layer inside a module that can be scripted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0]
+
+
+def left_alone() -> nn.ModuleDict:
+    """A model with recurrent modules of every kind that fuse cannot take."""
+    from torch.ao.nn import quantizable
+    from torch.ao.nn.quantized import dynamic
+
+    return nn.ModuleDict(
+        {
+            "quantized": nn.Sequential(dynamic.LSTMCell(3, 5)),
+            "quantizable": quantizable.LSTM(3, 5),
+            "scripted": torch.jit.script(Alone()),
+            "frozen": torch.jit.freeze(torch.jit.script(Alone().eval())),
+            "traced": torch.jit.trace(Alone(), torch.randn(4, 2, 3)),
+            "derived": Recurrent("LSTM", 3, 5),
+        }
+    )
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:.*torch.quantize_per", "ignore::torch.jit.TracerWarning"
+)
+def test_fuse_names_what_it_leaves() -> None:
+    model = left_alone()
+    modules, quantized = list(model.modules()), "torch.ao.nn.quanti"
+    script = "torch.jit._script.RecursiveScriptModule"
+    expected = [
+        "fuse leaves as they are:",
+        f"  quantized.0: {quantized}zed.dynamic.modules.rnn.LSTMCell, quantised",
+        f"  quantizable: {quantized}zable.modules.rnn.LSTM, quantised",
+        f"  scripted.rnn: {script}, LSTM in TorchScript",
+        f"  frozen: {script}, Alone in TorchScript",
+        "  traced.rnn: torch.jit._trace.TracedModule, LSTM in TorchScript",
+        f"  derived: {__name__}.Recurrent, derived from torch.nn.RNNBase alone",
+    ]
+    for options in ({}, {"subclasses": True}):
+        assert warned(model, **options).splitlines() == expected
+    assert all(m is n for m, n in zip(model.modules(), modules, strict=True))
+    model["usual"] = nn.GRU(3, 5)
+    assert warned(model).splitlines() == expected
+    assert type(model["usual"]) is fused_rnn.FusedGRU
+
+
+def test_fuse_says_that_there_is_nothing_to_replace() -> None:
+    text = "fuse: expected a model with recurrent modules of torch.nn, got none in Sequential"
+    assert warned(nn.Sequential(nn.Linear(3, 5))) == text
+
+
+@pytest.mark.filterwarnings("error")
+def test_fuse_is_silent_where_all_is_fused() -> None:
+    model = fused_rnn.fuse(Tagger())
     fused_rnn.fuse(model)
-    assert type(model[0]) is Changed
+    fused_rnn.fuse(fused_rnn.FusedGRU(3, 5))
 
 
 def test_fuse_on_meta() -> None:

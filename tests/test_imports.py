@@ -11,11 +11,12 @@ ROOT = Path(__file__).parent.parent
 # Ground floor upwards; a module imports from its own floor or a lower one.
 FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
-    | {"_C", "_C_cuda"},
+    | {"exporting", "_C", "_C_cuda"},
     {"transforms", "packing", "precision", "products", "selection", "identity", "rebinding"},
     {"autograd", "backends"},
     {"functional", "prepacking"},
-    {"layer", "linear", "cells", "modules", "fuse", "conversion", "flat_weights"},
+    {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"},
+    {"fuse", "recurrent", "patching"},
     {"__init__"},
     {"text", "seq2seq", "cli", "__main__"},
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""README holds: its examples run, and what is generated in it is up to date."""
+"""README and the guides hold: their examples run, and what is generated is up to date."""
 
 import re
 
@@ -8,16 +8,32 @@ import pytest
 from bench import publish
 
 README = publish.README.read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+GUIDES = sorted((publish.ROOT / "docs").glob("*.md"))
+EXAMPLES = [
+    (path.name, code)
+    for path in (publish.README, *GUIDES)
+    for code in re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+]
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 4
+    files = [name for name, _ in EXAMPLES]
+    assert files.count("README.md") >= 4
+    assert set(files) == {"README.md", *(path.name for path in GUIDES)}
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=lambda code: code.strip().splitlines()[-1][:40])
-def test_example_runs(code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "code"),
+    EXAMPLES,
+    ids=[f"{name}: {code.strip().splitlines()[-1][:40]}" for name, code in EXAMPLES],
+)
+def test_example_runs(name: str, code: str) -> None:
+    exec(compile(code, name, "exec"), {"__name__": "example"})
+
+
+def test_readme_links_every_guide() -> None:
+    assert all(f"]({path.relative_to(publish.ROOT)})" in README for path in GUIDES)
 
 
 def test_generated_sections_are_up_to_date() -> None:

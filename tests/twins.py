@@ -27,6 +27,28 @@ ALL = LAYERS | CELLS
 DOUBLE = torch.float64
 
 
+class Tagger(nn.Module):
+    """A model with layers at several depths, one of them twice, and tied weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 3)
+        self.encoder = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 5, 2, bidirectional=True))
+        self.shared = nn.GRU(10, 10)
+        self.layers = nn.ModuleDict({"again": self.shared, "other": nn.RNN(10, 10, 1, "relu")})
+        self.tied = nn.GRU(10, 10)
+        self.tied.weight_hh_l0 = self.shared.weight_hh_l0
+        self.cell = nn.GRUCell(10, 10)
+        self.missing = None
+        self.register_module("absent", None)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        y = self.encoder(self.embedding(tokens))[0]
+        for layer in (self.shared, self.layers["again"], self.layers["other"], self.tied):
+            y = layer(y)[0]
+        return self.cell(y[-1])
+
+
 def twins(kind: str, *args: Any, **options: Any) -> tuple[Any, Any]:
     """A fused module and its twin, equal weights in float64 unless `dtype` says otherwise."""
     fused, plain = ALL[kind]
