@@ -37,11 +37,11 @@ class FlatWeights(nn.RNNBase):
     def _weights(self) -> list[Tensor]:
         """The weights to compute with, in torch.nn's order."""
         if self._handed_out is not None:
-            self._update_flat_weights()
-            if self._handed_out is not None:
-                weights: list[Any] = self._handed_out.weights
-                if all(weight is not None for weight in weights):
-                    return list(weights)
+            weights: list[Any] = self._handed_out.weights
+            if self._weights_have_changed():
+                self._init_flat_weights()
+            elif all(weight is not None for weight in weights):
+                return list(weights)
         parameters: dict[str, Any] = self._parameters
         try:
             return [parameters[name] for name in self._flat_weights_names]

@@ -4,7 +4,9 @@
 import abc
 import copy
 import functools
+import operator
 import pickle
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +19,8 @@ from torch.nn.utils import parametrizations, parametrize
 from twins import ALL, CELLS, LAYERS, assert_same, assert_same_training, tensors, twins
 
 import fused_rnn
+
+MODULE = fused_rnn.FusedGRU(3, 5)
 
 
 def weight(kind: str) -> str:
@@ -84,6 +88,34 @@ def test_match_statement(kind: str) -> None:
             case _:
                 found = None
         assert found == expected
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_in_long_and_hot_code(traced: bool) -> None:
+    """What the interpreter makes of instructions: prefixes, caches, specialised and traced ones."""
+    names = "\n".join(f"    n{i} = m if m is None else m.a{i} if not m else 0" for i in range(300))
+    source = f"""def run(m, cls, true):
+{names}
+    read = m.__class__
+    assert read is true and m.__class__.__name__ == true.__name__
+    assert isinstance(m, cls) and not isinstance(m, complex) and isinstance(*(m, cls))
+    assert [isinstance(one, cls) for one in (m, m)] == [True, True]
+"""
+    space: dict[str, Any] = {}
+    exec(source, space)
+    before = sys.gettrace()
+    sys.settrace((lambda *_: lambda *_: None) if traced else before)
+    try:
+        for _ in range(100):
+            space["run"](MODULE, nn.GRU, fused_rnn.FusedGRU)
+    finally:
+        sys.settrace(before)
+
+
+def test_readers_in_c() -> None:
+    getters = (operator.attrgetter("__class__"), functools.partial(getattr, MODULE))
+    assert getters[0](MODULE) is fused_rnn.FusedGRU
+    assert getters[1]("__class__") is fused_rnn.FusedGRU
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -112,7 +112,6 @@ def test_a_compiled_model_around_it(how: str) -> None:
     assert_same(fast(x), before)
     set_anew(model[0])
     assert_same(fast(x), alone(model[0], x))
-    assert "fused_rnn" in ops_in(counter) or fused_rnn.explain(model[0], x).startswith("torch")
 
 
 @pytest.mark.parametrize("kind", ALL)
