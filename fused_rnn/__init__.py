@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Drop-in RNN, GRU and LSTM for PyTorch with fused kernels for the whole sequence."""
 
-from . import functional
+from . import flops, functional
 from .backends import use_backend
 from .cells import FusedGRUCell, FusedLSTMCell, FusedRNNCell
 from .fuse import explain, fuse, unfuse
@@ -24,3 +24,5 @@ __all__ = [
     "unfuse",
     "use_backend",
 ]
+
+flops.register()

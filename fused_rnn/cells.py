@@ -6,17 +6,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import has_torch_function_variadic
 
-from . import backends, precision, validation
+from . import backends, overrides, per_sample, precision, validation
 from .autograd import contiguous, layer
 from .conversion import Convertible
 from .ops import prepack, prepacked_step
+from .per_sample import Watchable
 from .prepacking import Prepackable
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class FusedCell(Convertible, Prepackable, nn.RNNCellBase):
+class FusedCell(Convertible, Prepackable, Watchable, nn.RNNCellBase):
     """What the three cells share; parameters and their start come from nn.RNNCellBase."""
 
     _kind: ClassVar[str]
@@ -50,10 +52,40 @@ class FusedCell(Convertible, Prepackable, nn.RNNCellBase):
     def _run(
         self, x: Tensor, states: Sequence[Tensor], weights: list[Tensor]
     ) -> tuple[Tensor, ...]:
+        if self._watchers or has_torch_function_variadic(x, *states, *weights):
+            found = self._run_asked(x, states, weights)
+            if found is not None:
+                return found
+        return self._run_batch(x, states, weights)
+
+    def _run_asked(
+        self, x: Tensor, states: Sequence[Tensor], weights: list[Tensor]
+    ) -> tuple[Tensor, ...] | None:
+        """The same of objects that only act as tensors, or where each row's gradients are asked.
+
+        None where neither is so.
+        """
+        if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
+            overrides.check((x, *states, *weights), self._cell())
+            return overrides.step(self._cell(), x, states, weights, self.hidden_size)
+        batch = x.size(0)
+        rows = per_sample.expanded(weights, batch, None, packed=False)
+        rows = rows or self._watched(weights, batch, None, x)
+        if rows is None:
+            return None
+
+        def run(x: Tensor, states: list[Tensor], weights: list[Tensor], *_: None) -> Any:
+            return self._run_batch(x, states, weights)
+
+        return tuple(per_sample.by_row(run, 0, rows, x, states))
+
+    def _run_batch(
+        self, x: Tensor, states: Sequence[Tensor], weights: list[Tensor]
+    ) -> tuple[Tensor, ...]:
         lowered = precision.lowered(x, states, weights)
         if lowered is not None:
             with torch.autocast(x.device.type, enabled=False):
-                return self._run(*lowered)
+                return self._run_batch(*lowered)
         validation.check_cell(x, states, weights, self.hidden_size)
         h0, c0 = (*states, None, None)[:2]
         packs = self._packs(weights, x, *states)

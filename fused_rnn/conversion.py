@@ -18,6 +18,10 @@ from .subclasses import taker
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound="Convertible")
 
+# Of each instance. By this torch.fx takes modules of torch.nn for the leaves of a trace; what else
+# asks so looks for the longer name of a file of torch.nn.
+AS_BUILTIN = {"__module__": "torch.nn"}
+
 # Past the property of that name below.
 _CLASS: Any = vars(object)["__class__"]
 
@@ -43,6 +47,10 @@ class Convertible(nn.Module):
     def __class__(self, cls: type) -> None:
         _CLASS.__set__(self, cls)
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.__dict__.update(AS_BUILTIN)
+
     @classmethod
     def from_torch(cls: type[C], module: nn.Module, *, subclasses: bool = False) -> C:
         """A fused module with the very parameters, hooks, parametrizations and mode of `module`.
@@ -58,7 +66,7 @@ class Convertible(nn.Module):
         """
         twin = taker(module, cls, subclasses)
         own = {name: getattr(cls, name) for name in cls._own_attributes}
-        fused = recast(module, twin, without=CACHES, **own)
+        fused = recast(module, twin, without=CACHES, **own, **AS_BUILTIN)
         if isinstance(module, nn.RNNBase) and isinstance(fused, nn.RNNBase):
             carry_replaced(module, fused)
         return fused
@@ -73,7 +81,9 @@ class Convertible(nn.Module):
             TypeError: it has a forward of its own, which its twin would not.
         """
         self._check_twin()
-        twin = recast(self, self._torch_class, without=(*self._own_attributes, *CACHES))
+        twin = recast(
+            self, self._torch_class, without=(*self._own_attributes, *CACHES, *AS_BUILTIN)
+        )
         if isinstance(self, nn.RNNBase) and isinstance(twin, nn.RNNBase):
             twin._init_flat_weights()
             carry_replaced(self, twin)
@@ -106,12 +116,18 @@ class Convertible(nn.Module):
         """As the oldest protocols have it: later ones ask that `__class__` be the true class."""
         return super().__reduce_ex__(1)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.update(AS_BUILTIN)
+
     def __getstate__(self) -> dict[str, Any]:
         """The module's state with computed weights (weight_norm, weight drop) as plain values.
 
         They are computed anew before they are used; a copy of the graph they hang on is impossible.
         """
         state: dict[str, Any] = super().__getstate__()
+        for name in AS_BUILTIN:
+            state.pop(name, None)
         for name, value in state.items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 state[name] = value.detach()

@@ -7,19 +7,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import has_torch_function_variadic
 
-from . import backends, functional, precision, validation
+from . import backends, functional, overrides, per_sample, precision, validation
 from .conversion import Convertible
 from .flat_weights import FlatWeights
 from .ops import GATES, LayerOutput, prepack
 from .packing import Packing
+from .per_sample import Watchable
 from .prepacking import Prepackable
 
 States = Sequence[Tensor]
 Lengths = Tensor | Sequence[int] | None
 
 
-class FusedLayer(Convertible, FlatWeights, Prepackable):
+class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
     """What the three layers share; parameters, their names and their start come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
@@ -102,6 +104,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable):
         data, batch_sizes, sorted_indices, unsorted_indices = input
         validation.check_packed(input)
         packing = Packing(batch_sizes, data.device)
+        packing.unsorted = unsorted_indices
         if resets is not None:
             validation.check_resets(resets, data.shape[:1], data)
         states = () if hx is None else self._states(hx)
@@ -124,11 +127,72 @@ class FusedLayer(Convertible, FlatWeights, Prepackable):
         packing: Packing | None = None,
     ) -> LayerOutput:
         """All layers over x, (T, B, I), or over the rows of packed input, (rows, I)."""
+        if self._watchers or has_torch_function_variadic(x, *states, *weights):
+            found = self._run_asked(x, states, weights, lengths, resets, packing)
+            if found is not None:
+                return found
+        return self._run_batch(x, states, weights, lengths, resets, packing)
+
+    def _run_asked(
+        self,
+        x: Tensor,
+        states: States,
+        weights: list[Tensor],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        packing: Packing | None,
+    ) -> LayerOutput | None:
+        """The same of objects that only act as tensors, or where each row's gradients are asked.
+
+        None where neither is so.
+        """
+        if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
+            return self._run_foreign(x, states, weights, lengths, resets, packing)
+        batch, order = (x.size(1), None) if packing is None else (packing.batch, packing.unsorted)
+        rows = per_sample.expanded(weights, batch, order, packed=packing is not None)
+        rows = rows or self._watched(weights, batch, order, x)
+        if rows is None:
+            return None
+        validation.check_state_sizes(states, self._state_shapes(batch))
+        if packing is not None:
+            x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
+            lengths = None if packing.even else packing.lengths
+        y, hn, *cn = per_sample.by_row(self._run_batch, 1, rows, x, states, lengths, resets)
+        y = y if packing is None else packing.pack(y)
+        return LayerOutput(y, hn, cn[0] if cn else None)
+
+    def _run_foreign(
+        self,
+        x: Any,
+        states: States,
+        weights: list[Tensor],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        packing: Packing | None,
+    ) -> LayerOutput:
+        cell = self._cell()
+        overrides.check((x, *states, *weights), cell, lengths=lengths, resets=resets)
+        validation.check_sequence(x, weights[0], self.input_size)
+        batch = x.size(1) if packing is None else packing.batch
+        shapes = self._state_shapes(batch)[: 2 if cell == "lstm" else 1]
+        validation.check_state_sizes(states, shapes)
+        options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
+        return overrides.layer(cell, x, states, shapes, weights, options, packing)
+
+    def _run_batch(
+        self,
+        x: Tensor,
+        states: States,
+        weights: list[Tensor],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        packing: Packing | None = None,
+    ) -> LayerOutput:
         lowered = precision.lowered(x, states, weights)
         if lowered is not None:
             validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)
             with torch.autocast(x.device.type, enabled=False):
-                return self._run(*lowered, lengths, resets, packing)
+                return self._run_batch(*lowered, lengths, resets, packing)
         validation.check_sequence(x, weights[0], self.input_size)
         validation.check_devices(weights, x)
         h0 = c0 = None

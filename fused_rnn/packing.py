@@ -15,6 +15,9 @@ class Packing:
         device: where the data is.
     """
 
+    # Where each row of the user's batch is among those sorted by length; None is the same place.
+    unsorted: Tensor | None = None
+
     def __init__(self, batch_sizes: Tensor, device: torch.device) -> None:
         self._batch_sizes, self._device = batch_sizes, device
         self.steps, self.batch = batch_sizes.size(0), int(batch_sizes[0])
@@ -25,6 +28,11 @@ class Packing:
         """That of rows with `lengths`, (B,), which never grow and are at least 1."""
         steps = torch.arange(int(lengths[0]) if len(lengths) else 1)
         return cls((lengths.cpu() > steps.unsqueeze(1)).sum(1), lengths.device)
+
+    @property
+    def batch_sizes(self) -> Tensor:
+        """Those of the PackedSequence, (T,)."""
+        return self._batch_sizes
 
     @cached_property
     def lengths(self) -> Tensor:

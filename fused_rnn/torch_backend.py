@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .ops import LayerOutput, layout
 
-_FUNCTIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+FUNCTIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "rnn_tanh": _VF.rnn_tanh,
     "rnn_relu": _VF.rnn_relu,
     "gru": _VF.gru,
@@ -31,7 +31,7 @@ class _Call(NamedTuple):
         hx = states[0] if len(states) == 1 else tuple(states)
         # One layer, no dropout; in training mode, so that cuDNN keeps what its gradient needs.
         options = (self.bias, 1, 0.0, torch.is_grad_enabled(), self.bidirectional, *batch_first)
-        return list(_FUNCTIONS[self.cell](*leading, hx, self.weights, *options))
+        return list(FUNCTIONS[self.cell](*leading, hx, self.weights, *options))
 
 
 def layer(

@@ -136,15 +136,12 @@ def one_by_one(
     args: Sequence[Any],
 ) -> Mapped:
     """vmap by a loop: one call for each place on the mapped axis."""
-    calls = [
-        apply(
-            *(
-                arg if dim is None else arg.select(dim, place).contiguous()
-                for arg, dim in zip(args, in_dims, strict=True)
-            )
-        )
-        for place in range(size)
+    # unbind, not an index a place: the gradient of those is as many buffers of all places.
+    places = [
+        [arg] * size if dim is None else [part.contiguous() for part in arg.unbind(dim)]
+        for arg, dim in zip(args, in_dims, strict=True)
     ]
+    calls = [apply(*arguments) for arguments in zip(*places, strict=True)]
     dims = tuple(None if absent(output) else 0 for output in calls[0])
     return tuple(
         column[0] if dim is None else torch.stack(column)
