@@ -188,11 +188,13 @@ struct Math;
 
 template <>
 struct Math<float> {
-  // 2^n * exp(f), |f| <= ln 2 / 2; a degree-6 polynomial fitted for the relative error.
+  static constexpr float kLargest = 88.72283f;  // the largest float whose exp is one
+
+  // 2^n * exp(f), |f| <= ln 2 / 2; a degree-6 polynomial fitted for the relative error. exp(-87) of
+  // all that is less; x is at most kLargest.
   VEC_FN FloatV exp(FloatV x) {
-    const FloatV low = splat(-87.0f), high = splat(88.0f);
+    const FloatV low = splat(-87.0f);
     x = x < low ? low : x;
-    x = x > high ? high : x;
     const FloatV round = splat(12582912.0f);  // 1.5 * 2^23
     const FloatV n = fma(x, splat(1.44269504f), round) - round;
     FloatV f = fma(n, splat(-0.693145752f), x);
@@ -207,7 +209,12 @@ struct Math<float> {
     return (FloatV)((IntV)p + exponent);
   }
 
-  VEC_FN FloatV sigmoid(FloatV x) { return 1.0f / (1.0f + exp(-x)); }
+  // Zero, no small number, where exp(-x) is beyond every float: infinity times a gate that is shut
+  // is no number.
+  VEC_FN FloatV sigmoid(FloatV x) {
+    const FloatV open = 1.0f / (1.0f + exp(-x));
+    return x < splat(-kLargest) ? FloatV{} : open;
+  }
 
   VEC_FN FloatV tanh(FloatV x) {
     const FloatV magnitude = (FloatV)((IntV)x & 0x7FFFFFFF);
