@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from cases import CELLS, DTYPES, Case, judge, make, options, run
+from special import judge_rows, rows_of_specials, with_specials
 from triton_interpreter import LIBRARY, programs_together
 
 from fused_rnn.testing import assert_within_budget
@@ -110,6 +111,16 @@ def test_step_kernel(case: Case) -> None:
 @pytest.mark.parametrize("case", every_option(), ids=str)
 def test_block_kernels_with_every_option(case: Case) -> None:
     judge(case, run(case, make(case), "triton"), "triton")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_infinities_do_not_reach_others(cell: str, steps: int) -> None:
+    # Fewer units than a block has.
+    case = Case(cell, steps, 1, 5, 20, "fp32")
+    wide, inputs = with_specials(case, rows := rows_of_specials(case), positive=True)
+    truth = run(wide, inputs, "reference")
+    judge_rows(case, rows, run(wide, inputs, "triton"), truth)
 
 
 RESIDENT, STREAMED = Grid(32, 4, 16, 16, True, 4), Grid(16, 2, 16, 16, False, 4)

@@ -55,6 +55,10 @@ struct BlockBackward {
     __syncthreads();
   }
 
+  // Units past the last keep zeros: what infinite gradients make of their sums would meet all
+  // others.
+  DEVICE_FN bool there(int j) const { return at.unit + j < H; }
+
   DEVICE_FN void fetch_or_clear(int k, int word, const IO* row) {
     if (row) {
       inputs.fetch(k, word, row, at.unit, H, p.paired);
@@ -167,7 +171,8 @@ struct BlockBackward {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         if (cut) dc[j][i] = 0;
-        dh[j][i] = !active ? kept[j][i] : cut ? 0 : dh[j][i] + products[2 * j + i];
+        const float before = cut || !there(j) ? 0 : dh[j][i] + products[2 * j + i];
+        dh[j][i] = active ? before : kept[j][i];
       }
     }
   }
@@ -186,7 +191,8 @@ struct BlockBackward {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float saved[1] = {in[i][0][j]};
-        backward_gates(saved, in[i][kSaved][j], products[2 * j + i], dh[j][i], dg[i][j]);
+        const float d_reset_h = there(j) ? products[2 * j + i] : 0;
+        backward_gates(saved, in[i][kSaved][j], d_reset_h, dh[j][i], dg[i][j]);
       }
     }
   }

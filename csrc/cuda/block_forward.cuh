@@ -45,6 +45,9 @@ struct BlockForward {
     load_states();
   }
 
+  // Units past the last keep zeros: what infinite states make of their sums would meet all others.
+  DEVICE_FN bool there(int j) const { return at.unit + j < H; }
+
   DEVICE_FN float bias_of(const void* biases, int g, int u) const {
     if (!biases || u >= H) return 0;
     return widen(static_cast<const IO*>(biases)[(int64_t(walk.n) * G + g) * H + u]);
@@ -162,7 +165,7 @@ struct BlockForward {
           forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x[i][j], sums, new_h, new_c,
                                  saved[i][j]);
         }
-        if (t < length[i]) h[j][i] = new_h, c[j][i] = new_c;
+        if (t < length[i] && there(j)) h[j][i] = new_h, c[j][i] = new_c;
       }
       store(t, i, saved[i]);
     }
@@ -179,7 +182,8 @@ struct BlockForward {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float sums[2] = {acc[0][2 * j + i], acc[1][2 * j + i]};
-        reset_h[j] = forward_gates<IO>(x[i][j], sums, h[j][i], saved[i][j]);
+        const float own = forward_gates<IO>(x[i][j], sums, h[j][i], saved[i][j]);
+        reset_h[j] = there(j) ? own : 0;
       }
       put(tile, i, pack<IO>(reset_h[0], reset_h[1]));
     }
