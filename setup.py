@@ -26,13 +26,16 @@ def extension(name: str, sources: list[str], **more: list[Any]) -> Extension:
     from torch.utils import cpp_extension
 
     version = "(({}ULL << 56) | ({}ULL << 48))".format(*TORCH_TARGET)
+    headers = [pybind11.get_include(), *cpp_extension.include_paths()]  # in this order
+    # Errors name files of PyTorch's headers: without the folders of the machine that builds.
+    short_names = [f"-ffile-prefix-map={folder}/=" for folder in [os.getcwd(), *headers]]
     options = {
-        "include_dirs": [pybind11.get_include(), *cpp_extension.include_paths()],  # in this order
+        "include_dirs": headers,
         "library_dirs": cpp_extension.library_paths(),
         "libraries": ["c10", "torch_cpu"],
         "define_macros": [("TORCH_TARGET_VERSION", version)],
         "depends": [str(path) for path in Path("csrc").rglob("*") if path.is_file()],
-        "extra_compile_args": CXX_FLAGS,
+        "extra_compile_args": CXX_FLAGS + short_names,
     }
     options = {key: value + more.get(key, []) for key, value in options.items()}
     return Extension(name, sources, language="c++", **options)

@@ -3,11 +3,12 @@
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 
 namespace fused_rnn {
@@ -15,6 +16,22 @@ namespace fused_rnn {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+template <class... Parts>
+std::string joined(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
+// RuntimeError, with the parts for its message, unless the condition holds. PyTorch's own check
+// would begin the message with a function and a file of the machine that built this.
+#define FUSED_RNN_CHECK(condition, ...)                           \
+  do {                                                            \
+    if (!(condition)) [[unlikely]] {                              \
+      throw std::runtime_error(::fused_rnn::joined(__VA_ARGS__)); \
+    }                                                             \
+  } while (false)
 
 inline std::string shape_text(Sizes sizes) {
   std::string text = "(";
@@ -25,17 +42,18 @@ inline std::string shape_text(Sizes sizes) {
 
 // Everything but the device.
 inline void check_form(const char* name, const Tensor& tensor, ScalarType dtype, Sizes shape) {
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ",
+  FUSED_RNN_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ",
                   torch::headeronly::toString(dtype), ", got ",
                   torch::headeronly::toString(tensor.scalar_type()));
   const Sizes sizes = tensor.sizes();
-  STD_TORCH_CHECK(sizes.equals(shape), name, ": expected shape ", shape_text(shape), ", got ",
+  FUSED_RNN_CHECK(sizes.equals(shape), name, ": expected shape ", shape_text(shape), ", got ",
                   shape_text(sizes));
-  STD_TORCH_CHECK(tensor.is_contiguous(), name, ": expected a contiguous tensor");
+  FUSED_RNN_CHECK(tensor.is_contiguous(), name, ": expected a contiguous tensor, got strides ",
+                  shape_text(tensor.strides()));
 }
 
 inline void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype, Sizes shape) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
+  FUSED_RNN_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
   check_form(name, tensor, dtype, shape);
 }
 

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <string>
 
+#include "check.h"
 #include "cpu/problem.h"
 
 namespace fused_rnn {
@@ -16,7 +16,7 @@ inline Cell cell_of(const std::string& name) {
   if (name == "gru") return Cell::kGru;
   if (name == "gru_reset_before") return Cell::kGruResetBefore;
   if (name == "rnn_tanh") return Cell::kRnnTanh;
-  STD_TORCH_CHECK(name == "rnn_relu", "cell: expected rnn_tanh, rnn_relu, gru, gru_reset_before ",
+  FUSED_RNN_CHECK(name == "rnn_relu", "cell: expected rnn_tanh, rnn_relu, gru, gru_reset_before ",
                   "or lstm, got ", name);
   return Cell::kRnnRelu;
 }
@@ -26,8 +26,9 @@ inline Dtype dtype_of_type(torch::headeronly::ScalarType type) {
   if (type == ScalarType::Float) return Dtype::kFloat;
   if (type == ScalarType::Double) return Dtype::kDouble;
   if (type == ScalarType::BFloat16) return Dtype::kBf16;
-  STD_TORCH_CHECK(type == ScalarType::Half,
-                  "x: expected dtype float32, float64, bfloat16 or float16");
+  FUSED_RNN_CHECK(type == ScalarType::Half,
+                  "x: expected dtype float32, float64, bfloat16 or float16, got ",
+                  torch::headeronly::toString(type));
   return Dtype::kHalf;
 }
 
@@ -35,7 +36,7 @@ inline Dtype dtype_named(const std::string& name) {
   if (name == "float32") return Dtype::kFloat;
   if (name == "float64") return Dtype::kDouble;
   if (name == "bfloat16") return Dtype::kBf16;
-  STD_TORCH_CHECK(name == "float16", "dtype: expected float32, float64, bfloat16 or float16, got ",
+  FUSED_RNN_CHECK(name == "float16", "dtype: expected float32, float64, bfloat16 or float16, got ",
                   name);
   return Dtype::kHalf;
 }

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The object files of the CPU kernels: whose names they define, and what their inner loops do."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cases import need
 
+from fused_rnn import native
 from tests import objects
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +39,15 @@ def test_no_set_stands_in_for_another(built: list[Path]) -> None:
 @needs_tools
 def test_sums_stay_in_registers(built: list[Path]) -> None:
     assert not [text for path in built for text in objects.complaints(path)]
+
+
+def test_no_folder_of_the_build_in_the_extensions() -> None:
+    need("native")
+    # What stands for a file's name in errors.
+    named = re.compile(rb"(?<![ -~])/[ -~]*\.(?:h|hpp|cpp|cuh?)(?![ -~])")
+    assert named.findall(b"\0/home/me/a.cpp\0csrc/b.h\0/c.cuh\0") == [b"/home/me/a.cpp", b"/c.cuh"]
+    for module in (native._C, native._CUDA):
+        assert module is None or not named.findall(Path(str(module.__file__)).read_bytes())
 
 
 def compiled(folder: Path, name: str, text: str) -> Path:

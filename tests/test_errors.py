@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from cases import need
 from torch import Tensor, nn
 from twins import LAYERS, outcome, twins
 
 import fused_rnn
+from fused_rnn import native, ops
 
 
 def pair(kind: str, *shape: int, **options: Any) -> Any:
@@ -185,6 +187,41 @@ def test_resets_of_another_layout(kind: str) -> None:
     ours.batch_first = True
     with pytest.raises(ValueError, match=r"expected shape \(4, 2\), got \(2, 4\)"):
         ours(X, resets=torch.zeros(2, 4).bool())
+
+
+WEIGHTS = [torch.randn(20, 3), torch.randn(20, 5), torch.randn(20), torch.randn(20)]
+
+
+def call_native(**changed: Any) -> object:
+    arguments = {"x": X, "h0": None, "c0": None, "weights": WEIGHTS, "lengths": None}
+    arguments |= {"resets": None, "cell": "lstm", "reverse": [0], "keep_tape": True}
+    return ops.PAIRS["native"].forward(**(arguments | changed))
+
+
+# What modules check before the kernels do, and what only others pass.
+KERNELS_REFUSE: dict[str, Callable[[], object]] = {
+    "h0: expected shape (1, 2, 5), got (1, 2, 6)": lambda: call_native(h0=torch.zeros(1, 2, 6)),
+    "h0: expected dtype Float, got Double": lambda: call_native(h0=torch.zeros(1, 2, 5).double()),
+    "x: expected dtype float32, float64, bfloat16 or float16, got Long": (
+        lambda: call_native(x=X.long())
+    ),
+    "x: expected a contiguous tensor, got strides (3, 12, 1)": (
+        lambda: call_native(x=torch.randn(2, 4, 3).transpose(0, 1))
+    ),
+    "products: expected 6, 3 or 1, got 5": lambda: call_native(products=5),
+    "k: expected 1 to 4, got 5": lambda: ops.top(torch.randn(3, 4), 5),
+    "dtype: expected float32, float64, bfloat16 or float16, got int32": (
+        lambda: native.serving(torch.int32)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", KERNELS_REFUSE)
+def test_messages_of_the_kernels(message: str) -> None:
+    need("native")
+    with pytest.raises(RuntimeError) as caught:
+        KERNELS_REFUSE[message]()
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("kind", LAYERS)

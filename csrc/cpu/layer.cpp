@@ -12,7 +12,7 @@ ScalarType tape_type(const Shape& shape) {
 }
 
 Precision precision_of(int64_t products) {
-  STD_TORCH_CHECK(products == 6 || products == 3 || products == 1,
+  FUSED_RNN_CHECK(products == 6 || products == 3 || products == 1,
                   "products: expected 6, 3 or 1, got ", products);
   return products == 6   ? Precision::kHighest
          : products == 3 ? Precision::kHigh

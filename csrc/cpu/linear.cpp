@@ -9,7 +9,7 @@
 namespace fused_rnn {
 
 Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias) {
-  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions, got ", weight.dim());
+  FUSED_RNN_CHECK(weight.dim() == 2, "weight: expected 2 dimensions, got ", weight.dim());
   const int64_t O = weight.size(0), I = weight.size(1);
   check_tensor("weight", weight, weight.scalar_type(), {O, I});
   check_optional("bias", bias, weight.scalar_type(), {O});
@@ -26,8 +26,8 @@ Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias) {
 }
 
 Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns) {
-  STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
-  STD_TORCH_CHECK(columns > 0, "columns: expected at least 1, got ", columns);
+  FUSED_RNN_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
+  FUSED_RNN_CHECK(columns > 0, "columns: expected at least 1, got ", columns);
   const int64_t rows = x.size(0);
   check_tensor("x", x, x.scalar_type(), {rows, x.size(1)});
   Tensor y = make({rows, columns}, x.scalar_type());

@@ -42,7 +42,7 @@ char* prepacked_memory(Tensor& prepacked) {
 std::string_view prepacked_bytes(PackOf kind, const Tensor& prepacked) {
   const int64_t given = prepacked.numel();
   check_tensor("prepacked", prepacked, ScalarType::Byte, {given});
-  STD_TORCH_CHECK(given >= kHeader && header_of(prepacked).kind == int64_t(kind),
+  FUSED_RNN_CHECK(given >= kHeader && header_of(prepacked).kind == int64_t(kind),
                   "prepacked: expected what ",
                   kind == PackOf::kLayer ? "prepack" : "prepack_linear", " returns, got others");
   return {static_cast<const char*>(prepacked.const_data_ptr()) + kHeader, size_t(given - kHeader)};
@@ -50,9 +50,9 @@ std::string_view prepacked_bytes(PackOf kind, const Tensor& prepacked) {
 
 void check_prepacked(const Tensor& prepacked, const Kernels& kernels, int64_t expected) {
   const Header header = header_of(prepacked);
-  STD_TORCH_CHECK(std::string_view(header.set) == kernels.name, "prepacked: expected weights for ",
+  FUSED_RNN_CHECK(std::string_view(header.set) == kernels.name, "prepacked: expected weights for ",
                   kernels.name, ", got them for ", header.set);
-  STD_TORCH_CHECK(prepacked.numel() == kHeader + expected, "prepacked: expected ", expected,
+  FUSED_RNN_CHECK(prepacked.numel() == kHeader + expected, "prepacked: expected ", expected,
                   " bytes behind their header, got ", prepacked.numel() - kHeader);
 }
 

@@ -27,10 +27,10 @@ struct PackedLayer : Layer {
               const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets) {
     const std::string_view bytes = prepacked_bytes(PackOf::kLayer, prepacked);
     Shape sizes;
-    STD_TORCH_CHECK(bytes.size() >= sizeof sizes, "prepacked: expected sizes first, got ",
+    FUSED_RNN_CHECK(bytes.size() >= sizeof sizes, "prepacked: expected sizes first, got ",
                     bytes.size(), " bytes");
     std::memcpy(&sizes, bytes.data(), sizeof sizes);
-    STD_TORCH_CHECK(dtype_of_type(x.scalar_type()) == sizes.dtype,
+    FUSED_RNN_CHECK(dtype_of_type(x.scalar_type()) == sizes.dtype,
                     "x: expected the dtype of the packed weights");
     sizes.T = extent.T;
     sizes.B = extent.B;
@@ -58,7 +58,7 @@ struct PackedLayer : Layer {
 }  // namespace
 
 Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_t> reverse) {
-  STD_TORCH_CHECK(!reverse.empty() && !weights.empty() && weights[0].dim() == 2,
+  FUSED_RNN_CHECK(!reverse.empty() && !weights.empty() && weights[0].dim() == 2,
                   "weights: expected matrices first, of at least one recurrence");
   // No rows of one step.
   const Tensor x = make({1, 0, weights[0].size(1)}, weights[0].scalar_type());
@@ -96,10 +96,10 @@ std::tuple<Tensor, Tensor, std::optional<Tensor>> prepacked_forward(
 std::tuple<Tensor, std::optional<Tensor>> prepacked_step(Tensor x, std::optional<Tensor> h0,
                                                          std::optional<Tensor> c0,
                                                          Tensor prepacked) {
-  STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
+  FUSED_RNN_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
   const PackedLayer layer(prepacked, x, Extent{1, x.size(0), false}, {}, {});
   const Shape& s = layer.shape;
-  STD_TORCH_CHECK(s.N == 1, "prepacked: expected one recurrence, got ", s.N);
+  FUSED_RNN_CHECK(s.N == 1, "prepacked: expected one recurrence, got ", s.N);
   check_tensor("x", x, layer.dtype, {s.B, s.I});
   check_optional("h0", h0, layer.dtype, {s.B, s.P});
   check_optional("c0", c0, layer.dtype, {s.B, s.H});

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kRowsAtOnce = 16;
 
 void check_rows(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
+  FUSED_RNN_CHECK(x.dim() == 2, "x: expected 2 dimensions, got ", x.dim());
   check_tensor("x", x, ScalarType::Float, {x.size(0), x.size(1)});
 }
 
@@ -36,7 +36,7 @@ std::tuple<Tensor, Tensor> log_softmax(Tensor x) {
 std::tuple<Tensor, Tensor> top(Tensor x, int64_t k) {
   check_rows(x);
   const int64_t rows = x.size(0), columns = x.size(1);
-  STD_TORCH_CHECK(0 < k && k <= columns, "k: expected 1 to ", columns, ", got ", k);
+  FUSED_RNN_CHECK(0 < k && k <= columns, "k: expected 1 to ", columns, ", got ", k);
   Tensor values = make({rows, k}, ScalarType::Float), places = make({rows, k}, ScalarType::Long);
   const Top args{columns, k, static_cast<const float*>(x.const_data_ptr()),
                  static_cast<float*>(values.mutable_data_ptr()),

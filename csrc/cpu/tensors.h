@@ -30,17 +30,17 @@ struct Extent {
 
 inline Extent extent_of(const Tensor& x, const std::optional<Tensor>& lengths) {
   if (x.dim() == 3) return {x.size(0), x.size(1), false};
-  STD_TORCH_CHECK(x.dim() == 2 && lengths,
+  FUSED_RNN_CHECK(x.dim() == 2 && lengths,
                   "x: expected 3 dimensions, or 2 of packed rows with lengths, got ", x.dim());
-  STD_TORCH_CHECK(lengths->dim() == 1, "lengths: expected 1 dimension, got ", lengths->dim());
+  FUSED_RNN_CHECK(lengths->dim() == 1, "lengths: expected 1 dimension, got ", lengths->dim());
   const int64_t B = lengths->size(0);
   check_tensor("lengths", *lengths, ScalarType::Long, {B});
   const int64_t* steps = static_cast<const int64_t*>(lengths->const_data_ptr());
-  STD_TORCH_CHECK(
+  FUSED_RNN_CHECK(
       std::is_sorted(steps, steps + B, std::greater<>()) && (B == 0 || steps[B - 1] > 0),
       "lengths: expected falling ones, the last at least 1, of packed rows");
   // A row's steps are rows of x: more would be memory for nothing.
-  STD_TORCH_CHECK(B == 0 || steps[0] <= x.size(0), "lengths: expected at most ", x.size(0),
+  FUSED_RNN_CHECK(B == 0 || steps[0] <= x.size(0), "lengths: expected at most ", x.size(0),
                   " steps, the rows of x, got ", steps[0]);
   return {B > 0 ? steps[0] : 1, B, true};
 }
@@ -59,7 +59,7 @@ struct Layer {
     shape = sizes;
     dtype = x.scalar_type();
     packed = packed_rows;
-    STD_TORCH_CHECK(shape.T > 0, "x: expected at least one step, got none");
+    FUSED_RNN_CHECK(shape.T > 0, "x: expected at least one step, got none");
     check_optional("lengths", lengths, ScalarType::Long, {shape.B});
     order_rows(lengths ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr);
     if (resets) check_tensor("resets", *resets, ScalarType::Bool, over_rows({}));
@@ -134,24 +134,24 @@ struct WeightedLayer : Layer {
                 const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets) {
     const Cell cell = cell_of(cell_name);
     const int64_t N = int64_t(reverse.size());
-    STD_TORCH_CHECK(N > 0 && !tensors.empty() && tensors.size() % reverse.size() == 0,
+    FUSED_RNN_CHECK(N > 0 && !tensors.empty() && tensors.size() % reverse.size() == 0,
                     "weights: expected the same number for each of ", N, " recurrences, got ",
                     tensors.size());
     per_recurrence = int(tensors.size() / reverse.size());
     bias = per_recurrence >= 4;
     const bool projected = per_recurrence % 2 == 1;
-    STD_TORCH_CHECK(per_recurrence == 2 || per_recurrence == 4 ||
+    FUSED_RNN_CHECK(per_recurrence == 2 || per_recurrence == 4 ||
                         (cell == Cell::kLstm && (per_recurrence == 3 || per_recurrence == 5)),
                     "weights: expected 2 or 4 a recurrence, 3 or 5 with a projection, got ",
                     per_recurrence);
-    STD_TORCH_CHECK(tensors[0].dim() == 2 && tensors[1].dim() == 2,
+    FUSED_RNN_CHECK(tensors[0].dim() == 2 && tensors[1].dim() == 2,
                     "weights: expected matrices first");
     const int64_t G = gate_count(cell);
     const Extent extent = extent_of(x, lengths);
     const int64_t I = x.size(x.dim() - 1), H = tensors[0].size(0) / G, P = tensors[1].size(1);
     const Dtype kind = dtype_of_type(x.scalar_type());
     const Shape sizes{extent.T, extent.B, I, H, P, N, cell, kind, projected};
-    STD_TORCH_CHECK(projected || sizes.P == sizes.H, "weights: expected w_hh of shape ",
+    FUSED_RNN_CHECK(projected || sizes.P == sizes.H, "weights: expected w_hh of shape ",
                     shape_text(std::array<int64_t, 2>{G * sizes.H, sizes.H}), ", got ",
                     shape_text(tensors[1].sizes()));
     take_rows(sizes, extent.packed, x, lengths, resets);

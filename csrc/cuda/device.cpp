@@ -4,7 +4,8 @@
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
-#include <torch/headeronly/util/Exception.h>
+
+#include "../check.h"
 
 namespace fused_rnn {
 namespace cuda {
@@ -13,7 +14,7 @@ namespace {
 int attribute(cudaDeviceAttr which, int32_t index) {
   int value = 0;
   const cudaError_t status = cudaDeviceGetAttribute(&value, which, index);
-  STD_TORCH_CHECK(status == cudaSuccess, "device: ", cudaGetErrorString(status));
+  FUSED_RNN_CHECK(status == cudaSuccess, "device: ", cudaGetErrorString(status));
   return value;
 }
 

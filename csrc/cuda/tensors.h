@@ -20,13 +20,13 @@ namespace fused_rnn {
 namespace cuda {
 
 inline void check_on(const char* name, const Tensor& tensor, int32_t index) {
-  STD_TORCH_CHECK(on_device(tensor), name, ": expected a tensor on the device of x");
-  STD_TORCH_CHECK(tensor.get_device_index() == index, name, ": expected a tensor on device ", index,
+  FUSED_RNN_CHECK(on_device(tensor), name, ": expected a tensor on the device of x");
+  FUSED_RNN_CHECK(tensor.get_device_index() == index, name, ": expected a tensor on device ", index,
                   ", got device ", tensor.get_device_index());
 }
 
 inline void check_launch(const char* error) {
-  STD_TORCH_CHECK(error == nullptr, "kernel launch failed: ", error);
+  FUSED_RNN_CHECK(error == nullptr, "kernel launch failed: ", error);
 }
 
 // A view of a tensor's memory, `offset` numbers behind its start.
@@ -66,15 +66,15 @@ struct Layer {
         const std::vector<int64_t>& reverse)
       : given(weights) {
     const int64_t N = int64_t(reverse.size());
-    STD_TORCH_CHECK(N > 0 && N <= kMostRecurrences, "reverse: expected 1 to ", kMostRecurrences,
+    FUSED_RNN_CHECK(N > 0 && N <= kMostRecurrences, "reverse: expected 1 to ", kMostRecurrences,
                     " recurrences, got ", N);
     per_recurrence = int(weights.size() / reverse.size());
-    STD_TORCH_CHECK(
+    FUSED_RNN_CHECK(
         weights.size() % reverse.size() == 0 && (per_recurrence == 2 || per_recurrence == 4),
         "weights: expected 2 or 4 for each of ", N, " recurrences, got ", weights.size());
     bias = per_recurrence == 4;
-    STD_TORCH_CHECK(x.dim() == 3, "x: expected 3 dimensions, got ", x.dim());
-    STD_TORCH_CHECK(weights[0].dim() == 2 && weights[1].dim() == 2,
+    FUSED_RNN_CHECK(x.dim() == 3, "x: expected 3 dimensions, got ", x.dim());
+    FUSED_RNN_CHECK(weights[0].dim() == 2 && weights[1].dim() == 2,
                     "weights: expected matrices first");
     const Cell named = cell_of(cell);
     G = gate_count(named);
@@ -82,8 +82,8 @@ struct Layer {
     S = saved_slots(named);
     I = x.size(2);
     const int64_t T = x.size(0), B = x.size(1), H = weights[1].size(1);
-    STD_TORCH_CHECK(T > 0, "x: expected at least one step, got shape ", shape_text(x.sizes()));
-    STD_TORCH_CHECK(T <= INT_MAX / std::max<int64_t>(B, 1) && G * H * N <= INT_MAX,
+    FUSED_RNN_CHECK(T > 0, "x: expected at least one step, got shape ", shape_text(x.sizes()));
+    FUSED_RNN_CHECK(T <= INT_MAX / std::max<int64_t>(B, 1) && G * H * N <= INT_MAX,
                     "x: expected at most ", INT_MAX, " steps of rows, got shape ",
                     shape_text(x.sizes()));
     sizes = Sizes{int(T), int(B), int(N), int(H), named, dtype_of_type(x.scalar_type())};
