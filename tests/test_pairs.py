@@ -64,7 +64,8 @@ def test_translation_data_is_the_books(book_pairs: list[Pair]) -> None:
     options = dict(tokenizer="space", normalization="book-pairs", min_freq=2)
     assert len(book_pairs) == 167_130
     source, target = codecs(book_pairs, **options)
-    assert len(source.vocab) == 10_012 and len(target.vocab) == 17_851
+    # The book's target vocabulary has one more: the nothing between two spaces.
+    assert len(source.vocab) == 10_012 and len(target.vocab) == 17_850
     # As one batch of a sentence, cut or padded to ten.
     encoded = encode_pair(book_pairs[0], source, target, 10)
     tokens, lengths = pad_batch([encoded.source[:-1]], source.vocab.pad, 10)
@@ -193,6 +194,30 @@ def test_subwords() -> None:
         Subwords.train(texts, 1)
     with pytest.raises(ValueError, match="tokenizer: expected one of"):
         Codec.learn(texts, tokenizer="letters")
+
+
+def test_characters_that_subwords_do_not_know() -> None:
+    texts = [pair.target for pair in NUMBERS]
+    codec = Codec.learn(texts, tokenizer="subword", reserved=RESERVED, size=60)
+    # Each stands for itself, so that it can be counted and named.
+    assert codec.vocab.unread(codec.split("学 cent 习 un")) == ["学", "习"]
+    assert codec.encode("cent 学").tolist()[-1] == Vocab.unknown
+    with pytest.warns(UserWarning, match="read as <unk>: <unk> 2"):
+        codec = Codec.learn(["x <unk> y", "<unk>"], tokenizer="subword", reserved=RESERVED)
+    assert codec.vocab.unread(codec.split("x <eos> y <unk>"))[-1] == "<unk>"
+    assert codec.vocab.eos not in codec.encode("x <eos> y")
+    # More characters than there is room for: the rest gets no number.
+    small = Codec.learn(["abcdefgh" * 9], tokenizer="subword", size=4)
+    assert len(small.vocab) <= 4 and small.vocab.unread(small.split("abcdefgh"))
+
+
+def test_texts_that_are_read_twice() -> None:
+    texts = ["one two", "two three"]
+    with pytest.raises(TypeError, match="texts: expected what can be read twice.* got generator"):
+        Codec.learn((text for text in texts), tokenizer="subword", size=30)
+    with pytest.raises(TypeError, match="texts: expected strings"):
+        Subwords.train("one two", 30)
+    assert len(Codec.learn(iter(texts), tokenizer="word").vocab) == 4
 
 
 def test_number_words() -> None:
@@ -333,6 +358,7 @@ def test_bleu_is_the_books() -> None:
     assert bleu("va !", "va !") == 1 and bleu("a b c d", "a b") < 1
     assert bleu("va", "va", k=4) == 1 and bleu("va", "va !", k=4) == pytest.approx(math.exp(-1))
     assert bleu([], ["va"]) == 0 and bleu("", "va !") == 0
+    assert bleu("", "") == bleu([], []) == bleu("", []) == bleu("va", "") == 0
     assert bleu(["a a a"], ["a"]) == 0 and bleu("a a", "a", 1) == pytest.approx(0.5**0.5)
     with pytest.raises(ValueError, match="k: expected at least 1, got 0"):
         bleu("a", "a", 0)

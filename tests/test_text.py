@@ -4,6 +4,7 @@
 import math
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from fused_rnn.text import (
+    RESERVED,
     Batch,
     Codec,
     NgramModel,
@@ -47,6 +49,40 @@ def test_vocab_counts_then_keeps_order() -> None:
 
 def test_vocab_leaves_out_rare_tokens() -> None:
     assert Vocab("aaabbc", min_freq=2).tokens == ["<unk>", "a", "b"]
+
+
+def test_words_spelt_like_control_tokens_are_text() -> None:
+    text = "bonjour <eos> monde <pad> <unk> <eos>"
+    for tokenizer in ("word", "space"):
+        with pytest.warns(UserWarning, match="read as <unk>: <eos> 2, <pad> 1, <unk> 1"):
+            codec = Codec.learn([text], tokenizer=tokenizer, reserved=RESERVED)
+        assert codec.vocab.tokens == ["<unk>", *RESERVED, "bonjour", "monde"]
+        assert codec.encode(text).tolist() == [4, 0, 5, 0, 0, 0]
+        assert codec.vocab.unread(codec.split(text)) == text.split()[1:2] + text.split()[3:]
+        again = Codec.from_record(codec.record())
+        assert torch.equal(again.encode(text), codec.encode(text))
+        assert codec.vocab.eos == codec.vocab["<eos>"] == 3
+    with pytest.warns(UserWarning, match="<bos> 1"):
+        # Without a meaning in this vocabulary, too: a model of one kind reads as the other does.
+        assert Vocab(["a", "<bos>"]).tokens == ["<unk>", "a"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        codec = Codec.learn([text], tokenizer="char", reserved=RESERVED)
+        assert codec.decode(codec.encode(text).tolist()) == text
+
+
+def test_spaces_part_and_are_no_tokens() -> None:
+    codec = Codec.learn(["a  b ", " "], tokenizer="space")
+    assert codec.split("") == codec.split("  ") == []
+    assert codec.split(" a  b\t ") == ["a", "b\t"] and codec.vocab.tokens == ["<unk>", "a", "b"]
+
+
+def test_numbers_of_no_token() -> None:
+    for wrong in (-1, 3):
+        with pytest.raises(ValueError, match=f"numbers: expected 0 to 2, got {wrong}"):
+            Vocab("ab").decode([1, wrong])
+    with pytest.raises(TypeError, match="texts: expected strings, such as a list of them, got one"):
+        Codec.learn("a text")
 
 
 def test_vocab_from_list() -> None:

@@ -3,7 +3,7 @@
 
 from .batches import Batch, random_batches, sequential_batches
 from .codec import SUBWORD, Codec
-from .corpora import CORPORA, TextError, corpus, python_topics, read_lines, read_text
+from .corpora import CORPORA, corpus, python_topics
 from .metrics import bleu, perplexity
 from .ngram import NgramModel
 from .normalization import NORMALIZATIONS, normalize
@@ -18,10 +18,12 @@ from .pairs import (
     encode_pair,
     pad_batch,
     read_pairs,
+    read_parallel,
     split_pairs,
     translation_batches,
 )
-from .streaming import streamed_batches
+from .reading import TextError, arriving_lines, read_lines, read_text
+from .streaming import StreamedText, streamed_batches
 from .subwords import Subwords
 from .tokenizers import TOKENIZERS, Tokenizer
 from .vocab import BOS, EOS, PAD, RESERVED, UNKNOWN, Vocab
@@ -44,11 +46,13 @@ __all__ = [
     "PairData",
     "Pairs",
     "StreamedPairs",
+    "StreamedText",
     "Subwords",
     "TextError",
     "Tokenizer",
     "TranslationBatch",
     "Vocab",
+    "arriving_lines",
     "bleu",
     "corpus",
     "encode_pair",
@@ -62,6 +66,7 @@ __all__ = [
     "random_batches",
     "read_lines",
     "read_pairs",
+    "read_parallel",
     "read_text",
     "sequential_batches",
     "split_pairs",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .normalization import normalize
+from .reading import refuse_string
 from .subwords import Subwords
 from .tokenizers import TOKENIZERS
 from .vocab import Vocab
@@ -65,16 +66,26 @@ class Codec(NamedTuple):
 
         Raises:
             ValueError: there is no tokenizer of this name.
+            TypeError: texts is one string, or an iterator that is to be read twice.
         """
+        refuse_string("texts", texts)
         if tokenizer not in (*TOKENIZERS, SUBWORD):
             known = sorted((*TOKENIZERS, SUBWORD))
             raise ValueError(f"tokenizer: expected one of {known}, got {tokenizer!r}")
         subwords = None
         if tokenizer == SUBWORD:
+            if iter(texts) is texts:
+                raise TypeError(
+                    f"texts: expected what can be read twice, such as a list, for {SUBWORD!r}, got "
+                    f"{type(texts).__name__}"
+                )
             pieces = (piece for text in texts for piece in normalize(text, normalization))
             subwords = Subwords.train(pieces, size)
         bare = cls(Vocab(), tokenizer, normalization, subwords)
         tokens = (token for text in texts for token in bare.split(text))
+        if subwords is not None:
+            # A character beyond what was learnt gets no number, however often it comes.
+            tokens = (token for token in tokens if token in subwords)
         return bare._replace(vocab=Vocab(tokens, min_freq=min_freq, reserved=reserved))
 
     def split(self, text: str) -> list[str]:
@@ -88,7 +99,21 @@ class Codec(NamedTuple):
 
     def decode(self, numbers: Iterable[int]) -> str:
         """Returns the text of token numbers."""
-        return self._scheme().join(self.vocab.decode(numbers))
+        return self.join(self.vocab.decode(numbers))
+
+    def join(self, tokens: Iterable[str]) -> str:
+        """Returns the text of tokens."""
+        return self._scheme().join(tokens)
+
+    def opening(self, tokens: Iterable[str]) -> str:
+        """Returns the text of tokens that others follow: spaces at its end belong to it."""
+        if self.subwords is None:
+            return self.join(tokens)
+        return "".join(map(self.subwords.piece, tokens)).lstrip(" ")
+
+    def piece(self, number: int) -> str:
+        """Returns what a token adds to the text before it."""
+        return self._scheme().piece(*self.vocab.decode((number,)))
 
     def record(self) -> dict[str, Any]:
         """Returns what JSON can hold of this, for `from_record`."""

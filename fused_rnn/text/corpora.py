@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Where text comes from: files of the user's, and corpora known by name."""
+"""Corpora known by name, downloaded when first asked for."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from .reading import TextError, digest
 
 # Read once: the folder that holds what `corpus` downloads.
 FOLDER = Path(os.environ.get("FUSED_RNN_DATA", Path.home() / ".cache" / "fused_rnn"))
 _TIMEOUT = 60
-
-
-class TextError(ValueError):
-    """A text that cannot be used, and why."""
 
 
 class Corpus(NamedTuple):
@@ -54,57 +50,6 @@ CORPORA = {
 }
 
 
-def read_text(path: str | Path) -> str:
-    """Returns a UTF-8 file's text, without byte order mark, its lines ended by a line feed.
-
-    Raises:
-        OSError: the file cannot be read.
-        TextError: it is empty or not UTF-8.
-    """
-    data = Path(path).read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"{path}: expected UTF-8 text, got byte 0x{data[error.start]:02x} at offset "
-            f"{error.start} ({error.reason})"
-        ) from None
-    if not text.strip():
-        raise TextError(f"{path}: expected text, got a file with none")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def read_lines(path: str | Path, start: int = 0, end: int | None = None) -> Iterator[str]:
-    """Yields a UTF-8 file's lines without their ends, each read when it is asked for.
-
-    Args:
-        path: a file of any size.
-        start, end: offsets in bytes; lines that begin in between are read. Default: all.
-
-    Raises:
-        OSError: the file cannot be read.
-        TextError: it is not UTF-8.
-    """
-    with open(path, "rb") as file:
-        if start:
-            # Up to the first line that begins at or after `start`.
-            file.seek(start - 1)
-            file.readline()
-        while end is None or file.tell() < end:
-            place = file.tell()
-            data = file.readline()
-            if not data:
-                return
-            try:
-                line = data.decode("utf-8-sig" if place == 0 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise TextError(
-                    f"{path}: expected UTF-8 text, got byte 0x{data[error.start]:02x} at offset "
-                    f"{place + error.start} ({error.reason})"
-                ) from None
-            yield line.rstrip("\r\n")
-
-
 def corpus(name: str, folder: str | Path | None = None) -> Path:
     """Returns the file of a corpus known by name, which is downloaded the first time.
 
@@ -130,15 +75,6 @@ def corpus(name: str, folder: str | Path | None = None) -> Path:
             os.replace(got, path)
     _check(path, wanted.file_sha1)
     return path
-
-
-def digest(path: Path, algorithm: str) -> str:
-    """Returns the hexadecimal digest of a file of any size."""
-    result = hashlib.new(algorithm)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            result.update(block)
-    return result.hexdigest()
 
 
 def python_topics() -> str:

@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from .tokenizers import between_spaces
+
 
 def perplexity(loss_sum: float, count: int) -> float:
     """Returns exp(loss_sum / count), the perplexity of a text; infinite where that overflows.
@@ -36,7 +38,7 @@ def bleu(prediction: str | Sequence[str], label: str | Sequence[str], k: int = 2
     second; an empty sequence of tokens scores 0.
 
     Args:
-        prediction: tokens, or a text that single spaces part into tokens.
+        prediction: tokens, or a text that spaces part into tokens.
         label: the same of the sentence to be met.
         k: longest n-gram counted. Default 2, as in the book.
 
@@ -57,4 +59,4 @@ def bleu(prediction: str | Sequence[str], label: str | Sequence[str], k: int = 2
 
 
 def _split(tokens: str | Sequence[str]) -> list[str]:
-    return tokens.split(" ") if isinstance(tokens, str) else list(tokens)
+    return between_spaces(tokens) if isinstance(tokens, str) else list(tokens)

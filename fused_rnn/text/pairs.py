@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .codec import Codec
-from .corpora import TextError, digest, read_lines
+from .reading import TextError, digest, read_lines, refuse_pipe
 
 
 class Pair(NamedTuple):
@@ -78,6 +78,33 @@ def read_pairs(path: str | Path) -> Iterator[Pair]:
         yield Pair(source, target)
     if not found:
         raise TextError(f"{path}: expected sentence pairs, got a file with none")
+
+
+def read_parallel(source: str | Path, target: str | Path) -> Iterator[Pair]:
+    """Yields the pairs of two UTF-8 files whose lines belong together.
+
+    Lines that are blank in both are passed over.
+
+    Raises:
+        OSError: a file cannot be read.
+        TextError: one is not UTF-8 or has more lines, a line is blank in one of them, or there is
+            no pair at all.
+    """
+    found = False
+    lines = zip_longest(read_lines(source), read_lines(target))
+    for number, (one, other) in enumerate(lines, 1):
+        if one is None or other is None:
+            shorter = source if one is None else target
+            raise TextError(f"{shorter}: expected a line {number:,} as its partner has, got none")
+        if not one.strip() and not other.strip():
+            continue
+        if not one.strip() or not other.strip():
+            blank = target if one.strip() else source
+            raise TextError(f"{blank}, line {number}: expected a sentence, got a blank line")
+        found = True
+        yield Pair(one, other)
+    if not found:
+        raise TextError(f"{source}: expected sentences, got a file with none")
 
 
 def split_pairs(
@@ -231,7 +258,13 @@ class StreamedPairs:
     Args:
         path: the file; see `read_pairs`.
         source, target, num_steps, by_length: as for `Pairs`.
+        target_path: of the targets, path being that of the sources; see `read_parallel`. Default
+            None: path holds both.
         held: how many pairs are in memory at a time. Default 100,000.
+
+    Raises:
+        OSError: there is no such file.
+        TextError: it is a pipe, which can be read only once.
     """
 
     def __init__(
@@ -242,20 +275,29 @@ class StreamedPairs:
         *,
         num_steps: int | None = None,
         by_length: bool = False,
+        target_path: str | Path | None = None,
         held: int = 100_000,
     ) -> None:
         self.path, self.source, self.target = Path(path), source, target
+        self.target_path = None if target_path is None else Path(target_path)
+        for part in filter(None, (self.path, self.target_path)):
+            refuse_pipe(part)
         self.num_steps, self.by_length, self.held = num_steps, by_length, held
 
     @property
     def digest(self) -> str:
-        return digest(self.path, "sha256")
+        parts = filter(None, (self.path, self.target_path))
+        return " ".join(digest(part, "sha256") for part in parts)
 
     def batches(
         self, batch_size: int, rng: random.Random | None = None
     ) -> Iterator[TranslationBatch]:
         """Yields one pass, in an order that rng draws; without one, as they come."""
-        pairs = read_pairs(self.path)
+        pairs = (
+            read_pairs(self.path)
+            if self.target_path is None
+            else read_parallel(self.path, self.target_path)
+        )
         while some := list(islice(pairs, self.held)):
             part = Pairs(
                 some,

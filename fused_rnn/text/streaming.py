@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .batches import Batch
 from .codec import Codec
-from .corpora import TextError, read_lines
+from .reading import TextError, digest, read_lines, refuse_pipe
 
 
 def streamed_batches(
@@ -33,12 +33,13 @@ def streamed_batches(
 
     Raises:
         OSError: the file cannot be read.
-        TextError: it is not UTF-8, or too short for one minibatch.
+        TextError: it is not UTF-8, too short for one minibatch, or a pipe.
         ValueError: batch_size or num_steps is below 1.
     """
     for name, value in (("batch_size", batch_size), ("num_steps", num_steps)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    refuse_pipe(Path(path))
     size = Path(path).stat().st_size
     ends = [size * (i + 1) // batch_size for i in range(batch_size)]
     pieces = [
@@ -63,6 +64,36 @@ def streamed_batches(
         last, first = [row[-1:] for row in rows], False
 
 
-def _numbers(path: str | Path, codec: Codec, start: int, end: int) -> Iterator[int]:
+class StreamedText:
+    """The text of a file that need not fit into memory.
+
+    Args:
+        path: a UTF-8 file of lines.
+        codec: makes token numbers of it; see `streamed_batches`.
+
+    Raises:
+        OSError: there is no such file.
+        TextError: it is a pipe, which can be read only once.
+    """
+
+    def __init__(self, path: str | Path, codec: Codec) -> None:
+        self.path, self.codec = Path(path), codec
+        refuse_pipe(self.path)
+
+    @property
+    def digest(self) -> str:
+        """Names the text in a checkpoint."""
+        return digest(self.path, "sha256")
+
+    def holds(self, number: int) -> bool:
+        """Returns whether a token is anywhere in the text, which is read until it is found."""
+        return number in _numbers(self.path, self.codec, 0, None)
+
+    def batches(self, batch_size: int, num_steps: int) -> Iterator[Batch]:
+        """Yields one pass; see `streamed_batches`."""
+        return streamed_batches(self.path, self.codec, batch_size, num_steps)
+
+
+def _numbers(path: str | Path, codec: Codec, start: int, end: int | None) -> Iterator[int]:
     for line in read_lines(path, start, end):
         yield from codec.vocab.encode(codec.split(f"{line}\n"))

@@ -8,21 +8,30 @@ from typing import NamedTuple
 
 
 class Tokenizer(NamedTuple):
-    """A pair of functions: text to tokens, tokens to text."""
+    """A way to cut a text into tokens, and what stands between tokens put together again."""
 
     split: Callable[[str], list[str]]
-    join: Callable[[Iterable[str]], str]
+    gap: str
+
+    def join(self, tokens: Iterable[str]) -> str:
+        """Returns the text of tokens."""
+        return self.gap.join(tokens)
+
+    def piece(self, token: str) -> str:
+        """Returns what a token adds to the text before it."""
+        return self.gap + token
 
 
-def _between_spaces(text: str) -> list[str]:
-    return text.split(" ")
+def between_spaces(text: str) -> list[str]:
+    """Returns what stands between spaces; several in a row, and those at the ends, part nothing."""
+    return [token for token in text.split(" ") if token]
 
 
 # "char": one token a Unicode code point, nothing is lost.
 # "word": what stands between white space; joined by single spaces.
-# "space": what stands between single spaces, as the book's translation data has it.
+# "space": what stands between spaces and nothing else, as the book's translation data has it.
 TOKENIZERS = {
-    "char": Tokenizer(split=list, join="".join),
-    "word": Tokenizer(split=str.split, join=" ".join),
-    "space": Tokenizer(split=_between_spaces, join=" ".join),
+    "char": Tokenizer(split=list, gap=""),
+    "word": Tokenizer(split=str.split, gap=" "),
+    "space": Tokenizer(split=between_spaces, gap=" "),
 }
