@@ -68,6 +68,17 @@ def test_frequencies(options: dict[str, Any], weights: list[float]) -> None:
     assert torch.equal(found.log_probs, known[found.tokens.squeeze(2)])
 
 
+def test_of_equal_tokens_the_lowest_are_kept() -> None:
+    class Even(Chaos):
+        def step(self, tokens: torch.Tensor, state: torch.Tensor) -> tuple:
+            return torch.tensor([0.0, 1, 1, 1]).expand(len(tokens), 4), state
+
+    drawn = sample(
+        Even(4), STARTS, bos=0, eos=None, pad=9, max_length=40, top_k=2, generator=generator()
+    )
+    assert drawn.tokens.unique().tolist() == [1, 2]
+
+
 def test_figures_are_the_models_own() -> None:
     model = Chaos(9)
     for more in (dict(temperature=3.0, top_k=5), dict(top_p=0.9, ban=(4,)), dict(min_length=8)):

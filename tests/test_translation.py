@@ -17,13 +17,11 @@ from torch.nn import functional as F
 from fused_rnn.seq2seq import (
     CheckpointError,
     Options,
-    SearchOptions,
     Translator,
     TranslatorConfig,
     TranslatorTraining,
     corpus_scores,
     evaluate_translator,
-    greedy_search,
     load_language_model,
     load_translator,
     masked_cross_entropy,
@@ -204,48 +202,6 @@ def test_learns_number_words() -> None:
     scores = corpus_scores([t.candidates[0].text for t in found], [[p.target] for p in pairs])
     # Of two or three words, there are no four in a row.
     assert scores["bleu"] == 0 and scores["chrf"] > 99
-
-
-def test_translations_of_sentences() -> None:
-    model = build(attention="dot", bidirectional=False)
-    sentences = [NUMBERS[0].source, "", "学 one", NUMBERS[1].source, " "]
-    options = SearchOptions(beam_size=3, n_best=2, longest=12, attention=True)
-    found = list(translate(model, *CODECS, iter(sentences), options, batch_size=2))
-    assert [one.source for one in found] == sentences
-    assert [one.unknown for one in found] == [0, 0, 2, 0, 1]
-    assert found[1].candidates == [("", [], 0.0, 0.0, [], True, None)]
-    for one in (found[0], *found[2:]):
-        assert one.tokens == list(one.source) and len(one.candidates) == 2
-        for candidate in one.candidates:
-            assert not {"<pad>", "<bos>", "<unk>"} & set(candidate.tokens)
-            length = len(candidate.tokens)
-            assert len(candidate.token_log_probs) == length == len(candidate.attention)
-            assert {len(look) for look in candidate.attention} == {len(one.tokens) + 1}
-            assert candidate.text == "".join(t for t in candidate.tokens if t != "<eos>")
-            assert candidate.finished == (candidate.tokens[-1] == "<eos>")
-    # Each as it would be alone, and with one beam as greedy search has it.
-    alone = [next(translate(model, *CODECS, [s], options)) for s in sentences]
-    for one, other in zip(found, alone, strict=True):
-        assert [c.tokens for c in one.candidates] == [c.tokens for c in other.candidates]
-    greedy = next(translate(model, *CODECS, sentences[:1], SearchOptions(beam_size=1, longest=9)))
-    vocab = CODECS[1].vocab
-    tokens = torch.tensor([[*CODECS[0].vocab.encode(sentences[0]), CODECS[0].vocab.eos]])
-    ban = (vocab.pad, vocab.bos, vocab.unknown)
-    with torch.no_grad():
-        state = model.eval().encode(tokens)
-    expected = greedy_search(
-        model, state, bos=BOS, eos=vocab.eos, pad=vocab.pad, max_length=9, ban=ban
-    )
-    length = int(expected.lengths[0, 0])
-    assert vocab.encode(greedy.candidates[0].tokens) == expected.tokens[0, 0, :length].tolist()
-
-
-def test_corpus_scores_with_several_references() -> None:
-    scores = corpus_scores(["a b c d e", "f g h i"], [["x", "a b c d e"], ["f g h i"]])
-    assert scores["bleu"] == pytest.approx(100) and scores["chrf"] > 99
-    for references in ([["a"]], [["a"], []]):
-        with pytest.raises(ValueError, match="references: expected at least one for each of 2"):
-            corpus_scores(["a", "b"], references)
 
 
 def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:

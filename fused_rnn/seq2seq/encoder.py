@@ -75,7 +75,14 @@ class RNNEncoder(Encoder):
 
         Returns:
             outputs (S, B, M), zero past each row's length; state (L, B, H), for the LSTM a pair.
+
+        Raises:
+            ValueError: tokens are not (B, S), or S is 0.
         """
+        if tokens.dim() != 2 or not tokens.size(1):
+            raise ValueError(
+                f"tokens: expected (B, S) with S at least 1, got {tuple(tokens.shape)}"
+            )
         x = self.outer_dropout(self.embedding(tokens.t()))
         outputs, state = self.rnn(x, lengths=lengths)
         return Encoded(outputs, state if self.bridge is None else self.bridge(state))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .constraints import Constraints, Limits
 from .hypotheses import Hypotheses, Normalizer, sum_in_order
 from .interfaces import Steps
 from .preparation import searching
-from .stepping import Constraints, Stepper
+from .stepping import Stepper
 
 
 def exhaustive_search(
@@ -50,7 +51,8 @@ def exhaustive_search(
     """
     if n_best < 1:
         raise ValueError(f"n_best: expected at least 1, got {n_best}")
-    constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
+    limits = Limits.of(int(max_length))
+    constraints = Constraints(eos, pad, limits, min_length, no_repeat_ngram, prefix, ban, allow)
     with searching(model, state, constraints, normalization, length_penalty) as prepared:
         stepper, normalizer = prepared
         tokens, state = stepper.start(bos, 1), stepper.spread(state, 1)
@@ -92,11 +94,16 @@ def score(
     """
     if targets.dim() not in (2, 3):
         raise ValueError(f"targets: expected (B, T) or (B, n, T), got {tuple(targets.shape)}")
+    given = tuple(targets.shape)
     targets = targets.unsqueeze(1) if targets.dim() == 2 else targets
+    if not targets.size(1):
+        raise ValueError(f"targets: expected at least one for each sentence, got {given}")
     if bos is None:
+        if not targets.size(2):
+            raise ValueError(f"targets: expected a first token, got {given}")
         first, targets = targets[:, :, 0], targets[:, :, 1:]
     B, n, T = targets.shape
-    constraints = Constraints(None, 0, max(T, 1))
+    constraints = Constraints(None, 0, Limits.of(max(T, 1)))
     with searching(model, state, constraints, normalization, length_penalty, return_attention) as (
         stepper,
         normalizer,
@@ -107,16 +114,16 @@ def score(
         lengths, finished = _ends(targets, eos, pad)
         inside = torch.arange(T, device=targets.device) < lengths.unsqueeze(2)  # (B, n, T)
         # What stands behind the end need not be a token at all.
-        given = targets.masked_fill(~inside, 0)
+        known = targets.masked_fill(~inside, 0)
         state = stepper.spread(state, n)
         tokens = first.flatten() if bos is None else stepper.start(bos, n)
-        gains, attention = _walk(stepper, tokens, state, given, inside)
+        gains, attention = _walk(stepper, tokens, state, known, inside)
     gains = gains.masked_fill(~inside, 0)
     log_probs = sum_in_order(gains)
     return Hypotheses(
         targets if pad is None else targets.masked_fill(~inside, pad),
         lengths,
-        normalizer.score(log_probs, lengths),
+        normalizer.score(log_probs, lengths, T),
         log_probs,
         gains,
         finished,
@@ -218,7 +225,7 @@ def _best(
     # n places that nothing reached, so that there are always as many.
     log_probs = F.pad(torch.cat(totals, 1), (0, n), value=-torch.inf)
     count = F.pad(torch.cat(lengths, 1), (0, n)).masked_fill(log_probs == -torch.inf, 0)
-    scores = normalizer.score(log_probs, count)
+    scores = normalizer.score(log_probs, count, T)
     order = scores.sort(dim=1, descending=True, stable=True).indices[:, :n]
     count = count.gather(1, order)
     absent = (count == 0).unsqueeze(2)

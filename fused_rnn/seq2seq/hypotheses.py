@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .constraints import Limits
+
+_FLOAT32 = torch.finfo(torch.float32)
+
 
 class Hypotheses(NamedTuple):
     """Target sequences of B source sentences, n for each, the best first unless drawn.
 
-    A place that nothing reached has length 0, score and log_prob -inf, and holds padding.
+    T is max_length or, where each sentence has one of its own, the number of steps made. A place
+    that nothing reached has length 0, score and log_prob -inf, and holds padding.
     """
 
     tokens: Tensor  # (B, n, T), `<eos>` included, then `<pad>`
@@ -52,31 +58,71 @@ class Normalizer:
     Args:
         name: one of NORMALIZATIONS.
         penalty: the exponent a.
-        max_length: longest sequence.
+        limits: longest sequences.
         device: where scores are made.
 
     Raises:
-        ValueError: there is no normalization of this name.
+        ValueError: there is no normalization of this name, or with this penalty float32 cannot
+            hold the divisor of the longest sequence.
     """
 
     def __init__(
-        self, name: str, penalty: float, max_length: int, device: torch.device | None
+        self, name: str, penalty: float, limits: Limits, device: torch.device | None
     ) -> None:
         if name not in NORMALIZATIONS:
             raise ValueError(f"normalization: expected one of {(*NORMALIZATIONS,)}, got {name!r}")
+        if not math.isfinite(penalty):
+            raise ValueError(f"length_penalty: expected a finite number, got {penalty}")
+        self._by, self._penalty, self._device = NORMALIZATIONS[name], penalty, device
+        self._longest = limits.longest
+        numbers = [limits.longest] if limits.each is None else limits.each.tolist()
+        # Of the longest sequence of each sentence, or of all.
+        self._last = self._tensor([self._divisor(length) for length in numbers])
         # One table, so that a score has the same bits wherever it is made.
-        divisors = [NORMALIZATIONS[name](length, penalty) for length in range(1, max_length + 1)]
-        self._divisors = torch.tensor([1.0, *divisors], dtype=torch.float32, device=device)
-        # From each length on, the largest: what an unfinished sequence may come to be divided by.
-        self._largest = self._divisors.flip(0).cummax(0).values.flip(0)
+        self._table = self._tensor([1.0])
 
-    def score(self, log_probs: Tensor, lengths: Tensor | int) -> Tensor:
-        """Returns the scores of sequences of these lengths."""
-        return log_probs / self._divisors[lengths]
+    def score(self, log_probs: Tensor, lengths: Tensor, longest: int) -> Tensor:
+        """Returns the scores of sequences of these lengths, none above `longest`."""
+        return log_probs / self._up_to(longest)[lengths]
+
+    def score_at(self, log_probs: Tensor, length: int) -> Tensor:
+        """Returns the scores of sequences of one length."""
+        return log_probs / self._up_to(length)[length]
 
     def attainable(self, log_probs: Tensor, length: int) -> Tensor:
-        """Returns the best score that sequences still unfinished at a length can end with."""
-        return log_probs / self._largest[length + 1]
+        """Returns the best score each sentence's sequences unfinished at a length can end with.
+
+        Args:
+            log_probs: of the best one, (B,).
+            length: below the limit.
+        """
+        # Divisors rise or fall with the length: the largest to come is the next or the last.
+        return log_probs / torch.maximum(self._up_to(length + 1)[length + 1], self._last)
+
+    def _up_to(self, length: int) -> Tensor:
+        """The divisors of sequences of no token, of one, and so on, at least to this length."""
+        known = len(self._table)
+        if known <= length:
+            # In leaps: to a device, each takes a copy.
+            end = min(max(length, 2 * known, 64), self._longest)
+            new = self._tensor([self._divisor(n) for n in range(known, end + 1)])
+            self._table = torch.cat((self._table, new))
+        return self._table
+
+    def _divisor(self, length: int) -> float:
+        try:
+            value = self._by(length, self._penalty)
+        except OverflowError:
+            value = math.inf
+        if not _FLOAT32.tiny <= value <= _FLOAT32.max:
+            raise ValueError(
+                f"length_penalty: expected one for which float32 can hold the divisor of {length} "
+                f"tokens, got {self._penalty}"
+            )
+        return value
+
+    def _tensor(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
 
 
 def sum_in_order(token_log_probs: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..prepacking import prepacked
+from .constraints import Constraints
 from .hypotheses import Normalizer
 from .interfaces import Steps
-from .stepping import Constraints, Stepper, evaluating, rows_of
+from .stepping import Stepper, evaluating, rows_of
 
 _STEPS_WORTH_PACKING = 8
 
@@ -45,7 +46,7 @@ def searching(
         rows = rows_of(model, state)
         stepper = Stepper(model, constraints, rows, with_attention=with_attention)
         yield Prepared(
-            stepper, Normalizer(normalization, length_penalty, constraints.max_length, rows.device)
+            stepper, Normalizer(normalization, length_penalty, constraints.limits, rows.device)
         )
 
 

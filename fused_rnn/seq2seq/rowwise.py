@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer, sum_in_order
 from .stepping import Stepper
+
+# Steps that there is room for at first; searches that go on get more.
+FIRST_STEPS = 256
 
 
 class _Rows(NamedTuple):
@@ -42,6 +46,7 @@ def one_by_one(
     each: int,
     check_every: int,
     generator: torch.Generator | None = None,
+    watch: Callable[[Tensor], bool] | None = None,
 ) -> Hypotheses:
     """Returns sequences grown token by token, (B, each), in their order.
 
@@ -54,44 +59,61 @@ def one_by_one(
         each: sequences for each sentence.
         check_every: steps between looks at whether all is done.
         generator: what `choose` draws with, if not PyTorch's global one. Default None.
+        watch: see `sample`. Default None.
     """
     own = stepper.constraints
     state, tokens = stepper.spread(state, each), stepper.start(bos, each)
-    drawn = tokens.new_full((own.max_length, len(tokens)), own.pad)
+    drawn = tokens.new_full((min(own.max_length, FIRST_STEPS), len(tokens)), own.pad)
     gains = torch.zeros_like(drawn, dtype=torch.float32)
+    limits = own.limits.each
+    if limits is not None:
+        limits = limits.to(tokens.device).repeat_interleave(each)
     alive = torch.ones_like(tokens, dtype=torch.bool)
     rows = _Rows(tokens, state, alive, alive, torch.zeros_like(tokens))
     seen: list[Tensor] = []
     graph: Captured[_Rows, _Drawn] | None = None
     captured_from = growth(stepper).captured_from
     for step in range(own.max_length):
+        if step == len(drawn):
+            drawn = torch.cat((drawn, torch.full_like(drawn, own.pad)))
+            gains = torch.cat((gains, torch.zeros_like(gains)))
         if step == captured_from:
-            grown = partial(_grown, stepper, choose, step, drawn[:0].t())
+            grown = partial(_grown, stepper, choose, step, limits, drawn[:0].t())
             graph = Captured(grown, rows, generator)
             rows = graph.carried
         if graph is None:
-            rows, one = _grown(stepper, choose, step, drawn[:step].t(), rows)
+            rows, one = _grown(stepper, choose, step, limits, drawn[:step].t(), rows)
         else:
             one = graph()
         drawn[step], gains[step] = one.tokens, one.gains
         if one.attention is not None:
             seen.append(one.attention if graph is None else one.attention.clone())
-        last = step + 1 == own.max_length
+        stopped = watch is not None and watch(one.tokens)
+        last = stopped or step + 1 == own.max_length
         if ((step + 1) % check_every == 0 or last) and not stepper.any_left(rows.alive):
             break
+        if stopped:
+            break
     lengths = rows.lengths * rows.reached
-    found = (drawn.t(), gains.t(), lengths, rows.reached & ~rows.alive, seen)
+    width = own.max_length if limits is None else step + 1
+    found = (_rows(drawn, width, own.pad), _rows(gains, width, 0), lengths, step + 1, seen)
     return _gathered(*found, stepper, normalizer)
+
+
+def _rows(steps: Tensor, width: int, value: float) -> Tensor:
+    """(N, width) of (T, N): the first steps, or all and as many of a value as are missing."""
+    return F.pad(steps[:width].t(), (0, max(0, width - len(steps))), value=value)
 
 
 def _grown(
     stepper: Stepper,
     choose: Callable[[Tensor], Tensor],
     step: int,
+    limits: Tensor | None,
     history: Tensor,
     rows: _Rows,
 ) -> tuple[_Rows, _Drawn]:
-    """One step of all rows."""
+    """One step of all rows; limits are (N,)."""
     eos = stepper.constraints.eos
     outlook = stepper.look(rows.tokens, rows.state, step, rows.alive, history)
     tokens = choose(outlook.log_probs)
@@ -102,6 +124,8 @@ def _grown(
     lengths = rows.lengths + alive
     if eos is not None:
         alive = alive & (tokens != eos)
+    if limits is not None:
+        alive = alive & (lengths < limits)
     drawn = _Drawn(tokens, gain, stepper.attention)
     return _Rows(tokens, outlook.state, alive, reached, lengths), drawn
 
@@ -110,7 +134,7 @@ def _gathered(
     tokens: Tensor,
     gains: Tensor,
     lengths: Tensor,
-    finished: Tensor,
+    steps: int,
     seen: list[Tensor],
     stepper: Stepper,
     normalizer: Normalizer,
@@ -120,6 +144,9 @@ def _gathered(
     def split(rows: Tensor) -> Tensor:
         return rows.unflatten(0, (stepper.rows.sentences, -1))
 
+    own = stepper.constraints
+    last = tokens.gather(1, (lengths - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
+    finished = (lengths > 0) & (last == own.eos if own.eos is not None else False)
     past = torch.arange(tokens.size(1), device=tokens.device) >= lengths.unsqueeze(1)
     gains = gains.masked_fill(past, 0)
     log_probs = sum_in_order(gains).masked_fill(lengths == 0, -torch.inf)
@@ -129,9 +156,9 @@ def _gathered(
         attention[:, : len(seen)] = torch.stack(seen, 1)
         attention = split(attention.masked_fill(past.unsqueeze(2), 0))
     return Hypotheses(
-        split(tokens.masked_fill(past, stepper.constraints.pad)),
+        split(tokens.masked_fill(past, own.pad)),
         split(lengths),
-        split(normalizer.score(log_probs, lengths)),
+        split(normalizer.score(log_probs, lengths, steps)),
         split(log_probs),
         split(gains),
         split(finished),

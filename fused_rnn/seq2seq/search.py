@@ -19,30 +19,16 @@ import torch
 from torch import Tensor
 
 from ..selection import likeliest, top
+from .beams import KEPT, Beams, traced
+from .constraints import Constraints, Limits
 from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer
 from .interfaces import Steps
 from .preparation import searching
-from .rowwise import one_by_one
-from .stepping import Constraints, Outlook, Stepper
+from .rowwise import FIRST_STEPS, one_by_one
+from .stepping import Outlook, Stepper
 
 STOPS = ("k", "exact")
-
-
-class _Beams(NamedTuple):
-    """All that the steps noted: T steps of K live hypotheses and of K that may have ended."""
-
-    tokens: Tensor  # (T, B, K)
-    parents: Tensor  # (T, B, K), place among the live ones a step earlier
-    gains: Tensor  # (T, B, K), log-probability of the token
-    ended: Tensor  # (T, B, K), log-probability of what finished, -inf elsewhere
-    end_parents: Tensor  # (T, B, K)
-    end_gains: Tensor  # (T, B, K)
-    attention: list[Tensor]  # of each step, (B, K, S)
-
-
-# What is written at each step, into tensors.
-_KEPT = _Beams._fields[:-1]
 
 
 class _Carried(NamedTuple):
@@ -52,9 +38,17 @@ class _Carried(NamedTuple):
     state: Any
     live: Tensor  # (B, K)
     ended: Tensor  # (B,)
+    cut: _Cut | None
 
 
-_Graph = Captured[_Carried, _Beams]
+class _Cut(NamedTuple):
+    """Where each sentence has a limit of its own."""
+
+    left: Tensor  # steps to it, (B,)
+    live: Tensor  # log-probabilities of what was live there, -inf before, (B, K)
+
+
+_Graph = Captured[_Carried, Beams]
 
 
 def greedy_search(
@@ -64,7 +58,7 @@ def greedy_search(
     bos: int | Tensor,
     eos: int | None,
     pad: int,
-    max_length: int,
+    max_length: int | Tensor,
     length_penalty: float = 0.75,
     normalization: str = "length",
     min_length: int = 0,
@@ -79,7 +73,8 @@ def greedy_search(
 
     Args, conventions and errors are those of `beam_search` with a beam of one.
     """
-    constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
+    limits = Limits.of(max_length)
+    constraints = Constraints(eos, pad, limits, min_length, no_repeat_ngram, prefix, ban, allow)
     with searching(
         model, state, constraints, normalization, length_penalty, return_attention, check_every
     ) as (stepper, normalizer):
@@ -93,7 +88,7 @@ def beam_search(
     bos: int | Tensor,
     eos: int | None,
     pad: int,
-    max_length: int,
+    max_length: int | Tensor,
     beam_size: int = 5,
     n_best: int = 1,
     length_penalty: float = 0.75,
@@ -116,13 +111,15 @@ def beam_search(
         bos: fed first; one token, or one for each sentence, (B,).
         eos: ends a sequence. None: nothing does.
         pad: stands behind the end in the result, and marks the free places of `prefix`.
-        max_length: most tokens generated, T.
+        max_length: most tokens generated, T; or that of each sentence, (B,): nothing is then
+            different from one search for each, and T is the number of steps made.
         beam_size: k. With one, the search ends where its hypothesis does, whatever `stop` says.
         n_best: sequences returned for each sentence, at most beam_size. Default 1.
         length_penalty, normalization: a, and the divisor of log P: "length" L^a, "gnmt"
             ((5 + L) / 6)^a, "none" 1.
         stop: "k": a sentence is done when k hypotheses have finished; "exact": when none that
-            is live can still come to score better than the n_best finished ones.
+            is live can still come to score better than the n_best finished ones, for which more
+            steps are needed the larger max_length is.
         min_length: fewest tokens of a finished sequence, `<eos>` counted. Default 0.
         no_repeat_ngram: no n-gram of this length comes twice in a sequence. Default 0: any may.
         prefix: tokens that sequences begin with, (B, P), `pad` where they are free; they count
@@ -138,7 +135,8 @@ def beam_search(
         raise ValueError(f"beam_size: expected at least 1, got {beam_size}")
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best: expected 1 to beam_size {beam_size}, got {n_best}")
-    constraints = Constraints(eos, pad, max_length, min_length, no_repeat_ngram, prefix, ban, allow)
+    limits = Limits.of(max_length)
+    constraints = Constraints(eos, pad, limits, min_length, no_repeat_ngram, prefix, ban, allow)
     with searching(
         model, state, constraints, normalization, length_penalty, return_attention, check_every
     ) as (stepper, normalizer):
@@ -156,21 +154,18 @@ class _Search:
             raise ValueError(f"stop: expected one of {STOPS}, got {stop!r}")
         self.stepper, self.normalizer, self.K, self.n_best = stepper, normalizer, size, n_best
         self.exact = stop == "exact" and size > 1
-        rows, T = stepper.rows, stepper.constraints.max_length
+        rows, limits = stepper.rows, stepper.constraints.limits
         self.B = rows.sentences
-        shape = (T, self.B, size)
-
-        def numbers() -> Tensor:
-            return torch.zeros(shape, dtype=torch.int64, device=rows.device)
-
-        def logs() -> Tensor:
-            return torch.full(shape, -torch.inf, dtype=torch.float32, device=rows.device)
-
-        self.beams = _Beams(numbers(), numbers(), logs(), logs(), numbers(), logs(), [])
-        self.live = logs()[0].clone()
+        # For more steps there will be more room.
+        room = min(limits.longest, FIRST_STEPS)
+        self.beams = Beams.empty(room, self.B, size, rows.device)
+        self.live = self.beams.ended[0].clone()
         self.ended = torch.zeros(self.B, dtype=torch.int64, device=rows.device)
         # The best scores so far; only the exact rule looks at them.
         self.best = self.live[:, :n_best].clone()
+        self.cut = None
+        if limits.each is not None:
+            self.cut = _Cut(limits.each.to(rows.device), self.live.clone())
         self.live[:, 0] = 0
         # Of row b * K + k, the first row of its sentence.
         self.base = torch.arange(0, self.B * size, size, device=rows.device).unsqueeze(1)
@@ -183,6 +178,8 @@ class _Search:
         captured_from = growth(stepper, alike=not self.exact).captured_from
         steps = 0
         for step in range(own.max_length):
+            if step == len(self.beams.tokens):
+                self.beams = self.beams.roomier()
             if step == captured_from:
                 graph = self._captured(tokens, state, step)
             if graph is not None:
@@ -199,30 +196,33 @@ class _Search:
                 state = stepper.model.reorder(outlook.state, index)
             if own.no_repeat_ngram:
                 history = torch.cat((history[index], tokens.unsqueeze(1)), 1)
-        return self._traced(steps)
+        live = self.live if self.cut is None else self.cut.live
+        return traced(self.beams, live, steps, self.n_best, own, self.normalizer)
 
     def _captured(self, tokens: Tensor, state: Any, step: int) -> _Graph:
         """This step and all behind it as a CUDA graph, which notes into beams of one step."""
         own = self.beams
-        one = own._replace(**{name: getattr(own, name)[:1].clone() for name in _KEPT}, attention=[])
+        one = own._replace(**{name: getattr(own, name)[:1].clone() for name in KEPT}, attention=[])
 
-        def body(carried: _Carried) -> tuple[_Carried, _Beams]:
+        def body(carried: _Carried) -> tuple[_Carried, Beams]:
             self.beams, self.live, self.ended = one, carried.live, carried.ended
+            self.cut = carried.cut
             alive = (carried.live > -torch.inf).flatten()
             outlook = self.stepper.look(
                 carried.tokens, carried.state, step, alive, tokens.new_zeros(len(tokens), 0)
             )
             index, new = self._advance(outlook, 0)
             after = self.stepper.model.reorder(outlook.state, index)
-            return _Carried(new, after, self.live, self.ended), one
+            return _Carried(new, after, self.live, self.ended, self.cut), one
 
-        graph = Captured(body, _Carried(tokens, state, self.live, self.ended))
+        graph = Captured(body, _Carried(tokens, state, self.live, self.ended, self.cut))
         self.beams, self.live, self.ended = own, graph.carried.live, graph.carried.ended
+        self.cut = graph.carried.cut
         return graph
 
-    def _note(self, one: _Beams, step: int) -> None:
+    def _note(self, one: Beams, step: int) -> None:
         """Keeps what a replay noted."""
-        for name in _KEPT:
+        for name in KEPT:
             getattr(self.beams, name)[step] = getattr(one, name)[0]
         self.beams.attention.extend(look.clone() for look in one.attention)
 
@@ -255,6 +255,11 @@ class _Search:
         beams.gains[step] = gains.gather(1, kept)
         if eos is not None:
             self._retire(step)
+        if self.cut is not None:
+            left = self.cut.left - 1
+            over = (left == 0).unsqueeze(1)
+            self.cut = _Cut(left, torch.where(over, self.live, self.cut.live))
+            self.live = self.live.masked_fill(over, -torch.inf)
         return (beams.parents[step] + self.base).flatten(), beams.tokens[step].flatten()
 
     def _retire(self, step: int) -> None:
@@ -263,73 +268,13 @@ class _Search:
         self.ended = self.ended + (ended > -torch.inf).sum(1)
         done = self.ended >= self.K
         if self.exact:
-            scores = torch.cat((self.best, self.normalizer.score(ended, step + 1)), 1)
+            scores = torch.cat((self.best, self.normalizer.score_at(ended, step + 1)), 1)
             self.best = scores.sort(dim=1, descending=True).values[:, : self.n_best]
             if step + 1 == self.stepper.constraints.max_length:
                 return
             hope = self.normalizer.attainable(self.live[:, 0], step + 1)
             done = self.best[:, -1] >= hope
+            if self.cut is not None:
+                # At its limit a sentence returns what is live, too.
+                done = done & (self.cut.left > 1)
         self.live = self.live.masked_fill(done.unsqueeze(1), -torch.inf)
-
-    def _traced(self, steps: int) -> Hypotheses:
-        """The best hypotheses, read back from where they ended."""
-        B, K, beams = self.B, self.K, self.beams
-        # Time before place: of equal scores, the one that ended first.
-        logs = beams.ended[:steps].transpose(0, 1).flatten(1)  # (B, steps * K)
-        lengths = torch.arange(1, steps + 1, device=logs.device).repeat_interleave(K).expand(B, -1)
-        live = self.live
-        all_logs = torch.cat((logs, live), 1)
-        all_lengths = torch.cat((lengths, torch.full_like(live, steps, dtype=torch.int64)), 1)
-        all_scores = self.normalizer.score(all_logs, all_lengths)
-        # Unfinished ones go behind all finished ones: sorted apart, then joined.
-        over = all_scores[:, : steps * K].sort(dim=1, descending=True, stable=True).indices
-        rest = all_scores[:, steps * K :].sort(dim=1, descending=True, stable=True).indices
-        order = torch.cat((over[:, : self.n_best], rest[:, : self.n_best] + steps * K), 1)
-        reached = all_logs.gather(1, order) > -torch.inf
-        behind = (~reached).to(torch.int8).sort(dim=1, stable=True).indices[:, : self.n_best]
-        order, reached = order.gather(1, behind), reached.gather(1, behind)
-        finished = (order < steps * K) & reached
-        lengths = all_lengths.gather(1, order).masked_fill(~reached, 0)
-        # Finished: the parent of its end; unfinished: its own place at the last step.
-        own = beams.end_parents[:steps].transpose(0, 1).flatten(1)
-        nodes = torch.cat((own, torch.arange(K, device=own.device).expand(B, -1)), 1)
-        gains = beams.end_gains[:steps].transpose(0, 1).flatten(1)
-        end_gains = torch.cat((gains, live), 1).gather(1, order)
-        path = self._path(nodes.gather(1, order), lengths, finished, end_gains, steps)
-        return Hypotheses(
-            path[0],
-            lengths,
-            all_scores.gather(1, order),
-            all_logs.gather(1, order),
-            path[1],
-            finished,
-            path[2],
-        )
-
-    def _path(
-        self, nodes: Tensor, lengths: Tensor, finished: Tensor, end_gains: Tensor, steps: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens, their log-probabilities and attention, by following parents: (B, n, T)."""
-        own, beams = self.stepper.constraints, self.beams
-        shape = (*nodes.shape, own.max_length)
-        tokens = torch.full(shape, own.pad, dtype=torch.int64, device=nodes.device)
-        gains = torch.zeros(shape, dtype=torch.float32, device=nodes.device)
-        seen = None
-        if beams.attention:
-            seen = gains.new_zeros(*shape, beams.attention[0].size(-1))
-        for step in reversed(range(steps)):
-            at_end = finished & (lengths == step + 1)
-            inside = lengths - finished.to(torch.int64) > step
-            token = beams.tokens[step].gather(1, nodes)
-            gain = torch.where(inside, beams.gains[step].gather(1, nodes), 0.0)
-            nodes = torch.where(inside, beams.parents[step].gather(1, nodes), nodes)
-            tokens[:, :, step] = torch.where(inside, token, tokens[:, :, step])
-            gains[:, :, step] = torch.where(at_end, end_gains, gain)
-            if own.eos is not None:
-                tokens[:, :, step].masked_fill_(at_end, own.eos)
-            if seen is not None:
-                look = beams.attention[step]
-                rows = nodes.unsqueeze(2).expand(-1, -1, look.size(2))
-                there = (inside | at_end).unsqueeze(2)
-                seen[:, :, step] = look.gather(1, rows).masked_fill(~there, 0)
-        return tokens, gains, seen

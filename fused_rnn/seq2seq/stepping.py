@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -12,48 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..selection import log_softmax
+from .constraints import Constraints, ban_repeated
 from .interfaces import Steps, attention_of
-
-
-class Constraints(NamedTuple):
-    """What may be generated. Probabilities are not renormalised: those of the model stand.
-
-    Args:
-        eos: ends a sequence; None: nothing does.
-        pad: marks the free places of `prefix`.
-        max_length: most tokens of a sequence, `<eos>` counted.
-        min_length: fewest tokens of a finished sequence, `<eos>` counted.
-        no_repeat_ngram: no n-gram of this length comes twice in a sequence; 0: any may.
-        prefix: tokens that sequences must begin with, (B, P), `pad` where they are free.
-        ban: tokens never generated.
-        allow: the only tokens generated, besides `eos`; None: all.
-    """
-
-    eos: int | None
-    pad: int
-    max_length: int
-    min_length: int = 0
-    no_repeat_ngram: int = 0
-    prefix: Tensor | None = None
-    ban: Collection[int] = ()
-    allow: Collection[int] | None = None
-
-    def check(self) -> None:
-        """Raises ValueError unless the numbers fit together."""
-        if self.max_length < 1:
-            raise ValueError(f"max_length: expected at least 1, got {self.max_length}")
-        if not 0 <= self.min_length <= self.max_length:
-            raise ValueError(
-                f"min_length: expected 0 to max_length {self.max_length}, got {self.min_length}"
-            )
-        if self.no_repeat_ngram < 0:
-            raise ValueError(f"no_repeat_ngram: expected 0 or more, got {self.no_repeat_ngram}")
-        prefix = self.prefix
-        if prefix is not None and (prefix.dim() != 2 or prefix.size(1) > self.max_length):
-            raise ValueError(
-                f"prefix: expected (B, P) with P at most max_length {self.max_length}, got "
-                f"{tuple(prefix.shape)}"
-            )
 
 
 class Outlook(NamedTuple):
@@ -79,14 +39,19 @@ def rows_of(model: Steps, state: Any) -> Rows:
     state in which nothing differs is one row.
 
     Raises:
-        ValueError: parts of the state have different numbers of rows.
+        ValueError: parts of the state have different numbers of rows, or it has none.
     """
     whole = list(parts(state))
     device = next((part.device for part in whole if isinstance(part, Tensor)), torch.device("cpu"))
-    one, two = (
-        list(parts(model.reorder(state, torch.zeros(n, dtype=torch.int64, device=device))))
-        for n in (1, 2)
-    )
+
+    def first(times: int) -> list[Any]:
+        index = torch.zeros(times, dtype=torch.int64, device=device)
+        return list(parts(model.reorder(state, index)))
+
+    empty = [isinstance(part, Tensor) and 0 in part.shape for part in whole]
+    if any(empty) and _shapes(first(0)) == _shapes(whole):
+        raise ValueError("state: expected at least one row, got none")
+    one, two = first(1), first(2)
     counts = set()
     for part, single, double in zip(whole, one, two, strict=False):
         if isinstance(part, Tensor):
@@ -95,6 +60,10 @@ def rows_of(model: Steps, state: Any) -> Rows:
     if len(counts) > 1:
         raise ValueError(f"state: expected one number of rows, got {sorted(counts)}")
     return Rows(counts.pop() if counts else 1, device)
+
+
+def _shapes(leaves: list[Any]) -> list[torch.Size]:
+    return [part.shape for part in leaves if isinstance(part, Tensor)]
 
 
 @contextmanager
@@ -127,11 +96,12 @@ class Stepper:
     def __init__(
         self, model: Steps, constraints: Constraints, rows: Rows, *, with_attention: bool = False
     ) -> None:
-        constraints.check()
+        constraints.check(rows.sentences)
         self.model, self.constraints, self.rows = model, constraints, rows
         self.with_attention = with_attention
         self.attention: Tensor | None = None  # (N, S), of the last step
-        self._prefix = _checked_prefix(constraints.prefix, rows)
+        prefix = constraints.prefix
+        self._prefix = None if prefix is None else prefix.to(rows.device, torch.int64)
         self._excluded: Tensor | None = None
         # Whether some row that matters has had logits that are no numbers.
         self._broken = torch.zeros((), dtype=torch.bool, device=rows.device)
@@ -192,19 +162,12 @@ class Stepper:
         return bool(left)
 
     def _check_vocabulary(self, logits: Tensor) -> None:
-        size, own = logits.size(-1), self.constraints
         if logits.dim() != 2:
             raise ValueError(f"logits: expected (N, V), got {tuple(logits.shape)}")
-        eos = () if own.eos is None else (own.eos,)
-        for name, numbers in (("eos", eos), ("ban", own.ban), ("allow", own.allow or ())):
-            wrong = [int(number) for number in numbers if not 0 <= number < size]
-            if wrong:
-                raise ValueError(f"{name}: expected tokens from 0 to {size - 1}, got {wrong}")
-        excluded = set(map(int, own.ban))
-        if own.allow is not None:
-            excluded |= set(range(size)) - set(map(int, own.allow)) - set(eos)
+        self.constraints.check_tokens(logits.size(-1))
+        excluded = self.constraints.excluded(logits.size(-1))
         if excluded:
-            self._excluded = torch.tensor(sorted(excluded), device=logits.device)
+            self._excluded = torch.tensor(excluded, device=logits.device)
 
     def _constrain(self, log_probs: Tensor, step: int, history: Tensor) -> None:
         """Makes -inf, in place, what may not come next."""
@@ -220,34 +183,11 @@ class Stepper:
         if own.eos is not None and step + 1 < own.min_length:
             log_probs[:, own.eos] = -torch.inf
         if 0 < own.no_repeat_ngram <= step:
-            _ban_repeated(log_probs, history, own.no_repeat_ngram)
+            ban_repeated(log_probs, history, own.no_repeat_ngram)
         if forced is not None:
             kept = torch.where(free.unsqueeze(1), log_probs.gather(1, forced), kept)
             log_probs.masked_fill_(~free.unsqueeze(1), -torch.inf)
             log_probs.scatter_(1, forced, kept)
-
-
-def _ban_repeated(log_probs: Tensor, history: Tensor, n: int) -> None:
-    """Excludes, in place, tokens that would make an n-gram come twice; history is (N, t)."""
-    followers = history[:, n - 1 :]  # (N, t - n + 1)
-    if n == 1:
-        same = torch.ones_like(followers, dtype=torch.bool)
-    else:
-        windows = history.unfold(1, n - 1, 1)[:, :-1]  # (N, t - n + 1, n - 1)
-        same = (windows == history[:, None, 1 - n :]).all(-1)
-    values = log_probs.gather(1, followers).masked_fill_(same, -torch.inf)
-    # A token may follow several times: the lowest value must win, whatever the order.
-    log_probs.scatter_reduce_(1, followers, values, "amin")
-
-
-def _checked_prefix(prefix: Tensor | None, rows: Rows) -> Tensor | None:
-    if prefix is None:
-        return None
-    if prefix.size(0) != rows.sentences:
-        raise ValueError(f"prefix: expected {rows.sentences} rows, got {prefix.size(0)}")
-    if prefix.dtype.is_floating_point:
-        raise ValueError(f"prefix: expected integers, got {prefix.dtype}")
-    return prefix.to(rows.device, torch.int64)
 
 
 def parts(state: Any) -> Iterator[Any]:

@@ -3,17 +3,37 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from ..text.codec import Codec
 from ..text.pairs import pad_batch
+from ..text.reading import refuse_string
 from .hypotheses import Hypotheses
 from .interfaces import EncoderDecoder
+from .sampling import sample
 from .search import beam_search
 from .stepping import evaluating
+from .training_options import check_at_least
+
+
+class Draws(NamedTuple):
+    """How translations are drawn at random; see `sample`.
+
+    What is drawn for a sentence depends on the seed and on its place in the input, not on the
+    size of the batch.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +46,14 @@ class SearchOptions:
         length_penalty, normalization: as in `beam_search`.
         stop: as there. Default "exact": of a model that is sure of itself, "k" may be given k
             short and unlikely ends before the likeliest translation has come to its own.
-        longest: most tokens of a translation; None: twice those of the longest source sentence
-            read along with it, and ten. Default None.
+        longest: most tokens of a translation; None: twice those of its source sentence, and ten,
+            behind the prefix. Default None.
         attention: whether to return where the decoder looked. Default False.
+        min_length, no_repeat_ngram: as in `beam_search`. Default 0.
+        prefix: what every translation begins with. Default "": anything.
+        ban: tokens never generated; each a token of the target's vocabulary, or a text of one.
+            Default none.
+        draws: translations are drawn instead, n_best of them. Default None.
     """
 
     beam_size: int = 5
@@ -38,6 +63,11 @@ class SearchOptions:
     stop: str = "exact"
     longest: int | None = None
     attention: bool = False
+    min_length: int = 0
+    no_repeat_ngram: int = 0
+    prefix: str = ""
+    ban: tuple[str, ...] = ()
+    draws: Draws | None = None
 
 
 class Candidate(NamedTuple):
@@ -71,6 +101,7 @@ def translate(
     options: SearchOptions | None = None,
     *,
     batch_size: int = 32,
+    first: int = 0,
 ) -> Iterator[Translation]:
     """Yields the translation of each sentence, in order; a stream is read batch by batch.
 
@@ -82,53 +113,113 @@ def translate(
         source, target: its codecs.
         sentences: any number of them.
         options: of the search. Default: those of SearchOptions.
-        batch_size: sentences searched side by side. Default 32.
+        batch_size: sentences searched side by side; no influence on the result. Default 32.
+        first: the place of the first sentence, where others came before. Default 0.
+
+    Raises:
+        TypeError: sentences is one string.
+        ValueError: an option does not fit.
     """
+    refuse_string("sentences", sentences)
+    check_at_least("batch_size", batch_size, 1)
     options = SearchOptions() if options is None else options
+    search = _Search(model, source, target, options)
     stream = iter(sentences)
-    while some := list(islice(stream, batch_size)):
+    place = first
+    # Drawn one by one, as neighbours would draw from the same generator.
+    while some := list(islice(stream, 1 if options.draws else batch_size)):
         tokens = [source.split(sentence) for sentence in some]
         filled = [i for i, own in enumerate(tokens) if own]
-        found = iter(_searched(model, source, target, [tokens[i] for i in filled], options))
+        found = iter(search([tokens[i] for i in filled], place))
         for sentence, own in zip(some, tokens, strict=True):
             candidates = next(found) if own else [Candidate("", [], 0.0, 0.0, [], True, None)]
-            unknown = sum(token not in source.vocab for token in own)
-            yield Translation(sentence, own, unknown, candidates)
+            yield Translation(sentence, own, len(source.vocab.unread(own)), candidates)
+        place += len(some)
 
 
-def _searched(
-    model: EncoderDecoder,
-    source: Codec,
-    target: Codec,
-    sentences: Sequence[list[str]],
-    options: SearchOptions,
-) -> list[list[Candidate]]:
-    if not sentences:
-        return []
-    device = next(model.parameters()).device
-    numbers = [[*source.vocab.encode(tokens), source.vocab.eos] for tokens in sentences]
-    tokens, lengths = (part.to(device) for part in pad_batch(numbers, source.vocab.pad))
-    vocab = target.vocab
-    longest = 2 * tokens.size(1) + 10 if options.longest is None else options.longest
-    with evaluating(model):
-        state = model.encode(tokens, lengths)
-    found = beam_search(
-        model,
-        state,
-        bos=vocab.bos,
-        eos=vocab.eos,
-        pad=vocab.pad,
-        max_length=longest,
-        beam_size=options.beam_size,
-        n_best=options.n_best,
-        length_penalty=options.length_penalty,
-        normalization=options.normalization,
-        stop=options.stop,
-        ban=(vocab.pad, vocab.bos, vocab.unknown),
-        return_attention=options.attention,
-    )
-    sizes = lengths.tolist()
-    return [_candidates(found, row, sizes[row], target) for row in range(len(sentences))]
+class _Search:
+    """Source tokens to candidates, by the search that options ask for."""
+
+    def __init__(
+        self, model: EncoderDecoder, source: Codec, target: Codec, options: SearchOptions
+    ) -> None:
+        self.model, self.source, self.target, self.options = model, source, target, options
+        vocab = target.vocab
+        self.prefix = _known("prefix", target.split(options.prefix), target)
+        words = [_word(target, word) for word in options.ban]
+        self.ban = (vocab.pad, vocab.bos, vocab.unknown, *_known("ban", words, target))
+        self.device = next(model.parameters()).device
+
+    def __call__(self, sentences: Sequence[list[str]], place: int) -> list[list[Candidate]]:
+        """The candidates of some sentences, the first of which has this place in the input."""
+        if not sentences:
+            return []
+        vocab = self.source.vocab
+        numbers = [[*vocab.encode(tokens), vocab.eos] for tokens in sentences]
+        tokens, lengths = (part.to(self.device) for part in pad_batch(numbers, vocab.pad))
+        with evaluating(self.model):
+            state = self.model.encode(tokens, lengths)
+        found = self._searched(state, lengths, place)
+        sizes = lengths.tolist()
+        return [_candidates(found, row, sizes[row], self.target) for row in range(len(sizes))]
+
+    def _searched(self, state: Any, lengths: Tensor, place: int) -> Hypotheses:
+        vocab, own = self.target.vocab, self.options
+        prefix = None
+        if self.prefix:
+            prefix = torch.tensor([self.prefix] * len(lengths), device=self.device)
+        shared: dict[str, Any] = {
+            "bos": vocab.bos,
+            "eos": vocab.eos,
+            "pad": vocab.pad,
+            "max_length": self._limits(lengths),
+            "length_penalty": own.length_penalty,
+            "normalization": own.normalization,
+            "min_length": own.min_length,
+            "no_repeat_ngram": own.no_repeat_ngram,
+            "prefix": prefix,
+            "ban": self.ban,
+            "return_attention": own.attention,
+        }
+        if own.draws is None:
+            sizes: dict[str, Any] = {
+                "beam_size": own.beam_size,
+                "n_best": own.n_best,
+                "stop": own.stop,
+            }
+            return beam_search(self.model, state, **shared, **sizes)
+        temperature, top_k, top_p, seed = own.draws
+        draws: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        # As a string, which mixes the bits of both well.
+        mixed = random.Random(f"{seed} {place}").getrandbits(63)
+        generator = torch.Generator(self.device).manual_seed(mixed)
+        return sample(
+            self.model, state, **shared, **draws, num_samples=own.n_best, generator=generator
+        )
+
+    def _limits(self, lengths: Tensor) -> Tensor:
+        """The most tokens of each sentence's translation, (B,)."""
+        own = self.options
+        if own.longest is not None:
+            return torch.full_like(lengths, own.longest)
+        return (2 * lengths + 10 + len(self.prefix)).clamp(min=own.min_length)
+
+
+def _word(target: Codec, text: str) -> str:
+    """The one token that a text is; the text itself if it is none or several."""
+    split = target.split(text)
+    return split[0] if text not in target.vocab and len(split) == 1 else text
+
+
+def _known(name: str, tokens: Sequence[str], target: Codec) -> list[int]:
+    """The numbers of tokens.
+
+    Raises:
+        ValueError: one is not in the vocabulary.
+    """
+    if strange := target.vocab.unread(tokens):
+        raise ValueError(f"{name}: expected tokens of the target's vocabulary, got {strange}")
+    return target.vocab.encode(tokens)
 
 
 def _candidates(found: Hypotheses, row: int, size: int, target: Codec) -> list[Candidate]:
@@ -166,9 +257,15 @@ def corpus_scores(
         references: of each sentence its right translations, at least one.
 
     Raises:
-        ValueError: the numbers differ, or a sentence has no reference.
+        ValueError: the numbers differ, there is no sentence, or one has no reference.
+        TypeError: one string stands where several belong.
         ModuleNotFoundError: the `sacrebleu` package is not installed.
     """
+    refuse_string("translations", translations)
+    for own in (references, *references):
+        refuse_string("references", own)
+    if not translations:
+        raise ValueError("translations: expected at least one, got none")
     if len(translations) != len(references) or not all(references):
         raise ValueError(
             f"references: expected at least one for each of {len(translations)} sentences, got "
@@ -176,7 +273,7 @@ def corpus_scores(
         )
     import sacrebleu
 
-    most = max(map(len, references), default=0)
+    most = max(map(len, references))
     # One stream for each place; sacrebleu passes over what is None.
     streams: Any = [[own[i] if i < len(own) else None for own in references] for i in range(most)]
     return {
