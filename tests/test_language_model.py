@@ -5,7 +5,6 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from fused_rnn import use_backend
 from fused_rnn.seq2seq import (
     CELLS,
-    CheckpointError,
     LanguageModel,
     LanguageModelConfig,
     Prediction,
@@ -25,12 +23,9 @@ from fused_rnn.seq2seq import (
     detach,
     evaluate,
     generate,
-    load_language_model,
-    randomness,
-    save_language_model,
     train,
 )
-from fused_rnn.text import Codec, sequential_batches
+from fused_rnn.text import sequential_batches
 
 V = 11
 OPTIONS = TrainingOptions(steps=9, batch_size=3, num_steps=5, seed=3)
@@ -138,6 +133,22 @@ def test_evaluation_is_the_mean_over_every_token(in_float64: None) -> None:
     assert evaluate(model, tokens[:3], batch_size=16).predicted == 2
     with pytest.raises(ValueError, match="expected at least 2, got 1"):
         evaluate(model, tokens[:1])
+    for size in ("batch_size", "num_steps"):
+        with pytest.raises(ValueError, match=f"{size}: expected at least 1, got 0"):
+            evaluate(model, tokens, **{size: 0})
+
+
+def test_what_is_not_counted_is_read_all_the_same(in_float64: None) -> None:
+    model, tokens = build().eval(), text(50)
+    kept = tokens[1:] != 3
+    expected = F.cross_entropy(model(tokens[:-1, None]).logits[:, 0][kept], tokens[1:][kept])
+    assert 0 < kept.sum() < 49
+    for sizes in ({}, {"num_steps": 7}):
+        result = evaluate(model, tokens, skip=(3,), **sizes)
+        assert result.predicted == int(kept.sum())
+        assert result.perplexity == pytest.approx(expected.exp().item(), rel=1e-12)
+    with pytest.raises(ValueError, match="tokens: expected some to predict besides"):
+        evaluate(model, tokens, skip=range(V))
 
 
 def test_state_is_carried_between_sequential_minibatches_only() -> None:
@@ -206,98 +217,6 @@ def test_learns_a_simple_text(cell: str) -> None:
     assert trainer.finished and trainer.validations[-1][0] == 300
     assert evaluate(trainer.model, tokens).perplexity < 1.1
     assert generate(trainer.model, tokens[:6], 6, temperature=0) == [1, 2, 3, 1, 2, 4]
-
-
-def test_training_saves_now_and_then_and_stops_when_told() -> None:
-    saved: list[int] = []
-    trainer = Trainer(build(), text(), OPTIONS)
-    stop = iter([False] * 7 + [True])
-    train(
-        trainer,
-        text(30),
-        save=lambda: saved.append(trainer.step),
-        save_every=3,
-        stop=lambda: next(stop),
-    )
-    assert saved == [3, 6, 7] and not trainer.finished
-    train(trainer, text(30), save=lambda: saved.append(trainer.step), save_every=3)
-    assert saved == [3, 6, 7, 9] and trainer.finished
-
-
-def test_training_that_diverges_is_not_saved() -> None:
-    saved: list[int] = []
-    options = replace(OPTIONS, optimizer="sgd", schedule="constant", learning_rate=1e38)
-    trainer = Trainer(build(), text(), options)
-    with pytest.raises(ValueError, match="loss: expected a finite number, got (nan|inf) at step"):
-        train(trainer, text(30), save=lambda: saved.append(trainer.step), save_every=100)
-    assert saved == []
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("sampling", ["sequential", "random"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_resumed_training_is_the_same_bit_for_bit(
-    tmp_path: Path, cell: str, sampling: str, optimizer: str
-) -> None:
-    options = replace(OPTIONS, sampling=sampling, optimizer=optimizer, steps=14)
-    codec = Codec.of("abcdefghij")
-    whole = Trainer(build(cell, num_layers=2), text(), options)
-    for step in range(14):
-        # A position in the middle of a pass, and one in another pass.
-        if step in (2, 9):
-            save_language_model(tmp_path / str(step), codec, whole)
-        whole.train_step()
-    for step in (2, 9):
-        torch.manual_seed(99)
-        saved = load_language_model(tmp_path / str(step))
-        assert saved.codec.vocab.tokens == codec.vocab.tokens and saved.options == options
-        resumed = saved.resume(text())
-        assert resumed.step == step
-        while not resumed.finished:
-            resumed.train_step()
-        assert torch.equal(weights(resumed.model), weights(whole.model))
-        assert resumed.losses == whole.losses
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_resumed_training_is_the_same_on_a_gpu(tmp_path: Path, precision: str) -> None:
-    options = replace(OPTIONS, sampling="sequential", steps=12, precision=precision)
-    whole = Trainer(build("lstm", num_layers=2).cuda(), text(), options)
-    for step in range(12):
-        if step == 7:
-            save_language_model(tmp_path, Codec.of("abcdefghij"), whole)
-        whole.train_step()
-    torch.cuda.manual_seed(99)
-    saved = load_language_model(tmp_path)
-    saved.model.cuda()
-    resumed = saved.resume(text())
-    while not resumed.finished:
-        resumed.train_step()
-    assert resumed.losses == whole.losses
-    assert torch.equal(weights(resumed.model), weights(whole.model))
-
-
-def test_a_gpus_generator_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a generator of the host in the place of the device's."""
-    device, own = torch.device("cuda", 1), torch.Generator().manual_seed(5)
-    states = {device: own}
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda which: states[which].get_state())
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, which: states[which].set_state(s))
-    kept = randomness.states(device)
-    assert set(kept) == {"random", "random-cuda"}
-    drawn = torch.rand(3, generator=own)
-    randomness.restore(kept, torch.device("cpu"))
-    assert not torch.equal(torch.rand(3, generator=own), drawn)
-    randomness.restore(kept, device)
-    assert torch.equal(torch.rand(3, generator=own), drawn)
-    assert set(randomness.states(torch.device("cpu"))) == {"random"}
-
-
-def test_resuming_needs_the_same_text(tmp_path: Path) -> None:
-    save_language_model(tmp_path, Codec.of("abcdefghij"), Trainer(build(), text(), OPTIONS))
-    with pytest.raises(CheckpointError, match="expected the text"):
-        load_language_model(tmp_path).resume(text().flip(0))
 
 
 def test_generation(in_float64: None) -> None:

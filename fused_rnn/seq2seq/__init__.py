@@ -26,8 +26,9 @@ from .language_model_training import SAMPLINGS, Trainer, TrainingOptions
 from .recurrence import CELLS, detach
 from .sampling import sample
 from .search import STOPS, beam_search, greedy_search
-from .training import OPTIMIZERS, PRECISIONS, SCHEDULES, Evaluation, Options, Training, train
-from .translation import Candidate, SearchOptions, Translation, corpus_scores, translate
+from .training import Diverged, Evaluation, Training, train
+from .training_options import OPTIMIZERS, PRECISIONS, SCHEDULES, Options
+from .translation import Candidate, Draws, SearchOptions, Translation, corpus_scores, translate
 from .translator import (
     Translator,
     TranslatorConfig,
@@ -49,6 +50,8 @@ __all__ = [
     "Candidate",
     "CheckpointError",
     "Decoder",
+    "Diverged",
+    "Draws",
     "Encoded",
     "Encoder",
     "EncoderDecoder",

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ..text.codec import Codec
 from ..text.pairs import PairData
+from ..text.streaming import StreamedText
 from . import checkpoint, parallel
 from .checkpoint import Checkpoint, CheckpointError
 from .language_model import LanguageModel, LanguageModelConfig
 from .language_model_training import Trainer, TrainingOptions
-from .training import Options, Training, under
+from .training import Training, under
+from .training_options import Options
 from .translator import Translator, TranslatorConfig, TranslatorTraining
 
 _LANGUAGE_MODEL = "language model"
@@ -32,12 +34,16 @@ class SavedLanguageModel(NamedTuple):
     options: TrainingOptions
     position: dict[str, Any]
     tensors: dict[str, Tensor]
+    # Whether `<unk>` was trained on, without which what it costs has no meaning.
+    knows_unknown: bool
+    # What else the training's owner wanted kept.
+    data: dict[str, Any]
 
-    def resume(self, tokens: Tensor) -> Trainer:
+    def resume(self, tokens: Tensor | StreamedText) -> Trainer:
         """Returns the training of the model where it was saved.
 
         Args:
-            tokens: the text it was trained on, (n,).
+            tokens: the text it was trained on, (n,), or a stream of it.
 
         Raises:
             CheckpointError: it is another text, or the position is damaged.
@@ -76,15 +82,26 @@ class SavedTranslator(NamedTuple):
         return trainer
 
 
-def save_language_model(folder: str | Path, codec: Codec, trainer: Trainer) -> None:
+def save_language_model(
+    folder: str | Path, codec: Codec, trainer: Trainer, data: Mapping[str, Any] | None = None
+) -> None:
     """Puts a language model and its training into a folder, as a checkpoint.
 
     Of processes that train together, all must ask; the first one writes.
 
+    Args:
+        data: whatever JSON can hold, kept beside the rest. Default None: nothing.
+        folder, codec, trainer: what to save where.
+
     Raises:
         OSError: it could not be written; the checkpoint that was there is untouched.
     """
-    record = {"config": asdict(trainer.model.config), "codec": codec.record()}
+    record = {
+        "config": asdict(trainer.model.config),
+        "codec": codec.record(),
+        "knows_unknown": trainer.knows_unknown,
+        "data": dict(data or {}),
+    }
     _save(folder, _LANGUAGE_MODEL, record, trainer.model, trainer, trainer.options)
 
 
@@ -123,15 +140,19 @@ def load_language_model(folder: str | Path) -> SavedLanguageModel:
     """Returns the language model in a folder.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it is damaged.
+        CheckpointError: there is no such checkpoint, it is damaged, or its vocabulary is not that
+            of its weights.
     """
     with _loaded(folder, _LANGUAGE_MODEL) as (record, tensors):
         model = LanguageModel(LanguageModelConfig(**record["config"]))
         model.load_state_dict(under("model.", tensors))
         codec = Codec.from_record(record["codec"])
         options = TrainingOptions(**record["options"])
+        _check_size(folder, "", codec, model.config.vocab_size)
         position, training = record["position"], under("training.", tensors)
-    return SavedLanguageModel(model, codec, options, position, training)
+        # Those saved before it was noted are taken to have none.
+        known, data = bool(record.get("knows_unknown", False)), record.get("data", {})
+    return SavedLanguageModel(model, codec, options, position, training, known, data)
 
 
 def load_translator(folder: str | Path) -> SavedTranslator:
@@ -147,16 +168,19 @@ def load_translator(folder: str | Path) -> SavedTranslator:
         model.load_state_dict(under("model.", tensors))
         source, target = (Codec.from_record(record[side]) for side in ("source", "target"))
         for side, codec in (("source", source), ("target", target)):
-            size = getattr(config, f"{side}_vocab_size")
-            if len(codec.vocab) != size:
-                raise CheckpointError(
-                    f"{folder}: expected a {side} vocabulary of {size:,} tokens as the weights "
-                    f"have, got {len(codec.vocab):,}"
-                )
+            _check_size(folder, f"{side} ", codec, getattr(config, f"{side}_vocab_size"))
         options = Options(**record["options"])
         data, position = record["data"], record["position"]
         training = under("training.", tensors)
     return SavedTranslator(model, source, target, options, data, position, training)
+
+
+def _check_size(folder: str | Path, side: str, codec: Codec, size: int) -> None:
+    if len(codec.vocab) != size:
+        raise CheckpointError(
+            f"{folder}: expected a {side}vocabulary of {size:,} tokens as the weights have, got "
+            f"{len(codec.vocab):,}"
+        )
 
 
 def _save(

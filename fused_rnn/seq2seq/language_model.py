@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,13 @@ from ..linear import Linear
 from .decoder import output_layer
 from .interfaces import Prediction
 from .recurrence import CELLS, State, recurrence, take_rows
-from .sampling import sample
+from .sampling import check_draws, sample
 from .stepping import evaluating
 from .training import Evaluation
+from .training_options import check_at_least
+
+# What `cross_entropy` passes over.
+_SKIPPED = -100
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,12 @@ class LanguageModel(nn.Module):
 
 
 def evaluate(
-    model: LanguageModel, tokens: Tensor, *, batch_size: int = 1, num_steps: int = 256
+    model: LanguageModel,
+    tokens: Tensor,
+    *,
+    batch_size: int = 1,
+    num_steps: int = 256,
+    skip: Collection[int] = (),
 ) -> Evaluation:
     """Returns how well a model predicts a text's tokens after the first.
 
@@ -142,24 +151,35 @@ def evaluate(
         batch_size: parts the text is cut into to be read side by side, each from a zero state,
             faster but without what came before. Default 1: the text is read as a whole.
         num_steps: tokens of each part read at a time; no influence on the result.
+        skip: token numbers that are read but not counted among those to be predicted. Default
+            none.
 
     Raises:
-        ValueError: the text has fewer than two tokens.
+        ValueError: the text has fewer than two tokens, or none after the first that counts; or a
+            size is below 1.
     """
+    check_at_least("batch_size", batch_size, 1)
+    check_at_least("num_steps", num_steps, 1)
     count = len(tokens) - 1
     if count < 1:
         raise ValueError(f"tokens: expected at least 2, got {len(tokens)}")
     length = -(-count // batch_size)
     gap = length * batch_size - count
     x = F.pad(tokens[:-1], (0, gap)).view(batch_size, length).t()  # (n, B)
-    y = F.pad(tokens[1:], (0, gap), value=-100).view(batch_size, length).t()
+    labels = tokens[1:]
+    for number in skip:
+        labels = labels.masked_fill(labels == number, _SKIPPED)
+    counted = int((labels != _SKIPPED).sum())
+    if not counted:
+        raise ValueError(f"tokens: expected some to predict besides {list(skip)}, got none")
+    y = F.pad(labels, (0, gap), value=_SKIPPED).view(batch_size, length).t()
     total, state = 0.0, None
     with evaluating(model):
         for first in range(0, length, num_steps):
             logits, state = model(x[first : first + num_steps], state)
             labels = y[first : first + num_steps].flatten()
             total += F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").item()
-    return Evaluation(total, count)
+    return Evaluation(total, counted)
 
 
 def generate(
@@ -168,28 +188,40 @@ def generate(
     length: int,
     *,
     temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
     generator: torch.Generator | None = None,
-    ban: Iterable[int] = (),
+    ban: Collection[int] = (),
+    watch: Callable[[int], bool] | None = None,
 ) -> list[int]:
     """Returns tokens that go on from a prefix.
 
     Args:
         prefix: token numbers, (n,), at least one.
         length: number of tokens to return.
-        temperature: logits are divided by it before drawing; 0 = the likeliest token. Default 1.
+        temperature, top_k, top_p: as in `sample`.
         generator: draws the tokens. Default: PyTorch's global generator.
         ban: token numbers never returned. Default none.
+        watch: called with each token as soon as it is there; where it returns true, the text ends
+            with that token. Default None.
 
     Raises:
-        ValueError: the prefix is empty, the length or the temperature negative, or what is to be
-            banned no token.
+        ValueError: the prefix is empty, an option does not fit, or what is banned is no token or
+            leaves none.
     """
     if prefix.dim() != 1 or len(prefix) == 0:
         raise ValueError(f"prefix: expected tokens in one dimension, got {tuple(prefix.shape)}")
     if length < 0:
         raise ValueError(f"length: expected 0 or more, got {length}")
-    if temperature < 0:
-        raise ValueError(f"temperature: expected 0 or more, got {temperature}")
+    size = model.config.vocab_size
+    low, high = prefix.aminmax()
+    if not 0 <= int(low) <= int(high) < size:
+        raise ValueError(
+            f"prefix: expected tokens from 0 to {size - 1}, got {int(low)} to {int(high)}"
+        )
+    if not set(range(size)) - set(ban):
+        raise ValueError(f"ban: expected some of the {size:,} tokens to be left, got all of them")
+    check_draws(temperature, top_k, top_p)
     if length == 0:
         return []
     state = model.initial_state(1)
@@ -202,9 +234,13 @@ def generate(
         bos=prefix[-1:],
         eos=None,
         pad=0,
-        max_length=length,
+        # As a tensor: room is made for the steps that come to be, not for all of them.
+        max_length=torch.tensor([length]),
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         generator=generator,
-        ban=list(ban),
+        ban=ban,
+        watch=None if watch is None else lambda drawn: watch(int(drawn)),
     )
-    return found.tokens[0, 0].tolist()
+    return found.tokens[0, 0, : int(found.lengths)].tolist()

@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..text.batches import Batch, random_batches, sequential_batches
+from ..text.streaming import StreamedText
+from ..text.vocab import Vocab
 from . import parallel
 from .language_model import LanguageModel, evaluate
 from .recurrence import detach, map_state
-from .training import Evaluation, Loss, Options, Training, check_at_least, check_choice
+from .training import Evaluation, Loss, Training
+from .training_options import Options, check_at_least, check_choice
 
 SAMPLINGS = {"sequential": sequential_batches, "random": random_batches}
 
@@ -59,19 +62,29 @@ class Trainer(Training):
 
     Args:
         model: trained in place.
-        tokens: the text to train on, (n,).
+        tokens: the text to train on, (n,), or a stream of it.
         options: how.
 
     Raises:
-        ValueError: the text is too short for one minibatch, or a minibatch has no equal share
-            for each process.
+        ValueError: the text is too short for one minibatch, a minibatch has no equal share for
+            each process, or a stream is to be sampled at random.
     """
 
     unit = "tok"
 
-    def __init__(self, model: LanguageModel, tokens: Tensor, options: TrainingOptions) -> None:
+    def __init__(
+        self, model: LanguageModel, tokens: Tensor | StreamedText, options: TrainingOptions
+    ) -> None:
         self.model, self.tokens, self.options = model, tokens, options
-        super().__init__(model, options, hashlib.sha256(str(tokens.tolist()).encode()).hexdigest())
+        if isinstance(tokens, StreamedText):
+            if options.sampling != "sequential":
+                raise ValueError(
+                    f"sampling: expected 'sequential' for a stream, got {options.sampling!r}"
+                )
+            self.knows_unknown = tokens.holds(Vocab.unknown)
+        else:
+            self.knows_unknown = bool((tokens == Vocab.unknown).any())
+        super().__init__(model, options, self._name(tokens))
         if options.batch_size % self._world.size:
             raise ValueError(
                 f"batch_size: expected a multiple of the {self._world.size} processes, got "
@@ -86,6 +99,8 @@ class Trainer(Training):
 
     def _minibatches(self, rng: random.Random) -> Iterator[Batch]:
         options = self.options
+        if isinstance(self.tokens, StreamedText):
+            return self.tokens.batches(options.batch_size, options.num_steps)
         draw = SAMPLINGS[options.sampling]
         return draw(self.tokens, options.batch_size, options.num_steps, rng=rng)
 
@@ -99,7 +114,19 @@ class Trainer(Training):
 
     def evaluate(self, held_out: Tensor) -> Evaluation:
         """Returns how well a held-out text, (n,), is predicted, read in batch_size parts."""
-        return evaluate(self.model, held_out, batch_size=self.options.batch_size)
+        return evaluate(
+            self.model, held_out, batch_size=self.options.batch_size, skip=self.never_seen
+        )
+
+    @property
+    def never_seen(self) -> tuple[int, ...]:
+        """`<unk>`, where the text trained on has none: what it would cost has no meaning."""
+        return () if self.knows_unknown else (Vocab.unknown,)
+
+    def _name(self, held_out: Tensor | StreamedText) -> str:
+        if isinstance(held_out, StreamedText):
+            return held_out.digest
+        return hashlib.sha256(str(held_out.tolist()).encode()).hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:
         found = super().tensors()

@@ -9,7 +9,6 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -21,61 +20,11 @@ from torch.nn.utils import clip_grad_norm_
 from ..text.metrics import perplexity
 from . import parallel, randomness
 from .checkpoint import CheckpointError
-
-OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("cosine", "constant")
-PRECISIONS = ("float32", "bfloat16")
-_WARM_UP = 50
+from .training_options import Options
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a model is trained.
-
-    Args:
-        steps: minibatches in all. Default 2000.
-        batch_size: rows of a minibatch, of all processes together, B. Default 32.
-        optimizer: "adam" or "sgd". Default "adam".
-        learning_rate: at its highest. Default 0.004.
-        schedule: "cosine" rises over 50 steps, then falls to a fiftieth; "constant" stays.
-            Default "cosine".
-        clip: longest gradient, all parameters taken as one vector. Default 1.0.
-        precision: "bfloat16" runs the model under autocast, the weights staying float32.
-            Default "float32".
-        validate_every: steps between looks at what is held out. Default 100.
-        patience: looks without a better one after which training ends with the best weights;
-            0 = it goes on to the last step, and the last weights stay. Default 0.
-        seed: of the first weights, dropout and the order of minibatches. Default 0.
-    """
-
-    steps: int = 2000
-    batch_size: int = 32
-    optimizer: str = "adam"
-    learning_rate: float = 0.004
-    schedule: str = "cosine"
-    clip: float = 1.0
-    precision: str = "float32"
-    validate_every: int = 100
-    patience: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
-        for name, allowed in names.items():
-            check_choice(name, getattr(self, name), allowed)
-        for name in ("steps", "batch_size", "validate_every"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("patience", self.patience, 0)
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-
-    def rate(self, step: int) -> float:
-        """Returns the learning rate of a step, counted from 0."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        fall = 0.02 + 0.98 * (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.learning_rate * min(1.0, (step + 1) / _WARM_UP) * fall
+class Diverged(ValueError):
+    """Numbers of a training that are no longer finite."""
 
 
 class Loss(NamedTuple):
@@ -118,6 +67,7 @@ class Training(ABC):
         self.losses: list[float] = []
         self.validations: list[tuple[int, float]] = []
         self._digest = digest
+        self._held_out: str | None = None
         self._epoch = 0
         self._used = 0
         self._batches = self._pass()
@@ -169,19 +119,46 @@ class Training(ABC):
     def evaluate(self, held_out: Any) -> Evaluation:
         """Returns how well the model predicts what is held out."""
 
+    @abstractmethod
+    def _name(self, held_out: Any) -> str:
+        """Names what is held out in a checkpoint."""
+
+    def hold_out(self, held_out: Any) -> None:
+        """Notes what is held out, on which validation and early stopping depend.
+
+        Raises:
+            CheckpointError: the checkpoint gone on from held out something else.
+        """
+        name = self._name(held_out)
+        if self._held_out not in (None, name):
+            raise CheckpointError("expected what the checkpoint held out, got something else")
+        self._held_out = name
+
     def train_step(self) -> float:
-        """Trains on the next minibatch and returns its mean loss."""
+        """Trains on the next minibatch and returns its mean loss.
+
+        Raises:
+            Diverged: the loss or its gradient is no finite number; the weights are as they were.
+        """
         batch = self._next_batch()
         with self._precision():
             loss = self._loss(batch)
         self._optimizer.zero_grad()
         # The wrapper takes the mean of what the processes have; the sum is wanted.
         (loss.total * (self._world.size / loss.divisor)).backward()
-        clip_grad_norm_(self._module.parameters(), self._options.clip)
+        norm = clip_grad_norm_(self._module.parameters(), self._options.clip)
+        mean = parallel.total(loss.total.detach() / loss.divisor)
+        # One wait for the device. The norm is of the shared gradients: all processes agree.
+        for name, value in zip(("loss", "gradient"), _values(mean, norm), strict=True):
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"{name}: expected a finite number, got {value} at step {self.step + 1}; a "
+                    "lower learning rate may help"
+                )
         for group in self._optimizer.param_groups:
             group["lr"] = self._options.rate(self.step)
         self._optimizer.step()
-        self.losses.append(parallel.total(loss.total.detach() / loss.divisor).item())
+        self.losses.append(mean.item())
         return self.losses[-1]
 
     def validate(self, held_out: Any) -> float:
@@ -201,10 +178,20 @@ class Training(ABC):
         if self._best:
             self._module.load_state_dict(self._best)
 
+    def check_weights(self) -> None:
+        """Raises Diverged if a weight is no finite number."""
+        for name, weight in self._module.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise Diverged(
+                    f"{name}: expected finite numbers, got others after step {self.step}; a lower "
+                    "learning rate may help"
+                )
+
     def position(self) -> dict[str, Any]:
         """Returns what JSON can hold of the training's position."""
         return {
             "text": self._digest,
+            "held_out": self._held_out,
             "step": self.step,
             "epoch": self._epoch,
             "minibatch": self._used,
@@ -231,6 +218,7 @@ class Training(ABC):
         """
         if position["text"] != self._digest:
             raise CheckpointError("expected the text that the checkpoint was trained on")
+        self._held_out = position.get("held_out")
         randomness.restore(tensors, self._device)
         self.losses = tensors["losses"].tolist()
         self.validations = [(step, loss) for step, loss in position["validations"]]
@@ -287,10 +275,12 @@ def train(
         stop: looked at after every step; True, in any process, ends the training there, and saves.
 
     Raises:
-        ValueError: the loss is no longer a finite number; nothing is saved then.
+        Diverged: the loss or the weights are no longer finite numbers; nothing is saved then.
+        CheckpointError: the checkpoint gone on from held out something else.
     """
     from tqdm import tqdm
 
+    trainer.hold_out(held_out)
     options, size = trainer._options, trainer.units_per_step
     shown: dict[str, str] = {}
     with tqdm(
@@ -303,34 +293,22 @@ def train(
         disable=not parallel.world().main,
     ) as bar:
         while not trainer.finished and not parallel.any_says(stop()):
-            loss = trainer.train_step()
-            if not math.isfinite(loss):
-                raise ValueError(
-                    f"loss: expected a finite number, got {loss} at step {trainer.step}; a lower "
-                    "learning rate may help"
-                )
-            shown["loss"] = f"{loss:.3f}"
+            shown["loss"] = f"{trainer.train_step():.3f}"
             if trainer.step == options.steps or trainer.step % options.validate_every == 0:
                 shown["held-out perplexity"] = f"{trainer.validate(held_out):.3f}"
             bar.set_postfix(shown, refresh=False)
             bar.update(size)
             if not trainer.finished and trainer.step % save_every == 0:
+                trainer.check_weights()
                 save()
     if trainer.finished:
         trainer.take_best()
+    trainer.check_weights()
     save()
 
 
-def check_choice(name: str, value: str, allowed: tuple[str, ...] | dict[str, Any]) -> None:
-    """Raises ValueError unless a value is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {tuple(allowed)}, got {value!r}")
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raises ValueError if a value is too small."""
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
+def _values(*scalars: Tensor) -> list[float]:
+    return torch.stack([scalar.double() for scalar in scalars]).tolist()
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ from .encoder import RNNEncoder
 from .interfaces import Decoder, EncoderDecoder
 from .recurrence import CELLS
 from .stepping import evaluating
-from .training import Evaluation, Loss, Options, Training, check_at_least, check_choice
+from .training import Evaluation, Loss, Training
+from .training_options import Options, check_at_least, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +206,9 @@ class TranslatorTraining(Training):
 
     def _own_rows(self, part: Tensor) -> Tensor:
         return parallel.share(part) if self._world.rank < len(part) else part[:1]
+
+    def _name(self, held_out: PairData) -> str:
+        return held_out.digest
 
     def evaluate(self, held_out: PairData) -> Evaluation:
         """Returns how well held-out pairs are predicted."""
