@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..text import perplexity
+from .pictures import families, figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from ..seq2seq import Translation
     from .comparison import Comparison
@@ -31,9 +32,9 @@ class Course(NamedTuple):
 
 def draw_training(path: Path, course: Course) -> None:
     """Writes a picture of perplexity over steps, a PNG file."""
-    figure = _figure(width=7)
-    _draw_perplexity(figure.subplots(), course)
-    figure.savefig(path)
+    picture = figure(width=7)
+    _draw_perplexity(picture.subplots(), course)
+    save(picture, path)
 
 
 def draw_attention(path: Path, translations: Sequence[Translation]) -> None:
@@ -43,20 +44,25 @@ def draw_attention(path: Path, translations: Sequence[Translation]) -> None:
         path: made or replaced.
         translations: with attention; the best candidate of each is drawn.
     """
-    from matplotlib.figure import Figure
-
     count = len(translations)
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure = Figure(figsize=(5 * columns, 4.5 * rows), dpi=120, layout="constrained")
-    for place, one in enumerate(translations, 1):
-        candidate, axes = one.candidates[0], figure.add_subplot(rows, columns, place)
-        axes.imshow(candidate.attention or [], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        # The encoder reads an end, too.
-        source = [*one.tokens, "<eos>"]
-        axes.set_xticks(range(len(source)), source, rotation=60, ha="right")
-        axes.set_yticks(range(len(candidate.tokens)), candidate.tokens)
-    figure.savefig(path)
+    # The encoder reads an end, too.
+    sources = [[*one.tokens, "<eos>"] for one in translations]
+    targets = [one.candidates[0].tokens for one in translations]
+    letters = families(token for tokens in (*sources, *targets) for token in tokens)
+    # A token may hold any characters: none of them stands for a formula.
+    label: dict[str, Any] = {"parse_math": False, "fontfamily": letters}
+    picture = figure(width=5 * columns, height=4.5 * rows)
+    for place, (one, source, target) in enumerate(
+        zip(translations, sources, targets, strict=True), 1
+    ):
+        axes = picture.add_subplot(rows, columns, place)
+        look = one.candidates[0].attention or []
+        axes.imshow(look, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(source)), source, rotation=60, ha="right", **label)
+        axes.set_yticks(range(len(target)), target, **label)
+    save(picture, path)
 
 
 def draw_demo(
@@ -70,21 +76,14 @@ def draw_demo(
         course: the long training.
         baseline: name and held-out perplexity.
     """
-    figure = _figure(width=15)
-    both, speed, predicted = figure.subplots(1, 3, width_ratios=(5, 3, 6))
+    picture = figure(width=15)
+    both, speed, predicted = picture.subplots(1, 3, width_ratios=(5, 3, 6))
     _draw_losses(both, comparison)
     _draw_speed(speed, comparison)
     name, value = baseline
     predicted.axhline(value, color=_BASELINE, linestyle="--", label=f"{name}: {value:.2f}")
     _draw_perplexity(predicted, course)
-    figure.savefig(path)
-
-
-def _figure(*, width: float) -> Figure:
-    # Figure without pyplot: no window system, no global state.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, 4.5), dpi=120, layout="constrained")
+    save(picture, path)
 
 
 def _draw_losses(axes: Axes, comparison: Comparison) -> None:
@@ -98,7 +97,7 @@ def _draw_losses(axes: Axes, comparison: Comparison) -> None:
         f"(largest difference {comparison.largest_difference:.0e})"
     )
     axes.legend()
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_speed(axes: Axes, comparison: Comparison) -> None:
@@ -118,38 +117,39 @@ def _draw_speed(axes: Axes, comparison: Comparison) -> None:
     axes.set(ylabel="tokens per second (median, p20 to p80)", ylim=(0, None))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_title(f"Whole training steps:\n{comparison.ratio:.2f} times as fast")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_perplexity(axes: Axes, course: Course) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    trained = [perplexity(loss, 1) for loss in _smooth(course.losses)]
+    trained = [_finite(loss) for loss in _smooth(course.losses)]
     label = "trained on (running mean, with dropout)"
     axes.plot(range(1, len(trained) + 1), trained, color=_FUSED, alpha=0.4, label=label)
     axes.plot(
         [step for step, _ in course.validations],
-        [perplexity(loss, 1) for _, loss in course.validations],
+        [_finite(loss) for _, loss in course.validations],
         color=_FUSED,
         marker="o",
         markersize=3,
         label=f"held out: {course.final:.2f} at the end",
     )
     axes.set(xlabel="step", ylabel="perplexity", yscale="log")
-    # The first steps are a wall that hides the rest.
-    axes.set_ylim(top=6 * course.final)
+    if math.isfinite(course.final):
+        # The first steps are a wall that hides the rest.
+        axes.set_ylim(top=6 * course.final)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(LogLocator(subs=()))
     axes.set_title("Perplexity")
     axes.legend()
-    _tidy(axes)
+    tidy(axes)
 
 
-def _tidy(axes: Axes) -> None:
-    axes.grid(axis="y", color="#dddddd")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def _finite(loss: float) -> float:
+    """The perplexity of a loss; NaN, which leaves a gap, where that is no finite number."""
+    value = perplexity(loss, 1)
+    return value if math.isfinite(value) else math.nan
 
 
 def _smooth(losses: Sequence[float], keep: float = 0.95) -> list[float]:

@@ -4,15 +4,17 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from ..seq2seq import TrainingOptions, evaluate, generate
 from ..text import Codec, NgramModel, Vocab, perplexity, python_topics
 from . import job as jobs
 from .comparison import Comparison, compare
 from .curves import Course, draw_demo
+from .options import need
 
 _CONFIG = {"cell": "gru", "hidden_size": 384, "embedding_size": 64, "dropout": 0.25}
 _OPTIONS = TrainingOptions(batch_size=16, learning_rate=0.003, validate_every=250)
@@ -34,15 +36,15 @@ def add_command(actions: Any) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    need("safetensors", "tqdm", "matplotlib")
     folder = Path(arguments.out)
     text = python_topics()
     options = replace(_OPTIONS, steps=_MOST_STEPS)
     print("Text: the help texts of this Python (pydoc_data.topics)")
     print("\nTraining steps with the fused layer and with torch.nn's in turn:", flush=True)
     trial = jobs.start("pydoc_data.topics", text, Codec(Vocab()), options, _CONFIG)
-    comparison = compare(
-        trial.trainer.model, trial.trainer.tokens, options, seconds=arguments.seconds / 3
-    )
+    model, tokens = trial.trainer.model, _tokens(trial)
+    comparison = compare(model, tokens, options, seconds=arguments.seconds / 3)
     print(_compared(comparison))
 
     rate = comparison.fused.tokens_per_second.median
@@ -67,6 +69,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tokens(job: jobs.Job) -> Tensor:
+    # A text of this size is held in memory.
+    return cast(Tensor, job.trainer.tokens)
+
+
 def _compared(comparison: Comparison) -> str:
     lines = [
         f"  {contender.tokens_per_second.median:9,.0f} tokens/s  {contender.name}"
@@ -80,7 +87,7 @@ def _compared(comparison: Comparison) -> str:
 
 
 def _ngram_perplexity(job: jobs.Job) -> float:
-    baseline = NgramModel(job.trainer.tokens.tolist(), len(job.codec.vocab), order=_ORDER)
+    baseline = NgramModel(_tokens(job).tolist(), len(job.codec.vocab), order=_ORDER)
     return perplexity(baseline.loss_sum(job.held_out.tolist()), len(job.held_out) - 1)
 
 

@@ -42,6 +42,14 @@ def add_command(commands: Any) -> None:
     )
 
 
+def version() -> str:
+    """Returns the version of this package, or why there is none to tell."""
+    try:
+        return metadata.version("fused_rnn")
+    except metadata.PackageNotFoundError:
+        return "run from its source tree, not installed"
+
+
 def _shape(text: str) -> _Shape:
     try:
         shape = _Shape(*(int(number) for number in text.split(",")))
@@ -70,10 +78,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _facts() -> Iterator[tuple[str, str]]:
-    try:
-        yield "fused_rnn", metadata.version("fused_rnn")
-    except metadata.PackageNotFoundError:
-        yield "fused_rnn", "run from its source tree, not installed"
+    yield "fused_rnn", version()
     yield "torch", torch.__version__
     yield "Python", f"{platform.python_version()}, {platform.platform()}"
     reason = native.why_unavailable()

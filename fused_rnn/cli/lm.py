@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""`fused-rnn lm`: train a language model on a text file, generate from it, evaluate it."""
+"""`fused-rnn lm train` and `evaluate`: a language model from a text file, and how good it is."""
 
 import argparse
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..seq2seq import (
     CELLS,
@@ -17,20 +15,24 @@ from ..seq2seq import (
     LanguageModelConfig,
     TrainingOptions,
     evaluate,
-    generate,
     load_language_model,
 )
 from ..seq2seq.parallel import launched, world
-from ..text import NORMALIZATIONS, TOKENIZERS, Codec, TextError, Vocab, read_text
+from ..text import NORMALIZATIONS, SUBWORD, TOKENIZERS, Codec, TextError, Vocab, read_text
 from . import job as jobs
+from . import writing
 from .curves import Course, draw_training
 from .options import (
+    OTHER_OPTIONS,
     TRAINING_HELP,
     add_fields,
     add_option,
+    add_places,
+    check_places,
     given_of,
+    need,
+    recorded,
     refuse_changes,
-    refuse_occupied,
 )
 
 _CHOICES = {
@@ -39,12 +41,18 @@ _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
-    "tokenizer": TOKENIZERS,
+    "tokenizer": (*TOKENIZERS, SUBWORD),
     "normalization": NORMALIZATIONS,
 }
 _CODEC_HELP = {
     "tokenizer": "what a token is",
     "normalization": "how the text is simplified first",
+}
+_DATA_HELP = {
+    "min_freq": "tokens seen fewer times are <unk>",
+    "subwords": "how many are learnt, with --tokenizer subword",
+    "validation": "file of text to hold out instead of the end",
+    "stream": "read the file in pieces, for what does not fit into memory",
 }
 _MODEL_HELP = {
     "cell": "kind of recurrent layer",
@@ -67,25 +75,15 @@ def add_commands(actions: Any) -> None:
     parser = actions.add_parser("train", help="train on a text file")
     parser.set_defaults(run=_train)
     parser.add_argument("file", metavar="FILE", help="UTF-8 text in any script")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    parser.add_argument("--save-every", type=int, default=200, help="steps (default 200)")
+    add_places(parser)
     codec_defaults = Codec._field_defaults
     for name, text in _CODEC_HELP.items():
         add_option(parser, name, codec_defaults[name], text, _CHOICES[name])
+    add_fields(parser, jobs.TextData, _DATA_HELP, _CHOICES)
     add_fields(parser, LanguageModelConfig, _MODEL_HELP, _CHOICES)
     add_fields(parser, TrainingOptions, _TRAINING_HELP, _CHOICES)
 
-    parser = actions.add_parser("generate", help="let a trained model write")
-    parser.set_defaults(run=_generate)
-    parser.add_argument("model", metavar="DIR", help="folder of the checkpoint")
-    parser.add_argument("--prefix", required=True, help="text to go on from")
-    parser.add_argument("--length", type=int, default=200, help="tokens (default 200)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0 = always the likeliest (default 0.8)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-
+    writing.add_command(actions)
     parser = actions.add_parser("evaluate", help="perplexity of a text file")
     parser.set_defaults(run=_evaluate)
     parser.add_argument("model", metavar="DIR", help="folder of the checkpoint")
@@ -98,60 +96,82 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _train_here(arguments: argparse.Namespace) -> int:
-    folder = Path(arguments.out)
-    codec, config, training = (
-        given_of(arguments, names) for names in (_CODEC_HELP, _MODEL_HELP, _TRAINING_HELP)
+    need("safetensors", "tqdm", "matplotlib")
+    folder = check_places(arguments)
+    codec, data, config, training = (
+        given_of(arguments, names)
+        for names in (_CODEC_HELP, _DATA_HELP, _MODEL_HELP, _TRAINING_HELP)
     )
-    if arguments.save_every < 1:
-        raise ValueError(f"--save-every: expected at least 1, got {arguments.save_every}")
-    text = read_text(arguments.file)
+    if data.get("validation"):
+        # The checkpoint may be gone on from elsewhere.
+        data["validation"] = str(Path(data["validation"]).resolve())
     if arguments.resume:
-        job = jobs.resume(arguments.file, text, folder)
-        holders = (job.codec, job.trainer.model.config, job.trainer.options)
-        refuse_changes({**codec, **config, **training}, holders)
+        job = _resumed(arguments.file, folder, {**codec, **config, **training}, data)
+    elif arguments.continue_from:
+        job = _continued(arguments, {**codec, **data}, training, config)
     else:
-        refuse_occupied(folder)
-        options = TrainingOptions(**training)
-        job = jobs.start(arguments.file, text, Codec(Vocab(), **codec), options, config)
+        _need_tokenizer(codec.get("tokenizer"))
+        texts, options = jobs.TextData(**data), TrainingOptions(**training)
+        text = jobs.text_of(arguments.file, texts)
+        job = jobs.start(arguments.file, text, Codec(Vocab(), **codec), options, config, texts)
     jobs.say(jobs.describe(job))
     if not jobs.run(job, folder, save_every=arguments.save_every):
         return 130
-    result = evaluate(job.trainer.model, job.held_out)
+    result = evaluate(job.trainer.model, job.held_out, skip=job.trainer.never_seen)
+    jobs.say(f"Held-out perplexity {result.perplexity:.3f} over {result.predicted:,} tokens")
     course = Course(job.trainer.losses, job.trainer.validations, result.perplexity)
     if world().main:
-        draw_training(folder / "curves.png", course)
-    jobs.say(f"Held-out perplexity {result.perplexity:.3f} over {result.predicted:,} tokens")
-    jobs.say(f"Checkpoint and curves.png are in {folder}")
+        draw_training(folder / jobs.PICTURE, course)
+    jobs.say(f"Checkpoint and {jobs.PICTURE} are in {folder}")
     return 0
 
 
-def _generate(arguments: argparse.Namespace) -> int:
-    model, codec, *_ = load_language_model(arguments.model)
-    tokens = TOKENIZERS[codec.tokenizer].split(arguments.prefix)
-    unknown = sorted({token for token in tokens if token not in codec.vocab})
-    if unknown:
-        print(f"Read as <unk>, not in the vocabulary: {unknown}", file=sys.stderr)
-    written = generate(
-        model,
-        torch.tensor(codec.vocab.encode(tokens), dtype=torch.int64),
-        arguments.length,
-        temperature=arguments.temperature,
-        generator=torch.Generator().manual_seed(arguments.seed),
-        ban=(codec.vocab.unknown,),
-    )
-    print(TOKENIZERS[codec.tokenizer].join([*tokens, *codec.vocab.decode(written)]))
-    return 0
+def _resumed(name: str, folder: Path, given: dict[str, Any], data: dict[str, Any]) -> jobs.Job:
+    """The training whose checkpoint is in a folder, where it was."""
+    saved = load_language_model(folder)
+    before = recorded(jobs.TextData, saved.data)
+    moved = {key: data.pop(key) for key in ("validation",) if key in data}
+    holders = (saved.codec, saved.model.config, saved.options, before)
+    refuse_changes({**given, **data}, holders, OTHER_OPTIONS)
+    return jobs.resume(name, saved, replace(before, **moved))
+
+
+def _continued(
+    arguments: argparse.Namespace,
+    data: dict[str, Any],
+    training: dict[str, Any],
+    config: dict[str, Any],
+) -> jobs.Job:
+    """A new training of a model that has been trained before."""
+    saved = load_language_model(arguments.continue_from)
+    before = recorded(jobs.TextData, saved.data)
+    free = {name: data.pop(name) for name in ("validation", "stream") if name in data}
+    changed = {name: config.pop(name) for name in ("dropout",) if name in config}
+    # What makes the weights and the numbers of tokens what they are.
+    refuse_changes({**data, **config}, (saved.codec, saved.model.config, before))
+    texts = replace(jobs.TextData(**free), min_freq=before.min_freq, subwords=before.subwords)
+    return jobs.go_on(arguments.file, arguments.continue_from, training, changed, texts)
+
+
+def _need_tokenizer(name: str | None) -> None:
+    if name == SUBWORD:
+        need("tokenizers")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    model, codec, *_ = load_language_model(arguments.model)
-    numbers = codec.encode(read_text(arguments.file))
+    need("safetensors")
+    saved = load_language_model(arguments.model)
+    numbers = saved.codec.encode(read_text(arguments.file))
     if len(numbers) < 2:
         raise TextError(f"{arguments.file}: expected at least 2 tokens, got {len(numbers)}")
-    result = evaluate(model, numbers)
-    unknown = int((numbers == codec.vocab.unknown).sum())
+    skip = () if saved.knows_unknown else (Vocab.unknown,)
+    unknown = int((numbers == Vocab.unknown).sum())
+    skipped = ", not counted as the model knows none" if unknown and skip else ""
+    if unknown == len(numbers):
+        raise TextError(f"{arguments.file}: expected tokens of the vocabulary, got none")
+    result = evaluate(saved.model, numbers, skip=skip)
     print(
         f"Perplexity {result.perplexity:.3f} over {result.predicted:,} tokens; "
-        f"{unknown:,} tokens of the text are outside the vocabulary and read as <unk>"
+        f"{unknown:,} tokens of the text are outside the vocabulary and read as <unk>{skipped}"
     )
     return 0

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Options of the command line that a resumed training must not change."""
+"""Options of the command line, which of them a checkpoint fixes, and what a command needs."""
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..seq2seq import CheckpointError, holds_checkpoint
+from ..text import TextError
+
+T = TypeVar("T")
+OTHER_OPTIONS = "; --continue-from goes on with other options"
 
 TRAINING_HELP = {
     "steps": "minibatches in all",
@@ -63,13 +68,77 @@ def given_of(arguments: argparse.Namespace, names: Collection[str]) -> dict[str,
     return {name: given[name] for name in names if name in given}
 
 
-def refuse_changes(given: Mapping[str, Any], holders: Collection[object]) -> None:
-    """Raises ValueError if an option differs from what a checkpoint's parts were made with."""
+def recorded(cls: type[T], record: Mapping[str, Any]) -> T:
+    """Returns a dataclass of what a checkpoint keeps for it; the rest is for others."""
+    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in record.items() if name in names})
+
+
+def refuse_changes(given: Mapping[str, Any], holders: Collection[object], advice: str = "") -> None:
+    """Raises ValueError if an option differs from what a checkpoint's parts were made with.
+
+    Args:
+        given: options by name.
+        holders: the checkpoint's parts, one of which has an attribute of each name.
+        advice: ends the message.
+    """
     for name, value in given.items():
         (saved,) = (getattr(holder, name) for holder in holders if hasattr(holder, name))
         if value != saved:
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag}: the checkpoint was made with {saved}, got {value}")
+            raise ValueError(f"{flag}: the checkpoint was made with {saved}, got {value}{advice}")
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Adds what says where a training is kept, and what it starts from."""
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the checkpoint")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in DIR, bit for bit"
+    )
+    start.add_argument(
+        "--continue-from",
+        metavar="OTHER",
+        help="start from the weights and vocabularies of the checkpoint in another folder, with a "
+        "fresh optimizer and its options where no others are given; any text",
+    )
+    parser.add_argument("--save-every", type=int, default=200, help="steps (default 200)")
+
+
+def check_places(arguments: argparse.Namespace) -> Path:
+    """Returns the folder that a training is to be kept in.
+
+    Raises:
+        CheckpointError: it holds a checkpoint that a new one would replace.
+        ValueError: --save-every is below 1.
+    """
+    if arguments.save_every < 1:
+        raise ValueError(f"--save-every: expected at least 1, got {arguments.save_every}")
+    folder = Path(arguments.out)
+    if not arguments.resume:
+        refuse_occupied(folder)
+    return folder
+
+
+def need(*packages: str) -> None:
+    """Raises ModuleNotFoundError if a package that will be needed is not there."""
+    for name in packages:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+def read_held_out(read: Callable[[], T]) -> T:
+    """Returns what `read` returns of the files to hold out.
+
+    Raises:
+        TextError: there is no such file, or what `read` raises.
+    """
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise TextError(
+            f"--validation: No such file: {error.filename}; if it was moved, say where it is now"
+        ) from None
 
 
 def refuse_occupied(folder: Path) -> None:

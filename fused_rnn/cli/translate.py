@@ -2,7 +2,7 @@
 """`fused-rnn translate train`: a translator from a file of sentence pairs."""
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,59 +25,22 @@ from ..seq2seq import (
     save_translator,
 )
 from ..seq2seq.parallel import launched, world
-from ..text import (
-    NORMALIZATIONS,
-    RESERVED,
-    SUBWORD,
-    TOKENIZERS,
-    Codec,
-    Pair,
-    PairData,
-    Pairs,
-    StreamedPairs,
-    TextError,
-    corpus,
-    number_pairs,
-    perplexity,
-    read_pairs,
-    split_pairs,
-)
+from ..text import NORMALIZATIONS, SUBWORD, TOKENIZERS, Codec, PairData, Pairs, perplexity
 from . import job as jobs
-from . import translations
+from . import pair_data, translations
 from .curves import Course, draw_training
 from .options import (
+    OTHER_OPTIONS,
     TRAINING_HELP,
     add_fields,
+    add_places,
+    check_places,
     given_of,
+    need,
+    recorded,
     refuse_changes,
-    refuse_occupied,
 )
-
-_NUMBERS, _CORPUS = "numbers", "fra-eng"
-_NUMBER_PAIRS = 20_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Data:
-    """How sentences become tokens, and which are held out."""
-
-    tokenizer: str = "word"
-    normalization: str = "none"
-    min_freq: int = 2
-    subwords: int = 8000
-    num_steps: int = 60
-    held_out: float = 0.02
-    validation: str = ""
-    stream: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out: expected between 0 and 1, got {self.held_out}")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps: expected at least 1, got {self.num_steps}")
-        if self.stream and not self.validation:
-            raise ValueError("--stream: expected --validation with it, as nothing is held out")
-
+from .pair_data import DataOptions, Parts, Place
 
 _CHOICES = {
     "tokenizer": (*TOKENIZERS, SUBWORD),
@@ -88,16 +51,6 @@ _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
-}
-_DATA_HELP = {
-    "tokenizer": "what a token is",
-    "normalization": "how sentences are simplified first",
-    "min_freq": "tokens seen fewer times are <unk>",
-    "subwords": "how many are learnt for each language, with --tokenizer subword",
-    "num_steps": "longest sentence in tokens, <eos> included; longer ones are cut",
-    "held_out": "part of the distinct source sentences that is not trained on",
-    "validation": "file of pairs to hold out instead",
-    "stream": "read the file in pieces, for what does not fit into memory",
 }
 _MODEL_HELP = {
     "cell": "kind of recurrent layer",
@@ -113,6 +66,10 @@ _MODEL_HELP = {
 }
 
 
+# What a model of the same weights may have otherwise.
+_FREE = ("dropout", "outer_dropout")
+
+
 class _Job(NamedTuple):
     """A training ready to run."""
 
@@ -120,7 +77,15 @@ class _Job(NamedTuple):
     model: Translator
     trainer: TranslatorTraining
     held_out: PairData
-    data: _Data
+    data: DataOptions
+
+
+class _Given(NamedTuple):
+    """The options given, those of each kind."""
+
+    data: dict[str, Any]
+    config: dict[str, Any]
+    training: dict[str, Any]
 
 
 def add_commands(actions: Any) -> None:
@@ -130,13 +95,13 @@ def add_commands(actions: Any) -> None:
     parser.add_argument(
         "pairs",
         metavar="PAIRS",
-        help=f"UTF-8 file, a pair a line: source, tab, target; or '{_CORPUS}', which is downloaded "
-        f"once; or '{_NUMBERS}' for number words",
+        help="UTF-8 file, a pair a line: source, tab, target; or, with --target, of the sources; "
+        f"or '{pair_data.CORPUS}', which is downloaded once; or '{pair_data.NUMBERS}' for number "
+        "words",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    parser.add_argument("--save-every", type=int, default=200, help="steps (default 200)")
-    add_fields(parser, _Data, _DATA_HELP, _CHOICES)
+    parser.add_argument("--target", metavar="FILE", help="file of the targets, a sentence a line")
+    add_places(parser)
+    add_fields(parser, DataOptions, pair_data.HELP, _CHOICES)
     add_fields(parser, TranslatorConfig, _MODEL_HELP, _CHOICES)
     add_fields(parser, Options, TRAINING_HELP, _CHOICES)
     translations.add_commands(actions)
@@ -148,19 +113,21 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _train_here(arguments: argparse.Namespace) -> int:
-    folder = Path(arguments.out)
-    data, config, training = (
-        given_of(arguments, names) for names in (_DATA_HELP, _MODEL_HELP, TRAINING_HELP)
-    )
-    if arguments.save_every < 1:
-        raise ValueError(f"--save-every: expected at least 1, got {arguments.save_every}")
+    need("safetensors", "tqdm", "matplotlib")
+    folder = check_places(arguments)
+    names = (pair_data.HELP, _MODEL_HELP, TRAINING_HELP)
+    given = _Given(*(given_of(arguments, own) for own in names))
+    for name in pair_data.PATHS:
+        if given.data.get(name):
+            # The checkpoint may be gone on from elsewhere.
+            given.data[name] = str(Path(given.data[name]).resolve())
+    place = Place(arguments.pairs, arguments.target)
     if arguments.resume:
-        job = _resume(arguments.pairs, folder)
-        holders = (job.data, job.model.config, job.trainer.options)
-        refuse_changes({**data, **config, **training}, holders)
+        job = _resumed(place, folder, given)
+    elif arguments.continue_from:
+        job = _continued(place, arguments.continue_from, given)
     else:
-        refuse_occupied(folder)
-        job = _start(arguments.pairs, _Data(**data), Options(**training), config)
+        job = _start(place, given)
     jobs.say(_describe(job))
     save = partial(save_translator, folder, *job.codecs, job.trainer, asdict(job.data))
     if not jobs.run_training(
@@ -168,84 +135,68 @@ def _train_here(arguments: argparse.Namespace) -> int:
     ):
         return 130
     last = min(loss for _, loss in job.trainer.validations[-(job.trainer.options.patience + 1) :])
+    jobs.say(f"Held-out perplexity {perplexity(last, 1):.3f} a token")
     if world().main:
         course = Course(job.trainer.losses, job.trainer.validations, perplexity(last, 1))
-        draw_training(folder / "curves.png", course)
-    jobs.say(f"Held-out perplexity {perplexity(last, 1):.3f} a token")
-    jobs.say(f"Checkpoint and curves.png are in {folder}")
+        draw_training(folder / jobs.PICTURE, course)
+    jobs.say(f"Checkpoint and {jobs.PICTURE} are in {folder}")
     return 0
 
 
-def _start(name: str, data: _Data, options: Options, config: dict[str, Any]) -> _Job:
+def _start(place: Place, given: _Given) -> _Job:
     """A new training; its vocabularies are those of what it trains on."""
-    train, held = _read(name, data, options.seed)
-    learn = partial(
-        Codec.learn,
-        tokenizer=data.tokenizer,
-        normalization=data.normalization,
-        min_freq=data.min_freq,
-        reserved=RESERVED,
-        size=data.subwords,
-    )
-    codecs = (learn(_Side(train, 0)), learn(_Side(train, 1)))
+    data, options = DataOptions(**given.data), Options(**given.training)
+    parts = Parts.read(place._replace(seed=options.seed), data)
+    codecs = parts.learn(place.name, data)
     torch.manual_seed(options.seed)
     sizes = [len(codec.vocab) for codec in codecs]
     model = Translator(
-        TranslatorConfig(source_vocab_size=sizes[0], target_vocab_size=sizes[1], **config)
+        TranslatorConfig(source_vocab_size=sizes[0], target_vocab_size=sizes[1], **given.config)
     )
-    parts = _encoded(train, held, codecs, data)
-    trainer = TranslatorTraining(model, parts[0], codecs[1].vocab.bos, options)
-    return _Job(codecs, model, trainer, parts[1], data)
+    return _job(parts, codecs, model, options, data)
 
 
-def _resume(name: str, folder: Path) -> _Job:
+def _resumed(place: Place, folder: Path, given: _Given) -> _Job:
     """The training whose checkpoint is in a folder, where it was."""
     saved = load_translator(folder)
-    data, codecs = _Data(**saved.data), (saved.source, saved.target)
-    train, held = _read(name, data, saved.options.seed)
-    parts = _encoded(train, held, codecs, data)
-    return _Job(codecs, saved.model, saved.resume(parts[0]), parts[1], data)
+    before, codecs = recorded(DataOptions, saved.data), (saved.source, saved.target)
+    moved = {name: given.data.pop(name) for name in pair_data.PATHS if name in given.data}
+    holders = (before, saved.model.config, saved.options)
+    refuse_changes({**given.data, **given.config, **given.training}, holders, OTHER_OPTIONS)
+    data = replace(before, **moved)
+    parts = Parts.read(place._replace(seed=saved.options.seed), data)
+    train, held = parts.encoded(codecs, data)
+    return _Job(codecs, saved.model, saved.resume(train), held, data)
 
 
-class _Side:
-    """The sentences of one side, as often as they are asked for."""
-
-    def __init__(self, pairs: list[Pair] | Path, side: int) -> None:
-        self._pairs, self._side = pairs, side
-
-    def __iter__(self) -> Any:
-        pairs = read_pairs(self._pairs) if isinstance(self._pairs, Path) else self._pairs
-        return (pair[self._side] for pair in pairs)
-
-
-def _read(name: str, data: _Data, seed: int) -> tuple[list[Pair] | Path, list[Pair]]:
-    """The pairs to train on, or the file that they are to be streamed from, and those held out."""
-    held = list(read_pairs(data.validation)) if data.validation else []
-    if name == _NUMBERS and not Path(name).exists():
-        pairs = number_pairs(_NUMBER_PAIRS, seed=seed)
-    else:
-        path = corpus(name) if name == _CORPUS and not Path(name).exists() else Path(name)
-        if data.stream:
-            return path, held
-        pairs = list(read_pairs(path))
-    if held:
-        return pairs, held
-    sources = len({pair.source for pair in pairs})
-    if sources < 2:
-        raise TextError(f"{name}: too short, expected at least 2 distinct source sentences")
-    return split_pairs(pairs, max(1, round(sources * data.held_out)), seed=seed)
+def _continued(place: Place, folder: str, given: _Given) -> _Job:
+    """A new training of a model that has been trained before, on any pairs."""
+    saved = load_translator(folder)
+    before = recorded(DataOptions, saved.data)
+    free = {name: given.data.pop(name) for name in pair_data.FREE if name in given.data}
+    changed = {name: given.config.pop(name) for name in _FREE if name in given.config}
+    # What makes the weights and the numbers of tokens what they are.
+    refuse_changes({**given.data, **given.config}, (before, saved.model.config))
+    elsewhere = {"validation": "", "validation_target": "", "stream": False}
+    data = replace(before, **{**elsewhere, **free})
+    options = replace(saved.options, **given.training)
+    torch.manual_seed(options.seed)
+    model = Translator(replace(saved.model.config, **changed))
+    model.load_state_dict(saved.model.state_dict())
+    parts = Parts.read(place._replace(seed=options.seed), data)
+    return _job(parts, (saved.source, saved.target), model, options, data)
 
 
-def _encoded(
-    train: list[Pair] | Path, held: list[Pair], codecs: tuple[Codec, Codec], data: _Data
-) -> tuple[PairData, PairData]:
-    cut = data.num_steps
-    own: PairData = (
-        StreamedPairs(train, *codecs, num_steps=cut, by_length=True)
-        if isinstance(train, Path)
-        else Pairs(train, *codecs, num_steps=cut, by_length=True)
-    )
-    return own, Pairs(held, *codecs, num_steps=cut, by_length=True)
+def _job(
+    parts: Parts,
+    codecs: tuple[Codec, Codec],
+    model: Translator,
+    options: Options,
+    data: DataOptions,
+) -> _Job:
+    train, held = parts.encoded(codecs, data)
+    trainer = TranslatorTraining(model, train, codecs[1].vocab.bos, options)
+    return _Job(codecs, model, trainer, held, data)
 
 
 def _describe(job: _Job) -> str:

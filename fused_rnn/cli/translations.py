@@ -6,12 +6,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from ..seq2seq import (
+    STOPS,
+    Draws,
     SavedTranslator,
     SearchOptions,
     Translation,
@@ -20,8 +22,11 @@ from ..seq2seq import (
     load_translator,
     translate,
 )
-from ..text import Pairs, TextError, bleu, normalize, read_pairs
+from ..seq2seq.hypotheses import NORMALIZATIONS
+from ..text import Pair, Pairs, arriving_lines, bleu, normalize, read_pairs, read_parallel
 from .curves import draw_attention
+from .options import need
+from .pictures import refuse_unwritable
 
 # More panels than this would be too small to read.
 _MOST_PANELS = 6
@@ -32,9 +37,9 @@ def add_commands(actions: Any) -> None:
     parser = actions.add_parser(
         "run",
         help="translate standard input, a sentence a line",
-        description="Translates standard input, a sentence a line, to standard output. A blank "
-        "line gives a blank line. With --n-best above 1, each line is a translation's rank, score "
-        "and text, with tabs between.",
+        description="Translates standard input, a sentence a line, to standard output, as far as "
+        "lines are there. A blank line gives a blank line. With --n-best above 1, each line is a "
+        "translation's rank, score and text, with tabs between.",
     )
     parser.set_defaults(run=_run)
     _add_search(parser)
@@ -48,69 +53,114 @@ def add_commands(actions: Any) -> None:
     parser = actions.add_parser("evaluate", help="perplexity and BLEU on sentence pairs")
     parser.set_defaults(run=_evaluate)
     _add_search(parser)
-    parser.add_argument("pairs", metavar="PAIRS", help="UTF-8 file, as for train")
+    parser.add_argument(
+        "pairs", metavar="PAIRS", help="UTF-8 file, as for train; with --target, of the sources"
+    )
+    parser.add_argument(
+        "--target",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="file of the right translations, a sentence a line; each time another reference",
+    )
     parser.add_argument("--json", action="store_true", help="one object with all figures")
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
-    defaults = SearchOptions()
+    own = SearchOptions()
     parser.add_argument("model", metavar="DIR", help="folder of the checkpoint")
-    parser.add_argument("--beam-size", type=int, default=defaults.beam_size, help="(default 5)")
+    parser.add_argument("--beam-size", type=int, default=own.beam_size, help="(default 5)")
     parser.add_argument(
-        "--length-penalty", type=float, default=defaults.length_penalty, help="(default 0.75)"
+        "--length-penalty", type=float, default=own.length_penalty, help="(default 0.75)"
+    )
+    parser.add_argument(
+        "--normalization",
+        choices=tuple(NORMALIZATIONS),
+        default=own.normalization,
+        help="what a log-probability is divided by (default length)",
+    )
+    parser.add_argument(
+        "--stop", choices=STOPS, default=own.stop, help="when a search ends (default exact)"
     )
     parser.add_argument(
         "--max-length", type=int, help="tokens (default: twice the source's, and ten)"
     )
+    parser.add_argument("--min-length", type=int, default=0, help="tokens, <eos> counted")
+    parser.add_argument(
+        "--no-repeat-ngram", metavar="N", type=int, default=0, help="no N tokens come twice"
+    )
+    parser.add_argument("--prefix", default="", help="what every translation begins with")
+    parser.add_argument(
+        "--ban", metavar="TOKEN", action="append", default=[], help="never generated; repeatable"
+    )
+    parser.add_argument("--sample", action="store_true", help="draw translations at random")
+    for name, kind, text in (
+        ("temperature", float, "with --sample: 0 = always the likeliest (default 1)"),
+        ("top-k", int, "with --sample: of so many of the likeliest tokens (default 0 = all)"),
+        ("top-p", float, "with --sample: of the likeliest of this probability (default 1)"),
+        ("seed", int, "with --sample: of the draws (default 0)"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument("--batch-size", type=int, default=32, help="sentences (default 32)")
 
 
 def _options(arguments: argparse.Namespace, **more: Any) -> SearchOptions:
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size: expected at least 1, got {arguments.batch_size}")
+    names = ("beam_size", "length_penalty", "normalization", "stop", "min_length")
+    given = {name: getattr(arguments, name) for name in (*names, "no_repeat_ngram", "prefix")}
     return SearchOptions(
-        beam_size=arguments.beam_size,
-        length_penalty=arguments.length_penalty,
+        **given,
         longest=arguments.max_length,
+        ban=tuple(arguments.ban),
+        draws=_draws(arguments),
         **more,
     )
 
 
+def _draws(arguments: argparse.Namespace) -> Draws | None:
+    named = {name: getattr(arguments, name) for name in Draws._fields}
+    given = {name: value for name, value in named.items() if value is not None}
+    if arguments.sample:
+        return Draws(**given)
+    for name in given:
+        raise ValueError(f"--{name.replace('_', '-')}: expected --sample with it")
+    return None
+
+
 def _run(arguments: argparse.Namespace) -> int:
     looks = arguments.attention is not None
+    need("safetensors", *(("matplotlib",) if looks else ()))
     options = _options(arguments, n_best=arguments.n_best, attention=looks)
     saved = load_translator(arguments.model)
     if looks and saved.model.config.attention == "none":
         raise ValueError("--attention: expected a model with attention, got one without")
+    if looks:
+        refuse_unwritable(Path(arguments.attention))
     kept: list[Translation] = []
-    found = _translated(saved, _standard_input(), options, arguments.batch_size)
-    for number, one in enumerate(found, 1):
+    for number, one in enumerate(_answers(saved, options, arguments.batch_size), 1):
         _warn(number, one)
         print(_as_json(one) if arguments.json else _as_text(one, arguments.n_best), flush=True)
-        if looks and one.tokens and len(kept) < _MOST_PANELS:
+        if one.tokens and one.candidates and len(kept) < _MOST_PANELS:
             kept.append(one)
     if looks and kept:
         draw_attention(Path(arguments.attention), kept)
     return 0
 
 
-def _translated(
-    saved: SavedTranslator, sentences: Iterable[str], options: SearchOptions, batch_size: int
+def _answers(
+    saved: SavedTranslator, options: SearchOptions, batch_size: int
 ) -> Iterator[Translation]:
-    return translate(
-        saved.model, saved.source, saved.target, sentences, options, batch_size=batch_size
-    )
-
-
-def _standard_input() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            sentence = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TextError(
-                f"standard input, line {number}: expected UTF-8 text ({error.reason})"
-            ) from None
-        yield "" if not sentence.strip() else sentence.rstrip("\r\n")
+    """The translations of standard input, of as many lines at a time as are there."""
+    first = 0
+    for lines in arriving_lines(sys.stdin.buffer, "standard input"):
+        sentences = ["" if not line.strip() else line for line in lines]
+        yield from translate(
+            *(saved.model, saved.source, saved.target, sentences, options),
+            batch_size=batch_size,
+            first=first,
+        )
+        first += len(lines)
 
 
 def _warn(number: int, one: Translation) -> None:
@@ -128,6 +178,8 @@ def _warn(number: int, one: Translation) -> None:
 
 
 def _as_text(one: Translation, n_best: int) -> str:
+    if not one.tokens:
+        return ""
     if n_best == 1:
         return one.candidates[0].text if one.candidates else ""
     lines = (f"{i}\t{c.score:.4f}\t{c.text}" for i, c in enumerate(one.candidates, 1))
@@ -140,9 +192,10 @@ def _as_json(one: Translation) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    need("safetensors", "sacrebleu")
     options = _options(arguments)
     saved = load_translator(arguments.model)
-    pairs = list(read_pairs(arguments.pairs))
+    pairs = _pairs(arguments)
     data = Pairs(pairs, saved.source, saved.target)
     result = evaluate_translator(saved.model, data, saved.target.vocab.bos)
     references: dict[str, list[str]] = {}
@@ -150,14 +203,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         references.setdefault(source, []).append(
             " ".join(normalize(target, saved.target.normalization))
         )
-    found = {
-        one.source: one.candidates[0].text if one.candidates else ""
-        for one in _translated(saved, references, options, arguments.batch_size)
-    }
+    codecs = (saved.source, saved.target)
+    translated = translate(
+        saved.model, *codecs, references, options, batch_size=arguments.batch_size
+    )
+    found = {one.source: one.candidates[0].text if one.candidates else "" for one in translated}
     split = saved.target.split
-    figures = {
+    figures: dict[str, Any] = {
         "perplexity": result.perplexity,
         "tokens": result.predicted,
+        "unknown": [
+            sum(len(codec.vocab.unread(codec.split(pair[side]))) for pair in pairs)
+            for side, codec in enumerate(codecs)
+        ],
         "pairs": len(pairs),
         "sentences": len(references),
         "book_bleu": fmean(bleu(split(found[s]), split(t)) for s, t in pairs),
@@ -166,10 +224,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(figures))
         return 0
-    print(f"Perplexity {figures['perplexity']:.3f} over {result.predicted:,} tokens")
+    unknown = "{:,} source and {:,} target tokens".format(*figures["unknown"])
+    print(
+        f"Perplexity {figures['perplexity']:.3f} over {result.predicted:,} tokens; {unknown} are "
+        "outside the vocabularies and read as <unk>"
+    )
     print(f"The book's BLEU {figures['book_bleu']:.3f}, mean of {len(pairs):,} pairs")
     print(
         f"sacrebleu: BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, of "
         f"{len(references):,} sentences with {len(pairs):,} references, normalised as the model's"
     )
     return 0
+
+
+def _pairs(arguments: argparse.Namespace) -> list[Pair]:
+    """The pairs to evaluate on: those of a file, or each source with each of its references."""
+    if not arguments.target:
+        return list(read_pairs(arguments.pairs))
+    return [pair for file in arguments.target for pair in read_parallel(arguments.pairs, file)]

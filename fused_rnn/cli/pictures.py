@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What every picture needs: a figure, a file that can be written, letters for its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def figure(*, width: float, height: float = 4.5) -> Figure:
+    """Returns an empty figure, made without pyplot: no window system, no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def save(picture: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whatever the name of the file ends in."""
+    picture.savefig(path, format="png")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises OSError, naming the file, if a picture cannot be written there; leaves no file."""
+    there = path.exists()
+    with open(path, "ab"):
+        pass
+    if not there:
+        path.unlink()
+
+
+def tidy(axes: Axes) -> None:
+    """Gives axes light horizontal lines and no frame."""
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def families(texts: Iterable[str]) -> list[str]:
+    """Returns families of fonts that have the letters of texts: the usual ones, then others.
+
+    Letters that no font of this machine has are left to show as boxes.
+    """
+    from matplotlib import rcParams
+    from matplotlib.font_manager import fontManager
+
+    found = [str(name) for name in rcParams["font.family"]]
+    missing = {ord(letter) for text in texts for letter in text if letter.isprintable()}
+    missing -= _letters(_default())
+    for font in fontManager.ttflist:
+        if not missing:
+            break
+        if missing & _letters(font.fname):
+            missing -= _letters(font.fname)
+            found.append(font.name)
+    return found
+
+
+def _default() -> str:
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return str(findfont(FontProperties()))
+
+
+@cache
+def _letters(path: str) -> frozenset[int]:
+    """The code points that a font file has."""
+    from matplotlib.font_manager import get_font
+
+    return frozenset(get_font(path).get_charmap())
