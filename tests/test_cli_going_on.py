@@ -136,6 +136,20 @@ def test_the_end_of_a_text_is_part_of_what_it_is(
     assert "expected what the checkpoint held out" in capsys.readouterr().err
 
 
+def test_a_log_of_the_losses(kind: Kind) -> None:
+    log = kind.folder / "log.csv"
+    more = ("--accumulate=2", "--schedule=plateau", "--optimizer=adamw", "--label-smoothing=0.1")
+    assert kind.train("data", "out", "--steps=5", "--validate-every=2", f"--log={log}", *more) == 0
+    rows = [line.split(",") for line in log.read_text().splitlines()]
+    assert rows[0] == ["step", "loss", "held_out_loss"] and len(rows) == 6
+    saved = kind.load("out")
+    assert [float(row[1]) for row in rows[1:]] == saved.tensors["losses"].tolist()
+    held = {int(row[0]): float(row[2]) for row in rows[1:] if row[2]}
+    assert held == dict(saved.position["validations"]) and set(held) == {2, 4, 5}
+    wrong = kind.folder / "absent" / "log.csv"
+    assert kind.train("data", "other-out", "--steps=5", f"--log={wrong}") == 1
+
+
 @pytest.mark.parametrize("missing", ["matplotlib", "tqdm", "safetensors"])
 def test_what_is_needed_is_asked_for_first(
     kind: Kind, missing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 
 import io
 import json
+import math
 import os
 import select
 import subprocess
@@ -135,6 +136,36 @@ def test_several_references_from_files_of_lines(
     assert figures[2]["unknown"] == [0, 18] and figures[2]["chrf"] >= figures[1]["chrf"] - 1e-9
     assert main(["translate", "evaluate", model, str(files[0]), *references]) == 0
     assert "0 source and 18 target tokens are outside the vocab" in capsys.readouterr().out
+
+
+def test_scores_are_those_of_the_search(
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sentences = [pair.source for pair in PAIRS[:7]]
+    say(monkeypatch, "\n".join(sentences).encode())
+    assert main(["translate", "run", model, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    best = [one["candidates"][0] for one in found]
+    pairs = tmp_path / "pairs"
+    pairs.write_text("".join(f"{s}\t{c['text']}\n" for s, c in zip(sentences, best, strict=True)))
+    for size in ("1", "32"):
+        score = ["translate", "score", model, str(pairs), "--batch-size", size]
+        assert main([*score, "--json"]) == 0
+        scored = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        for one, other in zip(scored, best, strict=True):
+            assert one["tokens"] == other["tokens"]
+            assert one["score"] == pytest.approx(other["score"], rel=1e-5)
+            assert math.fsum(one["token_log_probs"]) == pytest.approx(one["log_prob"], rel=1e-5)
+    (tmp_path / "source").write_text("\n".join(sentences))
+    (tmp_path / "target").write_text("un xyzzy\n" * 7)
+    files = [str(tmp_path / "source"), f"--target={tmp_path / 'target'}"]
+    assert main(["translate", "score", model, *files]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[1:] for line in lines] == [[sentence, "un xyzzy"] for sentence in sentences]
+    assert all(float(line[0]) < one["score"] for line, one in zip(lines, best, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,12 @@ def test_learning_rate() -> None:
     assert rates[0] == pytest.approx(1 / 50) and max(rates) == max(rates[49:51]) > 0.99
     assert rates[50:] == sorted(rates[50:], reverse=True) and 0.02 <= rates[-1] < 0.021
     assert replace(options, schedule="constant").rate(999) == 1.0
+    rooted = [replace(options, schedule="inverse-sqrt", warm_up=16).rate(s) for s in range(400)]
+    assert rooted[:16] == pytest.approx([(step + 1) / 16 for step in range(16)])
+    assert (rooted[63], rooted[399]) == pytest.approx((0.5, 0.2))
+    plateau = replace(options, schedule="plateau")
+    seen = [(10, 2.0), (20, 1.0), (30, 1.0), (40, 0.5), (50, 0.7), (60, 0.6)]
+    assert [plateau.rate(0, seen[:n]) for n in range(7)] == [1, 1, 1, 0.5, 0.5, 0.25, 0.125]
 
 
 def test_short_text_is_refused() -> None:

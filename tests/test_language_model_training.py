@@ -70,6 +70,20 @@ def test_training_saves_now_and_then_and_stops_when_told() -> None:
     assert saved == [3, 6, 7, 9] and trainer.finished
 
 
+def test_a_decayed_step_is_torchs() -> None:
+    options = replace(OPTIONS, optimizer="adamw", weight_decay=0.3, schedule="constant", steps=2)
+    trainer, twin = Trainer(build(), text(), options), build()
+    optimizer = torch.optim.AdamW(twin.parameters(), options.learning_rate, weight_decay=0.3)
+    twin.load_state_dict(trainer.model.state_dict())
+    for _ in range(2):
+        trainer.train_step()
+        pairs = zip(twin.parameters(), trainer.model.parameters(), strict=True)
+        for own, other in pairs:
+            own.grad = other.grad.clone()
+        optimizer.step()
+    assert torch.equal(weights(twin), weights(trainer.model))
+
+
 def test_training_that_diverges_is_not_saved() -> None:
     saved: list[int] = []
     options = replace(OPTIONS, optimizer="sgd", schedule="constant", learning_rate=1e38)
@@ -123,7 +137,7 @@ def test_unknown_tokens_count_if_they_were_trained_on(in_float64: None) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("sampling", ["sequential", "random"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "adamw"])
 def test_resumed_training_is_the_same_bit_for_bit(
     tmp_path: Path, cell: str, sampling: str, optimizer: str
 ) -> None:

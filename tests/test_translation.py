@@ -113,6 +113,36 @@ def test_one_step(in_float64: None) -> None:
     assert_within_budget(weights(model), expected)
 
 
+def test_minibatches_added_up_are_one(in_float64: None) -> None:
+    large = replace(OPTIONS, steps=5, precision="float32", optimizer="adamw", label_smoothing=0.1)
+    trained = []
+    for options in (large, replace(large, batch_size=2, accumulate=3)):
+        trainer = TranslatorTraining(build(outer_dropout=0.0), PAIRS, BOS, options)
+        for _ in range(5):
+            trainer.train_step()
+        assert trainer.units_per_step == 6
+        trained.append(trainer)
+    assert_within_budget(weights(trained[1].model), weights(trained[0].model))
+    assert trained[1].losses == pytest.approx(trained[0].losses, rel=1e-12)
+
+
+def test_smoothed_labels(in_float64: None) -> None:
+    logits, targets, lengths = torch.randn(2, 3, 5), torch.randint(5, (2, 3)), torch.tensor([3, 1])
+    logs = logits.log_softmax(-1)
+    own = logs.gather(2, targets.unsqueeze(2)).squeeze(2)
+    each = -(0.8 * own + 0.2 * logs.mean(-1))
+    expected = each[0].sum() + each[1, 0]
+    found = masked_cross_entropy(logits, targets, lengths, label_smoothing=0.2)
+    assert_within_budget(found, expected)
+    # What is held out is judged as ever.
+    plain, smooth = (
+        TranslatorTraining(build(), PAIRS, BOS, replace(OPTIONS, label_smoothing=part))
+        for part in (0.0, 0.3)
+    )
+    assert plain.evaluate(HELD_OUT) == smooth.evaluate(HELD_OUT)
+    assert plain.train_step() != smooth.train_step()
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -248,6 +278,10 @@ def test_bad_configurations(wrong: dict[str, Any], message: str) -> None:
         (dict(precision="float16"), "precision: expected one of"),
         (dict(patience=-1), "patience: expected at least 0, got -1"),
         (dict(steps=0), "steps: expected at least 1, got 0"),
+        (dict(accumulate=0), "accumulate: expected at least 1, got 0"),
+        (dict(warm_up=0), "warm_up: expected at least 1, got 0"),
+        (dict(label_smoothing=1.0), "label_smoothing: expected at least 0, below 1, got 1.0"),
+        (dict(weight_decay=-1.0), "weight_decay: expected 0 or more, got -1.0"),
     ],
 )
 def test_bad_options(wrong: dict[str, Any], message: str) -> None:

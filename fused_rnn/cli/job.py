@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Trainings from text to checkpoint, whoever asked for them."""
 
+import csv
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -163,16 +164,30 @@ def describe(job: Job) -> str:
     )
 
 
-def run(job: Job, folder: Path, *, save_every: int = 200) -> bool:
+def run(job: Job, folder: Path, *, save_every: int = 200, log: str | None = None) -> bool:
     """Trains to the end, or to Ctrl-C, saving checkpoints; returns whether it was the end."""
     save = partial(save_language_model, folder, job.codec, job.trainer, asdict(job.data))
-    return run_training(job.trainer, job.held_out, save, folder, save_every=save_every)
+    return run_training(job.trainer, job.held_out, save, folder, save_every=save_every, log=log)
 
 
 def run_training(
-    trainer: Training, held_out: Any, save: Callable[[], None], folder: Path, *, save_every: int
+    trainer: Training,
+    held_out: Any,
+    save: Callable[[], None],
+    folder: Path,
+    *,
+    save_every: int,
+    log: str | None = None,
 ) -> bool:
     """Trains anything to the end, or to Ctrl-C; returns whether it was the end.
+
+    Args:
+        trainer: goes on from where it is.
+        held_out: what to validate on.
+        save: writes a checkpoint.
+        folder: of the checkpoint and the picture.
+        save_every: steps.
+        log: file of the losses. Default None: none.
 
     Raises:
         OSError: the checkpoint, or the picture drawn at the end, cannot be written.
@@ -185,10 +200,12 @@ def run_training(
         nonlocal saved
         save()
         saved = trainer.step
+        if log is not None and world().main:
+            write_log(Path(log), trainer)
 
     with interruption() as asked:
         # Before the first step, so that a folder that cannot be written to costs no time.
-        save()
+        note()
         if world().main:
             refuse_unwritable(folder / PICTURE)
         try:
@@ -201,6 +218,17 @@ def run_training(
     if not trainer.finished:
         say(f"Stopped after step {trainer.step:,}, saved in {folder}; --resume goes on.")
     return trainer.finished
+
+
+def write_log(path: Path, trainer: Training) -> None:
+    """Writes the losses of all steps so far, and those of what is held out, as CSV."""
+    held_out = dict(trainer.validations)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("step", "loss", "held_out_loss"))
+        rows.writerows(
+            (step, loss, held_out.get(step, "")) for step, loss in enumerate(trainer.losses, 1)
+        )
 
 
 def say(text: str) -> None:

@@ -15,12 +15,17 @@ T = TypeVar("T")
 OTHER_OPTIONS = "; --continue-from goes on with other options"
 
 TRAINING_HELP = {
-    "steps": "minibatches in all",
+    "steps": "steps in all, each of a minibatch",
     "batch_size": "rows of a minibatch",
     "optimizer": "how weights follow gradients",
     "learning_rate": "at its highest",
-    "schedule": "cosine rises, then falls to a fiftieth; constant stays",
+    "schedule": "cosine rises, then falls to a fiftieth; inverse-sqrt rises, then falls slowly; "
+    "plateau is halved where what is held out gets no better; constant stays",
+    "warm_up": "steps of a schedule's rise",
     "clip": "longest gradient",
+    "weight_decay": "of adamw",
+    "label_smoothing": "part of the probability that goes to any token alike",
+    "accumulate": "minibatches whose gradients make a step",
     "precision": "bfloat16 runs the model under autocast",
     "validate_every": "steps between looks at what is held out",
     "patience": "looks without a better one after which training ends; 0 = it goes on",
@@ -103,6 +108,9 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         "fresh optimizer and its options where no others are given; any text",
     )
     parser.add_argument("--save-every", type=int, default=200, help="steps (default 200)")
+    parser.add_argument(
+        "--log", metavar="CSV", help="file of the losses of all steps, written with each checkpoint"
+    )
 
 
 def check_places(arguments: argparse.Namespace) -> Path:

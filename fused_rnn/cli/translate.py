@@ -130,9 +130,8 @@ def _train_here(arguments: argparse.Namespace) -> int:
         job = _start(place, given)
     jobs.say(_describe(job))
     save = partial(save_translator, folder, *job.codecs, job.trainer, asdict(job.data))
-    if not jobs.run_training(
-        job.trainer, job.held_out, save, folder, save_every=arguments.save_every
-    ):
+    how = {"save_every": arguments.save_every, "log": arguments.log}
+    if not jobs.run_training(job.trainer, job.held_out, save, folder, **how):
         return 130
     last = min(loss for _, loss in job.trainer.validations[-(job.trainer.options.patience + 1) :])
     jobs.say(f"Held-out perplexity {perplexity(last, 1):.3f} a token")

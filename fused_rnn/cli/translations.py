@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`fused-rnn translate run` and `evaluate`: what a trained translator makes of sentences."""
+"""`fused-rnn translate run`, `evaluate` and `score`: what a translator makes of sentences."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..seq2seq import (
     corpus_scores,
     evaluate_translator,
     load_translator,
+    score_pairs,
     translate,
 )
 from ..seq2seq.hypotheses import NORMALIZATIONS
@@ -33,7 +34,7 @@ _MOST_PANELS = 6
 
 
 def add_commands(actions: Any) -> None:
-    """Adds run and evaluate to the actions of `fused-rnn translate`."""
+    """Adds run, evaluate and score to the actions of `fused-rnn translate`."""
     parser = actions.add_parser(
         "run",
         help="translate standard input, a sentence a line",
@@ -53,6 +54,21 @@ def add_commands(actions: Any) -> None:
     parser = actions.add_parser("evaluate", help="perplexity and BLEU on sentence pairs")
     parser.set_defaults(run=_evaluate)
     _add_search(parser)
+    _add_pairs(parser)
+    parser.add_argument("--json", action="store_true", help="one object with all figures")
+    parser = actions.add_parser(
+        "score",
+        help="how likely given translations are",
+        description="Prints of each pair the score that a search gives such a translation, the "
+        "sentence and the translation, with tabs between.",
+    )
+    parser.set_defaults(run=_score)
+    _add_scores(parser)
+    _add_pairs(parser)
+    parser.add_argument("--json", action="store_true", help="an object a line, with all figures")
+
+
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "pairs", metavar="PAIRS", help="UTF-8 file, as for train; with --target, of the sources"
     )
@@ -61,15 +77,13 @@ def add_commands(actions: Any) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="file of the right translations, a sentence a line; each time another reference",
+        help="file of translations, a sentence a line; each time another of each sentence",
     )
-    parser.add_argument("--json", action="store_true", help="one object with all figures")
 
 
-def _add_search(parser: argparse.ArgumentParser) -> None:
+def _add_scores(parser: argparse.ArgumentParser) -> None:
     own = SearchOptions()
     parser.add_argument("model", metavar="DIR", help="folder of the checkpoint")
-    parser.add_argument("--beam-size", type=int, default=own.beam_size, help="(default 5)")
     parser.add_argument(
         "--length-penalty", type=float, default=own.length_penalty, help="(default 0.75)"
     )
@@ -79,6 +93,13 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         default=own.normalization,
         help="what a log-probability is divided by (default length)",
     )
+    parser.add_argument("--batch-size", type=int, default=32, help="sentences (default 32)")
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    own = SearchOptions()
+    _add_scores(parser)
+    parser.add_argument("--beam-size", type=int, default=own.beam_size, help="(default 5)")
     parser.add_argument(
         "--stop", choices=STOPS, default=own.stop, help="when a search ends (default exact)"
     )
@@ -101,7 +122,6 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         ("seed", int, "with --sample: of the draws (default 0)"),
     ):
         parser.add_argument(f"--{name}", type=kind, help=text)
-    parser.add_argument("--batch-size", type=int, default=32, help="sentences (default 32)")
 
 
 def _options(arguments: argparse.Namespace, **more: Any) -> SearchOptions:
@@ -237,8 +257,26 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _score(arguments: argparse.Namespace) -> int:
+    need("safetensors")
+    saved = load_translator(arguments.model)
+    codecs = (saved.source, saved.target)
+    found = score_pairs(
+        *(saved.model, *codecs, _pairs(arguments)),
+        length_penalty=arguments.length_penalty,
+        normalization=arguments.normalization,
+        batch_size=arguments.batch_size,
+    )
+    for one in found:
+        if arguments.json:
+            print(json.dumps(one._asdict(), ensure_ascii=False))
+        else:
+            print(f"{one.score:.4f}\t{one.source}\t{one.target}")
+    return 0
+
+
 def _pairs(arguments: argparse.Namespace) -> list[Pair]:
-    """The pairs to evaluate on: those of a file, or each source with each of its references."""
+    """The pairs given: those of a file, or each source with each of its translations."""
     if not arguments.target:
         return list(read_pairs(arguments.pairs))
     return [pair for file in arguments.target for pair in read_parallel(arguments.pairs, file)]

@@ -23,6 +23,7 @@ from .language_model import (
     generate,
 )
 from .language_model_training import SAMPLINGS, Trainer, TrainingOptions
+from .pair_scores import ScoredPair, score_pairs
 from .recurrence import CELLS, detach
 from .sampling import sample
 from .search import STOPS, beam_search, greedy_search
@@ -65,6 +66,7 @@ __all__ = [
     "RNNEncoder",
     "SavedLanguageModel",
     "SavedTranslator",
+    "ScoredPair",
     "SearchOptions",
     "Steps",
     "Trainer",
@@ -90,6 +92,7 @@ __all__ = [
     "save_language_model",
     "save_translator",
     "score",
+    "score_pairs",
     "train",
     "translate",
 ]

@@ -50,7 +50,7 @@ class TrainingOptions(Options):
 
     @property
     def tokens_per_step(self) -> int:
-        return self.batch_size * self.num_steps
+        return self.batch_size * self.num_steps * self.accumulate
 
     def split(self, length: int) -> int:
         """Returns how much of a text of some length, from its start, is trained on."""
@@ -109,7 +109,12 @@ class Trainer(Training):
         logits, state = self._called(x, self._state)
         if self.options.sampling == "sequential":
             self._state = detach(state)
-        total = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")
+        total = F.cross_entropy(
+            logits.flatten(0, 1),
+            y.flatten(),
+            reduction="sum",
+            label_smoothing=self.options.label_smoothing,
+        )
         return Loss(total, batch.y.numel())
 
     def evaluate(self, held_out: Tensor) -> Evaluation:

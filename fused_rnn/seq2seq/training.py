@@ -74,12 +74,7 @@ class Training(ABC):
         self._best: dict[str, Tensor] = {}
         # What is carried from one minibatch of a pass to the next.
         self._state: Any = None
-        parameters = model.parameters()
-        self._optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(parameters, options.learning_rate)
-            if options.optimizer == "sgd"
-            else torch.optim.Adam(parameters, options.learning_rate)
-        )
+        self._optimizer = _optimizer(model, options)
         # What is called: the model, or the wrapper that averages gradients.
         self._called: nn.Module = model
         self._world = parallel.world()
@@ -105,7 +100,7 @@ class Training(ABC):
     @property
     def units_per_step(self) -> int:
         """What a step adds to the progress bar."""
-        return self._options.batch_size
+        return self._options.batch_size * self._options.accumulate
 
     @abstractmethod
     def _minibatches(self, rng: random.Random) -> Iterator[Any]:
@@ -135,19 +130,14 @@ class Training(ABC):
         self._held_out = name
 
     def train_step(self) -> float:
-        """Trains on the next minibatch and returns its mean loss.
+        """Trains on the next minibatch, or minibatches, and returns the mean loss.
 
         Raises:
             Diverged: the loss or its gradient is no finite number; the weights are as they were.
         """
-        batch = self._next_batch()
-        with self._precision():
-            loss = self._loss(batch)
         self._optimizer.zero_grad()
-        # The wrapper takes the mean of what the processes have; the sum is wanted.
-        (loss.total * (self._world.size / loss.divisor)).backward()
+        mean = parallel.total(self._gradients())
         norm = clip_grad_norm_(self._module.parameters(), self._options.clip)
-        mean = parallel.total(loss.total.detach() / loss.divisor)
         # One wait for the device. The norm is of the shared gradients: all processes agree.
         for name, value in zip(("loss", "gradient"), _values(mean, norm), strict=True):
             if not math.isfinite(value):
@@ -156,10 +146,29 @@ class Training(ABC):
                     "lower learning rate may help"
                 )
         for group in self._optimizer.param_groups:
-            group["lr"] = self._options.rate(self.step)
+            group["lr"] = self._options.rate(self.step, self.validations)
         self._optimizer.step()
         self.losses.append(mean.item())
         return self.losses[-1]
+
+    def _gradients(self) -> Tensor:
+        """Adds up the gradients of a step; this process's part of the mean loss."""
+        count, totals, divisor = self._options.accumulate, [], 0.0
+        for _ in range(count):
+            batch = self._next_batch()
+            with self._precision():
+                loss = self._loss(batch)
+            # Of several, what to divide by is known at the end. The wrapper takes the mean of
+            # what the processes have; the sum is wanted.
+            part = self._world.size / (loss.divisor if count == 1 else 1.0)
+            (loss.total * part).backward()
+            totals.append(loss.total.detach())
+            divisor += loss.divisor
+        if count > 1:
+            for parameter in self._module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= divisor
+        return sum(totals[1:], totals[0]) / divisor
 
     def validate(self, held_out: Any) -> float:
         """Returns the perplexity of what is held out, and notes it."""
@@ -305,6 +314,15 @@ def train(
         trainer.take_best()
     trainer.check_weights()
     save()
+
+
+def _optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer:
+    parameters, rate = model.parameters(), options.learning_rate
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate)
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, rate, weight_decay=options.weight_decay)
+    return torch.optim.Adam(parameters, rate)
 
 
 def _values(*scalars: Tensor) -> list[float]:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("cosine", "constant", "inverse-sqrt", "plateau")
 PRECISIONS = ("float32", "bfloat16")
-_WARM_UP = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,18 @@ class Options:
     Args:
         steps: minibatches in all. Default 2000.
         batch_size: rows of a minibatch, of all processes together, B. Default 32.
-        optimizer: "adam" or "sgd". Default "adam".
+        optimizer: one of OPTIMIZERS. Default "adam".
         learning_rate: at its highest. Default 0.004.
-        schedule: "cosine" rises over 50 steps, then falls to a fiftieth; "constant" stays.
-            Default "cosine".
+        schedule: "cosine" rises, then falls to a fiftieth; "inverse-sqrt" rises, then falls as
+            one over the root of the step (Vaswani et al. 2017); "plateau" is halved by each look
+            at what is held out that is no better than the best before; "constant" stays. Default
+            "cosine".
+        warm_up: steps of a schedule's rise. Default 50.
         clip: longest gradient, all parameters taken as one vector. Default 1.0.
+        weight_decay: of "adamw"; the others have none. Default 0.01.
+        label_smoothing: part of the probability that is to go to any token alike, of the loss
+            trained with (Szegedy et al. 2016). Default 0.
+        accumulate: minibatches whose gradients make a step, as if they were one. Default 1.
         precision: "bfloat16" runs the model under autocast, the weights staying float32.
             Default "float32".
         validate_every: steps between looks at what is held out. Default 100.
@@ -38,7 +45,11 @@ class Options:
     optimizer: str = "adam"
     learning_rate: float = 0.004
     schedule: str = "cosine"
+    warm_up: int = 50
     clip: float = 1.0
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    accumulate: int = 1
     precision: str = "float32"
     validate_every: int = 100
     patience: int = 0
@@ -48,19 +59,32 @@ class Options:
         names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
         for name, allowed in names.items():
             check_choice(name, getattr(self, name), allowed)
-        for name in ("steps", "batch_size", "validate_every"):
+        for name in ("steps", "batch_size", "validate_every", "warm_up", "accumulate"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("patience", self.patience, 0)
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            given = self.label_smoothing
+            raise ValueError(f"label_smoothing: expected at least 0, below 1, got {given}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: expected 0 or more, got {self.weight_decay}")
 
-    def rate(self, step: int) -> float:
-        """Returns the learning rate of a step, counted from 0."""
+    def rate(self, step: int, validations: Sequence[tuple[int, float]] = ()) -> float:
+        """Returns the learning rate of a step, counted from 0, after some validations."""
         if self.schedule == "constant":
             return self.learning_rate
+        if self.schedule == "plateau":
+            rate, best = self.learning_rate, math.inf
+            for _, loss in validations:
+                rate, best = rate / 2 if loss >= best else rate, min(best, loss)
+            return rate
+        rise = min(1.0, (step + 1) / self.warm_up)
+        if self.schedule == "inverse-sqrt":
+            return self.learning_rate * rise * math.sqrt(self.warm_up / max(step + 1, self.warm_up))
         fall = 0.02 + 0.98 * (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.learning_rate * min(1.0, (step + 1) / _WARM_UP) * fall
+        return self.learning_rate * rise * fall
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...] | dict[str, Any]) -> None:

@@ -114,31 +114,39 @@ class Translator(EncoderDecoder):
         self.config = config
 
 
-def masked_cross_entropy(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+def masked_cross_entropy(
+    logits: Tensor, targets: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
     """Returns the negative log-likelihood of targets, summed over all places before the lengths.
 
     Args:
         logits: (B, T, V).
         targets: token numbers, (B, T).
         lengths: tokens of each row that count, (B,).
+        label_smoothing: part of the probability that is to go to any token alike. Default 0.
     """
     past = torch.arange(targets.size(1), device=targets.device) >= lengths.unsqueeze(1)
     labels = targets.masked_fill(past, -100)
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
+    )
 
 
-def teacher_forced_loss(model: EncoderDecoder, batch: TranslationBatch, bos: int) -> Tensor:
+def teacher_forced_loss(
+    model: EncoderDecoder, batch: TranslationBatch, bos: int, label_smoothing: float = 0.0
+) -> Tensor:
     """Returns the summed loss of a minibatch, whose right tokens the decoder is fed.
 
     Args:
         model: an EncoderDecoder, or what wraps one.
         batch: on the model's device.
         bos: the number of `<bos>`, fed first.
+        label_smoothing: see `masked_cross_entropy`. Default 0.
     """
     source, source_lengths, target, target_lengths = batch
     fed = F.pad(target[:, :-1], (1, 0), value=bos)
     logits = model(source, fed, source_lengths).logits
-    return masked_cross_entropy(logits, target, target_lengths)
+    return masked_cross_entropy(logits, target, target_lengths, label_smoothing=label_smoothing)
 
 
 def evaluate_translator(
@@ -197,7 +205,8 @@ class TranslatorTraining(Training):
         if self._world.rank >= len(batch.source):
             # A process without a row reads one that does not count.
             own = own._replace(target_lengths=torch.zeros_like(own.target_lengths))
-        total = teacher_forced_loss(self._called, own, self.bos)  # type: ignore[arg-type]
+        smoothing = self.options.label_smoothing
+        total = teacher_forced_loss(self._called, own, self.bos, smoothing)  # type: ignore[arg-type]
         return Loss(total, self._divisor(batch))
 
     def _divisor(self, batch: TranslationBatch) -> float:
