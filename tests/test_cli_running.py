@@ -113,6 +113,8 @@ def test_the_constraints_of_the_search(
     assert shown("--sample", "--top-p=1e-9") == shown("--sample", "--temperature=0")
     for option in ("--normalization=none", "--normalization=gnmt", "--stop=k"):
         assert shown(option)
+    copied = json.loads(shown("--replace-unknown", "--json", line="Ada twenty"))["candidates"][0]
+    assert set(copied["tokens"]) - {"Ada", "twenty"} and "<unk>" not in copied["tokens"]
     score = json.loads(shown("--normalization=none", "--json"))["candidates"][0]
     assert score["score"] == score["log_prob"]
 

@@ -221,6 +221,7 @@ def test_bad_running_input(
         ([*train, "--resume", "--num-steps=9"], "the checkpoint was made with 60, got 9"),
         ([*train[:2], str(other), *train[3:], "--resume"], "expected the text that the checkpoint"),
         ([*run, "--attention", "x.png"], "--attention: expected a model with attention"),
+        ([*run, "--replace-unknown"], "--replace-unknown: expected a model with attention"),
         ([*run, "--beam-size=0"], "beam_size: expected at least 1, got 0"),
         ([*run, "--n-best=9"], "n_best: expected 1 to beam_size 5, got 9"),
         ([*run, "--max-length=0"], "max_length: expected at least 1, got 0"),

@@ -41,7 +41,7 @@ def test_translations_of_sentences() -> None:
     found = list(translate(model, *CODECS, iter(sentences), options, batch_size=2))
     assert [one.source for one in found] == sentences
     assert [one.unknown for one in found] == [0, 0, 2, 0, 1]
-    assert found[1].candidates == [("", [], 0.0, 0.0, [], True, None)]
+    assert found[1].candidates == [("", [], 0.0, 0.0, [], True, None, ())]
     for one in (found[0], *found[2:]):
         assert one.tokens == list(one.source) and len(one.candidates) == 2
         for candidate in one.candidates:
@@ -79,7 +79,7 @@ def test_translations_of_sentences() -> None:
         SearchOptions(beam_size=2, prefix="deux", ban=("x", "e"), longest=9),
         SearchOptions(n_best=2, draws=Draws(temperature=2.0, top_k=9)),
     ],
-    ids=str,
+    ids=["long", "stop-k", "greedy", "gnmt", "min-length", "prefix", "drawn"],
 )
 def test_translations_do_not_depend_on_the_batch(options: SearchOptions) -> None:
     model = build(seed=1)
@@ -132,6 +132,29 @@ def test_what_translations_must_and_must_not_hold() -> None:
         next(translate(model, *CODECS, "one"))
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         next(translate(model, *CODECS, ["one"], batch_size=0))
+
+
+def test_names_are_copied_from_where_the_model_looked() -> None:
+    codecs = tuple(codec._replace(tokenizer="space") for codec in CODECS)
+    model = build(seed=1)
+    with torch.no_grad():
+        # Nothing but unknown words, and an end now and then.
+        model.decoder.output.bias.fill_(-50.0)
+        model.decoder.output.bias[[0, codecs[1].vocab.eos]] = torch.tensor([1.0, 0.0])
+    sentences = ["Ada meets Grace", "Niklaus"]
+    options = SearchOptions(replace_unknown=True, attention=True, longest=5, beam_size=2)
+    for sentence, one in zip(sentences, translate(model, *codecs, sentences, options), strict=True):
+        best, names = one.candidates[0], sentence.split()
+        end = len(best.tokens) - best.finished
+        assert best.copied == tuple(range(end)) and end
+        for place in range(end):
+            look = best.attention[place][: len(names)]
+            assert best.tokens[place] == names[look.index(max(look))]
+        assert best.text == " ".join(best.tokens[:end])
+    plain = SearchOptions(longest=5)
+    assert not next(translate(model, *codecs, sentences, plain)).candidates[0].copied
+    with pytest.raises(ValueError, match="model: expected one with attention"):
+        next(translate(build(attention="none"), *codecs, sentences, options))
 
 
 def test_corpus_scores_with_several_references() -> None:

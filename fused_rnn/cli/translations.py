@@ -114,6 +114,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ban", metavar="TOKEN", action="append", default=[], help="never generated; repeatable"
     )
+    parser.add_argument(
+        "--replace-unknown",
+        action="store_true",
+        help="where the translation would have an unknown word, copy the source's looked at most",
+    )
     parser.add_argument("--sample", action="store_true", help="draw translations at random")
     for name, kind, text in (
         ("temperature", float, "with --sample: 0 = always the likeliest (default 1)"),
@@ -127,8 +132,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 def _options(arguments: argparse.Namespace, **more: Any) -> SearchOptions:
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size: expected at least 1, got {arguments.batch_size}")
-    names = ("beam_size", "length_penalty", "normalization", "stop", "min_length")
-    given = {name: getattr(arguments, name) for name in (*names, "no_repeat_ngram", "prefix")}
+    names = ["beam_size", "length_penalty", "normalization", "stop", "min_length"]
+    names += ["no_repeat_ngram", "prefix", "replace_unknown"]
+    given = {name: getattr(arguments, name) for name in names}
     return SearchOptions(
         **given,
         longest=arguments.max_length,
@@ -153,9 +159,8 @@ def _run(arguments: argparse.Namespace) -> int:
     need("safetensors", *(("matplotlib",) if looks else ()))
     options = _options(arguments, n_best=arguments.n_best, attention=looks)
     saved = load_translator(arguments.model)
-    if looks and saved.model.config.attention == "none":
-        raise ValueError("--attention: expected a model with attention, got one without")
     if looks:
+        _need_attention("--attention", saved)
         refuse_unwritable(Path(arguments.attention))
     kept: list[Translation] = []
     for number, one in enumerate(_answers(saved, options, arguments.batch_size), 1):
@@ -168,10 +173,17 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _need_attention(option: str, saved: SavedTranslator) -> None:
+    if saved.model.config.attention == "none":
+        raise ValueError(f"{option}: expected a model with attention, got one without")
+
+
 def _answers(
     saved: SavedTranslator, options: SearchOptions, batch_size: int
 ) -> Iterator[Translation]:
     """The translations of standard input, of as many lines at a time as are there."""
+    if options.replace_unknown:
+        _need_attention("--replace-unknown", saved)
     first = 0
     for lines in arriving_lines(sys.stdin.buffer, "standard input"):
         sentences = ["" if not line.strip() else line for line in lines]

@@ -54,6 +54,8 @@ class SearchOptions:
         ban: tokens never generated; each a token of the target's vocabulary, or a text of one.
             Default none.
         draws: translations are drawn instead, n_best of them. Default None.
+        replace_unknown: whether `<unk>` may be generated, in whose place then stands the source
+            token looked at most, which is how names get through. Default False.
     """
 
     beam_size: int = 5
@@ -68,6 +70,7 @@ class SearchOptions:
     prefix: str = ""
     ban: tuple[str, ...] = ()
     draws: Draws | None = None
+    replace_unknown: bool = False
 
 
 class Candidate(NamedTuple):
@@ -81,6 +84,8 @@ class Candidate(NamedTuple):
     finished: bool
     # Where each token's step looked, a weight for each source token; None if not asked for.
     attention: list[list[float]] | None
+    # Places of tokens that stand for `<unk>`, copied from the source.
+    copied: tuple[int, ...] = ()
 
 
 class Translation(NamedTuple):
@@ -147,7 +152,9 @@ class _Search:
         vocab = target.vocab
         self.prefix = _known("prefix", target.split(options.prefix), target)
         words = [_word(target, word) for word in options.ban]
-        self.ban = (vocab.pad, vocab.bos, vocab.unknown, *_known("ban", words, target))
+        self.ban = [vocab.pad, vocab.bos, *_known("ban", words, target)]
+        if not options.replace_unknown:
+            self.ban.append(vocab.unknown)
         self.device = next(model.parameters()).device
 
     def __call__(self, sentences: Sequence[list[str]], place: int) -> list[list[Candidate]]:
@@ -160,8 +167,7 @@ class _Search:
         with evaluating(self.model):
             state = self.model.encode(tokens, lengths)
         found = self._searched(state, lengths, place)
-        sizes = lengths.tolist()
-        return [_candidates(found, row, sizes[row], self.target) for row in range(len(sizes))]
+        return [self._candidates(found, row, own) for row, own in enumerate(sentences)]
 
     def _searched(self, state: Any, lengths: Tensor, place: int) -> Hypotheses:
         vocab, own = self.target.vocab, self.options
@@ -179,7 +185,7 @@ class _Search:
             "no_repeat_ngram": own.no_repeat_ngram,
             "prefix": prefix,
             "ban": self.ban,
-            "return_attention": own.attention,
+            "return_attention": own.attention or own.replace_unknown,
         }
         if own.draws is None:
             sizes: dict[str, Any] = {
@@ -196,6 +202,37 @@ class _Search:
         return sample(
             self.model, state, **shared, **draws, num_samples=own.n_best, generator=generator
         )
+
+    def _candidates(self, found: Hypotheses, row: int, source: list[str]) -> list[Candidate]:
+        """The places of a row that something reached; source has no `<eos>`."""
+        candidates = []
+        for n, length in enumerate(found.lengths[row].tolist()):
+            if not length:
+                continue
+            numbers = found.tokens[row, n, :length]
+            finished = bool(found.finished[row, n])
+            tokens = self.target.vocab.decode(numbers.tolist())
+            copied: list[int] = []
+            look: Tensor | None = None
+            if found.attention is not None:
+                # The encoder reads an end, too.
+                look = found.attention[row, n, :length, : len(source) + 1]
+                copied = (numbers == self.target.vocab.unknown).nonzero().flatten().tolist()
+                for place in copied:
+                    tokens[place] = source[int(look[place, :-1].argmax())]
+            candidates.append(
+                Candidate(
+                    self.target.join(tokens[:-1] if finished else tokens),
+                    tokens,
+                    found.scores[row, n].item(),
+                    found.log_probs[row, n].item(),
+                    found.token_log_probs[row, n, :length].tolist(),
+                    finished,
+                    look.tolist() if look is not None and self.options.attention else None,
+                    tuple(copied),
+                )
+            )
+        return candidates
 
     def _limits(self, lengths: Tensor) -> Tensor:
         """The most tokens of each sentence's translation, (B,)."""
@@ -220,31 +257,6 @@ def _known(name: str, tokens: Sequence[str], target: Codec) -> list[int]:
     if strange := target.vocab.unread(tokens):
         raise ValueError(f"{name}: expected tokens of the target's vocabulary, got {strange}")
     return target.vocab.encode(tokens)
-
-
-def _candidates(found: Hypotheses, row: int, size: int, target: Codec) -> list[Candidate]:
-    """The places of a row that something reached."""
-    candidates = []
-    for n, length in enumerate(found.lengths[row].tolist()):
-        if not length:
-            continue
-        numbers = found.tokens[row, n, :length].tolist()
-        finished = bool(found.finished[row, n])
-        attention = None
-        if found.attention is not None:
-            attention = found.attention[row, n, :length, :size].tolist()
-        candidates.append(
-            Candidate(
-                target.decode(numbers[:-1] if finished else numbers),
-                target.vocab.decode(numbers),
-                found.scores[row, n].item(),
-                found.log_probs[row, n].item(),
-                found.token_log_probs[row, n, :length].tolist(),
-                finished,
-                attention,
-            )
-        )
-    return candidates
 
 
 def corpus_scores(
