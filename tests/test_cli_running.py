@@ -119,6 +119,32 @@ def test_the_constraints_of_the_search(
     assert score["score"] == score["log_prob"]
 
 
+def test_several_models_as_one(
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def shown(*options: str) -> str:
+        say(monkeypatch, b"six\ntwenty-one\n")
+        capsys.readouterr()
+        assert main(["translate", "run", model, "--json", *options]) == 0
+        return capsys.readouterr().out
+
+    alone = [json.loads(line)["candidates"][0] for line in shown().splitlines()]
+    twice = [json.loads(line)["candidates"][0] for line in shown("--with", model).splitlines()]
+    for one, other in zip(alone, twice, strict=True):
+        assert one["tokens"] == other["tokens"]
+        assert one["log_prob"] == pytest.approx(other["log_prob"], abs=1e-4)
+    pairs = tmp_path / "pairs"
+    pairs.write_text("".join(f"{pair.source}\t{pair.target}\n" for pair in PAIRS))
+    strange = str(tmp_path / "strange")
+    sizes = ("--hidden-size=8", "--embedding-size=8", "--steps=1", "--min-freq=0")
+    assert main(["translate", "train", str(pairs), "--out", strange, *sizes]) == 0
+    assert main(["translate", "run", model, "--with", strange]) == 1
+    assert "--with: expected the source vocabulary of" in capsys.readouterr().err
+
+
 def test_several_references_from_files_of_lines(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from fused_rnn.seq2seq import (
     Draws,
+    Ensemble,
     SearchOptions,
     Translator,
     TranslatorConfig,
@@ -15,6 +16,7 @@ from fused_rnn.seq2seq import (
     greedy_search,
     translate,
 )
+from fused_rnn.testing import assert_within_budget
 from fused_rnn.text import RESERVED, Codec, number_pairs
 
 NUMBERS = number_pairs(60, seed=2, limit=100)
@@ -155,6 +157,27 @@ def test_names_are_copied_from_where_the_model_looked() -> None:
     assert not next(translate(model, *codecs, sentences, plain)).candidates[0].copied
     with pytest.raises(ValueError, match="model: expected one with attention"):
         next(translate(build(attention="none"), *codecs, sentences, options))
+
+
+def test_an_ensemble_averages_probabilities() -> None:
+    models = [build(seed=1, attention=kind).eval() for kind in ("additive", "general")]
+    both = Ensemble(models).eval()
+    source, target = torch.randint(9, (3, 4)), torch.randint(9, (3, 5))
+    lengths = torch.tensor([4, 1, 2])
+    with torch.no_grad():
+        parts = [model.double()(source, target, lengths).logits.softmax(-1) for model in models]
+        whole = both(source, target, lengths).logits
+        assert_within_budget(whole.exp(), (parts[0] + parts[1]) / 2)
+        state = both.encode(source, lengths)
+        for step in range(5):
+            logits, state = both.step(target[:, step], state)
+            assert_within_budget(logits, whole[:, step])
+        looks = [model.attention(own) for model, own in zip(models, state, strict=True)]
+        assert_within_budget(both.attention(state), (looks[0] + looks[1]) / 2)
+    found = list(translate(both.float(), *CODECS, [pair.source for pair in NUMBERS[:3]]))
+    assert len(found) == 3 and both.capturable
+    with pytest.raises(ValueError, match="models: expected at least one"):
+        Ensemble([])
 
 
 def test_corpus_scores_with_several_references() -> None:

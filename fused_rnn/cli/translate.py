@@ -26,8 +26,8 @@ from ..seq2seq import (
 )
 from ..seq2seq.parallel import launched, world
 from ..text import NORMALIZATIONS, SUBWORD, TOKENIZERS, Codec, PairData, Pairs, perplexity
+from . import evaluations, pair_data, translations
 from . import job as jobs
-from . import pair_data, translations
 from .curves import Course, draw_training
 from .options import (
     OTHER_OPTIONS,
@@ -89,7 +89,7 @@ class _Given(NamedTuple):
 
 
 def add_commands(actions: Any) -> None:
-    """Adds train, run and evaluate to the actions of `fused-rnn translate`."""
+    """Adds the actions of `fused-rnn translate`."""
     parser = actions.add_parser("train", help="train on sentence pairs")
     parser.set_defaults(run=_train)
     parser.add_argument(
@@ -105,6 +105,7 @@ def add_commands(actions: Any) -> None:
     add_fields(parser, TranslatorConfig, _MODEL_HELP, _CHOICES)
     add_fields(parser, Options, TRAINING_HELP, _CHOICES)
     translations.add_commands(actions)
+    evaluations.add_commands(actions)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from .attention import ATTENTIONS
 from .checkpoint import CheckpointError, holds_checkpoint
 from .decoder import ATTENDS, AttentionDecoder, RNNDecoder
 from .encoder import RNNEncoder
+from .ensemble import Ensemble
 from .exhaustive import exhaustive_search, score
 from .hypotheses import Hypotheses
 from .interfaces import Decoder, Encoded, Encoder, EncoderDecoder, Prediction, Steps
@@ -56,6 +57,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderDecoder",
+    "Ensemble",
     "Evaluation",
     "Hypotheses",
     "LanguageModel",
