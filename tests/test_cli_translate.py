@@ -106,6 +106,8 @@ def test_train_run_evaluate(
         ("--tokenizer=word", "--attention=none", "--no-bidirectional", "--patience=1"),
         ("--tokenizer=space", "--normalization=book-pairs", "--attend=before", "--num-steps=3"),
         ("--precision=bfloat16", "--embedding-size=16", "--tied", "--cell=rnn_tanh"),
+        ("--shared-vocabulary", "--embedding-size=16", "--tied", "--shared-embedding"),
+        ("--batch-tokens=200", "--tokenizer=char", "--accumulate=2"),
     ],
     ids=lambda options: options[0],
 )
@@ -141,6 +143,21 @@ def test_resumed_training_ends_the_same(
     assert main([*train, "--out", str(parts), "--resume"]) == 0
     digests = [json.loads((f / "checkpoint.json").read_text())["sha256"] for f in (whole, parts)]
     assert digests[0] == digests[1]
+
+
+def test_one_vocabulary_and_one_embedding(tmp_path: Path, file: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--shared-vocabulary", "--shared-embedding", "--steps=3", *SMALL)
+    assert main(["translate", "train", str(file), "--out", str(out), *options]) == 0
+    saved = load_translator(out)
+    assert saved.source.vocab.tokens == saved.target.vocab.tokens
+    assert set("".join(side for pair in PAIRS[:90] for side in pair)) >= set("zéx")
+    assert all(letter in saved.source.vocab for letter in "zéx")
+    model = saved.model
+    assert model.encoder.embedding.weight is model.decoder.embedding.weight
+    apart = tmp_path / "apart"
+    options = ("--shared-embedding", *SMALL)
+    assert main(["translate", "train", str(file), "--out", str(apart), *options]) == 1
 
 
 def test_streamed_training(tmp_path: Path, file: Path) -> None:

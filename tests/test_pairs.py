@@ -23,7 +23,6 @@ from fused_rnn.text import (
     Pair,
     Pairs,
     StreamedPairs,
-    Subwords,
     TextError,
     Vocab,
     bleu,
@@ -163,6 +162,24 @@ def test_an_order_is_its_seeds(by_length: bool) -> None:
             assert batch.target_lengths.max() - batch.target_lengths.min() <= 2
 
 
+@pytest.mark.parametrize("by_length", [False, True])
+def test_minibatches_of_so_many_tokens(by_length: bool) -> None:
+    data = Pairs(NUMBERS, *codecs(NUMBERS), by_length=by_length, batch_tokens=150)
+    seen, sizes = [], set()
+    for batch in data.batches(7, random.Random(0)):
+        count, width = batch.target.size(0), max(batch.source.size(1), batch.target.size(1))
+        assert count * width <= 150
+        sizes.add(count)
+        seen += [
+            r[: int(n)].tolist() for r, n in zip(batch.source, batch.source_lengths, strict=True)
+        ]
+    assert sorted(seen) == sorted(pair.source for pair in data.encoded) and len(sizes) > 1
+    data = Pairs(NUMBERS, *codecs(NUMBERS), batch_tokens=1)
+    assert all(len(batch.source) == 1 for batch in data.batches(7))
+    with pytest.raises(ValueError, match="batch_tokens: expected 0 or more, got -1"):
+        next(Pairs(NUMBERS, *codecs(NUMBERS), batch_tokens=-1).batches(7))
+
+
 def test_streamed_pairs_are_the_pairs(tmp_path: Path) -> None:
     path = tmp_path / "pairs"
     path.write_text("".join(f"{s}\t{t}\n" for s, t in NUMBERS))
@@ -175,49 +192,6 @@ def test_streamed_pairs_are_the_pairs(tmp_path: Path) -> None:
     before = streamed.digest
     path.write_text("a\tb\n")
     assert streamed.digest != before
-
-
-def test_subwords() -> None:
-    texts = [pair.target for pair in NUMBERS]
-    codec = Codec.learn(texts, tokenizer="subword", reserved=RESERVED, size=60)
-    assert len(codec.vocab) <= 60 + len(RESERVED)
-    for text in texts:
-        assert codec.decode(codec.encode(text).tolist()) == text
-        assert len(codec.split(text)) < len(text)
-    assert Vocab.unknown in codec.encode("学")
-    again = Codec.from_record(codec.record())
-    assert again.vocab.tokens == codec.vocab.tokens
-    assert torch.equal(again.encode(texts[0]), codec.encode(texts[0]))
-    with pytest.raises(ValueError, match="model: expected a tokenizer's JSON"):
-        Subwords("{}")
-    with pytest.raises(ValueError, match="size: expected at least 2"):
-        Subwords.train(texts, 1)
-    with pytest.raises(ValueError, match="tokenizer: expected one of"):
-        Codec.learn(texts, tokenizer="letters")
-
-
-def test_characters_that_subwords_do_not_know() -> None:
-    texts = [pair.target for pair in NUMBERS]
-    codec = Codec.learn(texts, tokenizer="subword", reserved=RESERVED, size=60)
-    # Each stands for itself, so that it can be counted and named.
-    assert codec.vocab.unread(codec.split("学 cent 习 un")) == ["学", "习"]
-    assert codec.encode("cent 学").tolist()[-1] == Vocab.unknown
-    with pytest.warns(UserWarning, match="read as <unk>: <unk> 2"):
-        codec = Codec.learn(["x <unk> y", "<unk>"], tokenizer="subword", reserved=RESERVED)
-    assert codec.vocab.unread(codec.split("x <eos> y <unk>"))[-1] == "<unk>"
-    assert codec.vocab.eos not in codec.encode("x <eos> y")
-    # More characters than there is room for: the rest gets no number.
-    small = Codec.learn(["abcdefgh" * 9], tokenizer="subword", size=4)
-    assert len(small.vocab) <= 4 and small.vocab.unread(small.split("abcdefgh"))
-
-
-def test_texts_that_are_read_twice() -> None:
-    texts = ["one two", "two three"]
-    with pytest.raises(TypeError, match="texts: expected what can be read twice.* got generator"):
-        Codec.learn((text for text in texts), tokenizer="subword", size=30)
-    with pytest.raises(TypeError, match="texts: expected strings"):
-        Subwords.train("one two", 30)
-    assert len(Codec.learn(iter(texts), tokenizer="word").vocab) == 4
 
 
 def test_number_words() -> None:

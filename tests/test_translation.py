@@ -265,6 +265,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         (dict(dropout=1.0), "dropout: expected at least 0, below 1"),
         (dict(attention="dot"), "attention: expected memory_size 10 for 'dot', got 20"),
         (dict(tied=True), "tied: expected embedding_size equal to hidden_size"),
+        (dict(shared_embedding=True), "shared_embedding: expected one vocabulary, got"),
     ],
 )
 def test_bad_configurations(wrong: dict[str, Any], message: str) -> None:

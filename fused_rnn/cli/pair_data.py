@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..text import (
     RESERVED,
@@ -33,7 +34,9 @@ HELP = {
     "tokenizer": "what a token is",
     "normalization": "how sentences are simplified first",
     "min_freq": "tokens seen fewer times are <unk>",
-    "subwords": "how many are learnt for each language, with --tokenizer subword",
+    "subwords": "how many are learnt of a vocabulary, with --tokenizer subword",
+    "shared_vocabulary": "one vocabulary for both languages, learnt from both",
+    "batch_tokens": "most tokens of a side of a minibatch, in place of --batch-size; 0 = any",
     "num_steps": "longest sentence in tokens, <eos> included; longer ones are cut",
     "held_out": "part of the distinct source sentences that is not trained on",
     "validation": "file of pairs to hold out instead",
@@ -43,7 +46,7 @@ HELP = {
 # Paths, which may differ from those that a checkpoint was made with: what is there may not.
 PATHS = ("validation", "validation_target")
 # What does not change what numbers mean, and so may differ where another training goes on.
-FREE = ("num_steps", "held_out", "stream", *PATHS)
+FREE = ("batch_tokens", "num_steps", "held_out", "stream", *PATHS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,8 @@ class DataOptions:
     normalization: str = "none"
     min_freq: int = 2
     subwords: int = 8000
+    shared_vocabulary: bool = False
+    batch_tokens: int = 0
     num_steps: int = 60
     held_out: float = 0.02
     validation: str = ""
@@ -143,7 +148,11 @@ class Parts(NamedTuple):
             reserved=RESERVED,
             size=data.subwords,
         )
-        source, target = learn(_Side(self.train, 0)), learn(_Side(self.train, 1))
+        sides = [_Side(self.train, side) for side in (0, 1)]
+        if data.shared_vocabulary:
+            source = target = learn(_Both(*sides))
+        else:
+            source, target = map(learn, sides)
         for side, codec in (("source", source), ("target", target)):
             if len(codec.vocab) == 1 + len(RESERVED):
                 raise TextError(
@@ -154,14 +163,13 @@ class Parts(NamedTuple):
 
     def encoded(self, codecs: tuple[Codec, Codec], data: DataOptions) -> tuple[PairData, PairData]:
         """Returns both parts as token numbers."""
-        cut = data.num_steps
-        own: PairData
+        how: dict[str, Any] = {"num_steps": data.num_steps, "by_length": True}
+        held = Pairs(self.held, *codecs, **how)
+        how["batch_tokens"] = data.batch_tokens
         if isinstance(self.train, Place):
             path, target = self.train.path(), self.train.target
-            own = StreamedPairs(path, *codecs, num_steps=cut, by_length=True, target_path=target)
-        else:
-            own = Pairs(self.train, *codecs, num_steps=cut, by_length=True)
-        return own, Pairs(self.held, *codecs, num_steps=cut, by_length=True)
+            return StreamedPairs(path, *codecs, **how, target_path=target), held
+        return Pairs(self.train, *codecs, **how), held
 
 
 class _Side:
@@ -173,6 +181,16 @@ class _Side:
     def __iter__(self) -> Iterator[str]:
         pairs = self._pairs.pairs() if isinstance(self._pairs, Place) else self._pairs
         return (pair[self._side] for pair in pairs)
+
+
+class _Both:
+    """The sentences of both sides, as often as they are asked for."""
+
+    def __init__(self, *sides: _Side) -> None:
+        self._sides = sides
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(*self._sides)
 
 
 def _pairs(path: str | Path, target: str | None) -> Iterator[Pair]:

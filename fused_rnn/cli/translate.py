@@ -63,6 +63,7 @@ _MODEL_HELP = {
     "dropout": "between layers",
     "outer_dropout": "on embeddings and before the output",
     "tied": "whether the output layer's weight is the target embedding's",
+    "shared_embedding": "whether both languages have one, with --shared-vocabulary",
 }
 
 
@@ -208,7 +209,8 @@ def _describe(job: _Job) -> str:
         long = sum(p.source[-1] != eos[0] or p.target[-1] != eos[1] for p in pairs.encoded)
         count, cut = f"{len(pairs):,}", f"; {long:,} are cut to {job.data.num_steps} tokens"
     held = len(job.held_out) if isinstance(job.held_out, Pairs) else 0
-    config = model.config
+    config, limit = model.config, job.data.batch_tokens
+    size = f"up to {limit:,} tokens a side" if limit else f"{options.batch_size} pairs"
     x = torch.zeros(1, options.batch_size, config.embedding_size)
     return "\n".join(
         (
@@ -216,7 +218,7 @@ def _describe(job: _Job) -> str:
             f"{config.source_vocab_size:,} and {config.target_vocab_size:,}",
             f"Model: {config.cell}, {config.num_layers} x {config.hidden_size}, attention "
             f"{config.attention}, {sum(p.numel() for p in model.parameters()):,} parameters; "
-            f"{options.steps:,} steps of {options.batch_size} pairs",
+            f"{options.steps:,} steps of {size}",
             f"Recurrence: {explain(model.encoder.rnn, x)}",
         )
     )

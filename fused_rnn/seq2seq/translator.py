@@ -17,7 +17,7 @@ from . import parallel
 from .attention import ATTENTIONS
 from .decoder import ATTENDS, AttentionDecoder, RNNDecoder
 from .encoder import RNNEncoder
-from .interfaces import Decoder, EncoderDecoder
+from .interfaces import EncoderDecoder
 from .recurrence import CELLS
 from .stepping import evaluating
 from .training import Evaluation, Loss, Training
@@ -40,6 +40,8 @@ class TranslatorConfig:
         dropout: between layers. Default 0.
         outer_dropout: on embeddings and before the output layer. Default 0.2.
         tied: whether the output layer's weight is the target embedding's. Default False.
+        shared_embedding: whether source and target have one embedding, for which they need one
+            vocabulary. Default False.
     """
 
     source_vocab_size: int
@@ -54,6 +56,7 @@ class TranslatorConfig:
     dropout: float = 0.0
     outer_dropout: float = 0.2
     tied: bool = False
+    shared_embedding: bool = False
 
     def __post_init__(self) -> None:
         check_choice("cell", self.cell, CELLS)
@@ -67,6 +70,11 @@ class TranslatorConfig:
             "embedding_size",
         ):
             check_at_least(name, getattr(self, name), 1)
+        if self.shared_embedding and self.source_vocab_size != self.target_vocab_size:
+            raise ValueError(
+                f"shared_embedding: expected one vocabulary, got {self.source_vocab_size} and "
+                f"{self.target_vocab_size} tokens"
+            )
         for name in ("dropout", "outer_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 given = getattr(self, name)
@@ -97,7 +105,7 @@ class Translator(EncoderDecoder):
         encoder = RNNEncoder(
             config.source_vocab_size, *sizes, bidirectional=config.bidirectional, **shared
         )
-        decoder: Decoder
+        decoder: RNNDecoder | AttentionDecoder
         if config.attention == "none":
             decoder = RNNDecoder(config.target_vocab_size, *sizes, tied=config.tied, **shared)
         else:
@@ -110,6 +118,8 @@ class Translator(EncoderDecoder):
                 tied=config.tied,
                 **shared,
             )
+        if config.shared_embedding:
+            encoder.embedding.weight = decoder.embedding.weight
         super().__init__(encoder, decoder)
         self.config = config
 

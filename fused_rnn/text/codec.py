@@ -83,9 +83,6 @@ class Codec(NamedTuple):
             subwords = Subwords.train(pieces, size)
         bare = cls(Vocab(), tokenizer, normalization, subwords)
         tokens = (token for text in texts for token in bare.split(text))
-        if subwords is not None:
-            # A character beyond what was learnt gets no number, however often it comes.
-            tokens = (token for token in tokens if token in subwords)
         return bare._replace(vocab=Vocab(tokens, min_freq=min_freq, reserved=reserved))
 
     def split(self, text: str) -> list[str]:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -177,6 +177,7 @@ def translation_batches(
     rng: random.Random | None = None,
     num_steps: int | None = None,
     by_length: bool = False,
+    batch_tokens: int = 0,
 ) -> Iterator[TranslationBatch]:
     """Yields one pass over pairs; the last minibatch may be smaller.
 
@@ -189,10 +190,14 @@ def translation_batches(
             as the longest of the minibatch.
         by_length: whether sentences of about one length come together, which spares padding. The
             order of the minibatches stays random. Default False.
+        batch_tokens: in place of batch_size, most tokens of a side of a minibatch, padding
+            counted; a longer sentence comes alone. Default 0: batch_size counts.
 
     Raises:
-        ValueError: batch_size or num_steps is below 1.
+        ValueError: batch_size or num_steps is below 1, or batch_tokens below 0.
     """
+    if batch_tokens < 0:
+        raise ValueError(f"batch_tokens: expected 0 or more, got {batch_tokens}")
     for name, value in (("batch_size", batch_size), ("num_steps", num_steps)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
@@ -201,13 +206,31 @@ def translation_batches(
         rng.shuffle(order)
     if by_length:
         order.sort(key=lambda i: (len(pairs[i].target), len(pairs[i].source)))
-    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    groups = (
+        _by_tokens(pairs, order, batch_tokens)
+        if batch_tokens
+        else [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    )
     if by_length and rng is not None:
         rng.shuffle(groups)
     for group in groups:
         sources = pad_batch([pairs[i].source for i in group], pads[0], num_steps)
         targets = pad_batch([pairs[i].target for i in group], pads[1], num_steps)
         yield TranslationBatch(*sources, *targets)
+
+
+def _by_tokens(pairs: Sequence[EncodedPair], order: list[int], most: int) -> list[list[int]]:
+    """Neighbours in an order, as many together as the limit allows."""
+    groups: list[list[int]] = []
+    width = 0
+    for i in order:
+        own = max(len(pairs[i].source), len(pairs[i].target))
+        width = max(width, own)
+        if not groups or width * (len(groups[-1]) + 1) > most:
+            groups.append([])
+            width = own
+        groups[-1].append(i)
+    return groups
 
 
 class Pairs:
@@ -217,7 +240,7 @@ class Pairs:
         pairs: sentences.
         source, target: their codecs, with `<pad>`, `<bos>` and `<eos>` in their vocabularies.
         num_steps: longest sentence, `<eos>` included; see `encode_pair`. Default None: any.
-        by_length: see `translation_batches`. Default False.
+        by_length, batch_tokens: see `translation_batches`. Default False and 0.
     """
 
     def __init__(
@@ -228,9 +251,10 @@ class Pairs:
         *,
         num_steps: int | None = None,
         by_length: bool = False,
+        batch_tokens: int = 0,
     ) -> None:
         self.pads = (source.vocab.pad, target.vocab.pad)
-        self.num_steps, self.by_length = num_steps, by_length
+        self.num_steps, self.by_length, self.batch_tokens = num_steps, by_length, batch_tokens
         self.encoded = [encode_pair(pair, source, target, num_steps) for pair in pairs]
 
     def __len__(self) -> int:
@@ -245,7 +269,12 @@ class Pairs:
     ) -> Iterator[TranslationBatch]:
         """Yields one pass, in an order that rng draws; without one, as they come."""
         return translation_batches(
-            self.encoded, batch_size, pads=self.pads, rng=rng, by_length=self.by_length
+            self.encoded,
+            batch_size,
+            pads=self.pads,
+            rng=rng,
+            by_length=self.by_length,
+            batch_tokens=self.batch_tokens,
         )
 
 
@@ -257,7 +286,7 @@ class StreamedPairs:
 
     Args:
         path: the file; see `read_pairs`.
-        source, target, num_steps, by_length: as for `Pairs`.
+        source, target, num_steps, by_length, batch_tokens: as for `Pairs`.
         target_path: of the targets, path being that of the sources; see `read_parallel`. Default
             None: path holds both.
         held: how many pairs are in memory at a time. Default 100,000.
@@ -275,6 +304,7 @@ class StreamedPairs:
         *,
         num_steps: int | None = None,
         by_length: bool = False,
+        batch_tokens: int = 0,
         target_path: str | Path | None = None,
         held: int = 100_000,
     ) -> None:
@@ -282,7 +312,12 @@ class StreamedPairs:
         self.target_path = None if target_path is None else Path(target_path)
         for part in filter(None, (self.path, self.target_path)):
             refuse_pipe(part)
-        self.num_steps, self.by_length, self.held = num_steps, by_length, held
+        self.held = held
+        self.how: dict[str, Any] = {
+            "num_steps": num_steps,
+            "by_length": by_length,
+            "batch_tokens": batch_tokens,
+        }
 
     @property
     def digest(self) -> str:
@@ -299,11 +334,5 @@ class StreamedPairs:
             else read_parallel(self.path, self.target_path)
         )
         while some := list(islice(pairs, self.held)):
-            part = Pairs(
-                some,
-                self.source,
-                self.target,
-                num_steps=self.num_steps,
-                by_length=self.by_length,
-            )
+            part = Pairs(some, self.source, self.target, **self.how)
             yield from part.batches(batch_size, rng)

@@ -38,7 +38,6 @@ class Subwords:
         numbers = self._library.get_vocab()
         # As they were learnt, `<unk>` first.
         self.tokens = sorted(numbers, key=numbers.__getitem__)
-        self._known = frozenset(numbers)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, *, sentences: bool = True) -> Subwords:
@@ -68,9 +67,6 @@ class Subwords:
         )
         library.train_from_iterator(texts, trainer)
         return cls(library.to_str())
-
-    def __contains__(self, token: object) -> bool:
-        return token in self._known
 
     def split(self, text: str) -> list[str]:
         """Returns the tokens of a text; characters that were not learnt stand for themselves."""
