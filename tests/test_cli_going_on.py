@@ -139,6 +139,7 @@ def test_the_end_of_a_text_is_part_of_what_it_is(
 def test_a_log_of_the_losses(kind: Kind) -> None:
     log = kind.folder / "log.csv"
     more = ("--accumulate=2", "--schedule=plateau", "--optimizer=adamw", "--label-smoothing=0.1")
+    more = (*more, "--average=2")
     assert kind.train("data", "out", "--steps=5", "--validate-every=2", f"--log={log}", *more) == 0
     rows = [line.split(",") for line in log.read_text().splitlines()]
     assert rows[0] == ["step", "loss", "held_out_loss"] and len(rows) == 6

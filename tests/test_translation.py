@@ -113,6 +113,30 @@ def test_one_step(in_float64: None) -> None:
     assert_within_budget(weights(model), expected)
 
 
+def test_training_ends_with_the_mean_of_the_last(tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=11, validate_every=2, average=3, learning_rate=0.05)
+    seen: list[torch.Tensor] = []
+
+    class Noting(TranslatorTraining):
+        def validate(self, held_out: Any) -> float:
+            seen.append(weights(self.model).clone())
+            return super().validate(held_out)
+
+    def save() -> None:
+        save_translator(tmp_path, *CODECS, trainer, {})
+
+    trainer = Noting(build(), PAIRS, BOS, options)
+    # Stopped on the way, and gone on with.
+    train(trainer, HELD_OUT, save=save, stop=lambda: trainer.step == 7)
+    train(trainer, HELD_OUT, save=lambda: None)
+    # After steps 2, 4, 6, 8, 10 and 11.
+    assert len(seen) == 6
+    assert torch.equal(weights(trainer.model), torch.stack(seen[-3:]).mean(0))
+    resumed = load_translator(tmp_path).resume(PAIRS)
+    train(resumed, HELD_OUT, save=lambda: None)
+    assert torch.equal(weights(resumed.model), weights(trainer.model))
+
+
 def test_minibatches_added_up_are_one(in_float64: None) -> None:
     large = replace(OPTIONS, steps=5, precision="float32", optimizer="adamw", label_smoothing=0.1)
     trained = []
@@ -278,6 +302,7 @@ def test_bad_configurations(wrong: dict[str, Any], message: str) -> None:
     [
         (dict(precision="float16"), "precision: expected one of"),
         (dict(patience=-1), "patience: expected at least 0, got -1"),
+        (dict(average=-1), "average: expected at least 0, got -1"),
         (dict(steps=0), "steps: expected at least 1, got 0"),
         (dict(accumulate=0), "accumulate: expected at least 1, got 0"),
         (dict(warm_up=0), "warm_up: expected at least 1, got 0"),

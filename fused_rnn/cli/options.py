@@ -29,6 +29,7 @@ TRAINING_HELP = {
     "precision": "bfloat16 runs the model under autocast",
     "validate_every": "steps between looks at what is held out",
     "patience": "looks without a better one after which training ends; 0 = it goes on",
+    "average": "looks of whose weights training ends with the mean; 0 = none",
     "seed": "of weights, dropout and order",
 }
 

@@ -50,7 +50,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--stop", choices=STOPS, default=own.stop, help="when a search ends (default exact)"
     )
     parser.add_argument(
-        "--max-length", type=int, help="tokens (default: twice the source's, and ten)"
+        "--max-length",
+        type=int,
+        help="tokens (default: twice the source's, and ten); --stop exact takes longer the larger",
     )
     parser.add_argument("--min-length", type=int, default=0, help="tokens, <eos> counted")
     parser.add_argument(

@@ -135,13 +135,22 @@ def _train_here(arguments: argparse.Namespace) -> int:
     how = {"save_every": arguments.save_every, "log": arguments.log}
     if not jobs.run_training(job.trainer, job.held_out, save, folder, **how):
         return 130
-    last = min(loss for _, loss in job.trainer.validations[-(job.trainer.options.patience + 1) :])
-    jobs.say(f"Held-out perplexity {perplexity(last, 1):.3f} a token")
+    final = _final(job)
+    jobs.say(f"Held-out perplexity {final:.3f} a token")
     if world().main:
-        course = Course(job.trainer.losses, job.trainer.validations, perplexity(last, 1))
+        course = Course(job.trainer.losses, job.trainer.validations, final)
         draw_training(folder / jobs.PICTURE, course)
     jobs.say(f"Checkpoint and {jobs.PICTURE} are in {folder}")
     return 0
+
+
+def _final(job: _Job) -> float:
+    """The perplexity of what is held out by the weights that the training has ended with."""
+    trainer = job.trainer
+    if trainer.options.average:
+        return trainer.evaluate(job.held_out).perplexity
+    looks = trainer.validations[-(trainer.options.patience + 1) :]
+    return perplexity(min(loss for _, loss in looks), 1)
 
 
 def _start(place: Place, given: _Given) -> _Job:

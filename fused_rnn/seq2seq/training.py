@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from ..text.metrics import perplexity
 from . import parallel, randomness
 from .checkpoint import CheckpointError
+from .kept_weights import KeptWeights
 from .training_options import Options
 
 
@@ -71,7 +72,7 @@ class Training(ABC):
         self._epoch = 0
         self._used = 0
         self._batches = self._pass()
-        self._best: dict[str, Tensor] = {}
+        self._kept = KeptWeights(best=options.patience > 0, last=options.average)
         # What is carried from one minibatch of a pass to the next.
         self._state: Any = None
         self._optimizer = _optimizer(model, options)
@@ -175,17 +176,13 @@ class Training(ABC):
         with self._precision():
             result = self.evaluate(held_out)
         self.validations.append((self.step, result.loss_sum / result.predicted))
-        if self._options.patience and self.validations[-1] == min(
-            self.validations, key=lambda one: one[1]
-        ):
-            state = self._module.state_dict()
-            self._best = {name: value.clone() for name, value in state.items()}
+        best = min(self.validations, key=lambda one: one[1])
+        self._kept.note(self._module, is_best=self.validations[-1] == best)
         return result.perplexity
 
-    def take_best(self) -> None:
-        """Puts the best weights back, if patience has kept any."""
-        if self._best:
-            self._module.load_state_dict(self._best)
+    def put_back(self) -> None:
+        """Puts the weights to end with in place: the mean of the last, or the best, if kept."""
+        self._kept.put_back(self._module)
 
     def check_weights(self) -> None:
         """Raises Diverged if a weight is no finite number."""
@@ -215,7 +212,7 @@ class Training(ABC):
             for name, value in entries.items():
                 if isinstance(value, Tensor):
                     found[f"optimizer.{index}.{name}"] = value
-        found.update({f"best.{name}": value for name, value in self._best.items()})
+        found.update(self._kept.tensors())
         return found
 
     def restore(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -231,7 +228,7 @@ class Training(ABC):
         randomness.restore(tensors, self._device)
         self.losses = tensors["losses"].tolist()
         self.validations = [(step, loss) for step, loss in position["validations"]]
-        self._best = under("best.", tensors)
+        self._kept.restore(tensors)
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in under("optimizer.", tensors).items():
             index, _, name = key.partition(".")
@@ -311,7 +308,7 @@ def train(
                 trainer.check_weights()
                 save()
     if trainer.finished:
-        trainer.take_best()
+        trainer.put_back()
     trainer.check_weights()
     save()
 

@@ -37,6 +37,8 @@ class Options:
         validate_every: steps between looks at what is held out. Default 100.
         patience: looks without a better one after which training ends with the best weights;
             0 = it goes on to the last step, and the last weights stay. Default 0.
+        average: the weights at the end are the mean of those at the last so many looks, whatever
+            patience says of them. Default 0: they are not.
         seed: of the first weights, dropout and the order of minibatches. Default 0.
     """
 
@@ -53,6 +55,7 @@ class Options:
     precision: str = "float32"
     validate_every: int = 100
     patience: int = 0
+    average: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,7 +64,8 @@ class Options:
             check_choice(name, getattr(self, name), allowed)
         for name in ("steps", "batch_size", "validate_every", "warm_up", "accumulate"):
             check_at_least(name, getattr(self, name), 1)
-        check_at_least("patience", self.patience, 0)
+        for name in ("patience", "average"):
+            check_at_least(name, getattr(self, name), 0)
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
