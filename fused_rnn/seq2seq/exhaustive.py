@@ -92,15 +92,8 @@ def score(
     Raises:
         ValueError: shapes or tokens do not fit, or logits are NaN or infinite.
     """
-    if targets.dim() not in (2, 3):
-        raise ValueError(f"targets: expected (B, T) or (B, n, T), got {tuple(targets.shape)}")
-    given = tuple(targets.shape)
-    targets = targets.unsqueeze(1) if targets.dim() == 2 else targets
-    if not targets.size(1):
-        raise ValueError(f"targets: expected at least one for each sentence, got {given}")
+    targets = _shaped(targets, with_first=bos is None)
     if bos is None:
-        if not targets.size(2):
-            raise ValueError(f"targets: expected a first token, got {given}")
         first, targets = targets[:, :, 0], targets[:, :, 1:]
     B, n, T = targets.shape
     constraints = Constraints(None, 0, Limits.of(max(T, 1)))
@@ -129,6 +122,19 @@ def score(
         finished,
         attention,
     )
+
+
+def _shaped(targets: Tensor, *, with_first: bool) -> Tensor:
+    """Targets as (B, n, T), n at least 1, and T too where the first token is fed."""
+    given = tuple(targets.shape)
+    if targets.dim() not in (2, 3):
+        raise ValueError(f"targets: expected (B, T) or (B, n, T), got {given}")
+    targets = targets.unsqueeze(1) if targets.dim() == 2 else targets
+    if not targets.size(1):
+        raise ValueError(f"targets: expected at least one for each sentence, got {given}")
+    if with_first and not targets.size(2):
+        raise ValueError(f"targets: expected a first token, got {given}")
+    return targets
 
 
 def _walk(

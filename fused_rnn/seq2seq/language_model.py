@@ -202,23 +202,20 @@ def generate(
         temperature, top_k, top_p: as in `sample`.
         generator: draws the tokens. Default: PyTorch's global generator.
         ban: token numbers never returned. Default none.
-        watch: called with each token as soon as it is there; where it returns true, the text ends
-            with that token. Default None.
+        watch: called with each token at once; where it returns true, that is the last. Default
+            None.
 
     Raises:
-        ValueError: the prefix is empty, an option does not fit, or what is banned is no token or
-            leaves none.
+        ValueError: the prefix is empty, an option does not fit, or a ban leaves no token.
     """
     if prefix.dim() != 1 or len(prefix) == 0:
         raise ValueError(f"prefix: expected tokens in one dimension, got {tuple(prefix.shape)}")
     if length < 0:
         raise ValueError(f"length: expected 0 or more, got {length}")
     size = model.config.vocab_size
-    low, high = prefix.aminmax()
-    if not 0 <= int(low) <= int(high) < size:
-        raise ValueError(
-            f"prefix: expected tokens from 0 to {size - 1}, got {int(low)} to {int(high)}"
-        )
+    low, high = (int(end) for end in prefix.aminmax())
+    if not 0 <= low <= high < size:
+        raise ValueError(f"prefix: expected tokens from 0 to {size - 1}, got {low} to {high}")
     if not set(range(size)) - set(ban):
         raise ValueError(f"ban: expected some of the {size:,} tokens to be left, got all of them")
     check_draws(temperature, top_k, top_p)

@@ -89,10 +89,8 @@ def one_by_one(
         if one.attention is not None:
             seen.append(one.attention if graph is None else one.attention.clone())
         stopped = watch is not None and watch(one.tokens)
-        last = stopped or step + 1 == own.max_length
-        if ((step + 1) % check_every == 0 or last) and not stepper.any_left(rows.alive):
-            break
-        if stopped:
+        looks = stopped or (step + 1) % check_every == 0 or step + 1 == own.max_length
+        if looks and (not stepper.any_left(rows.alive) or stopped):
             break
     lengths = rows.lengths * rows.reached
     width = own.max_length if limits is None else step + 1

@@ -47,8 +47,7 @@ def sample(
     What is drawn depends on the generator and on the number of rows, B * num_samples.
 
     Args:
-        temperature: logits are divided by it; 0 = the likeliest token, infinity = any alike.
-            Default 1.
+        temperature: divides logits; 0 = the likeliest token, infinity = any alike. Default 1.
         top_k: only so many of the likeliest tokens are drawn from, of equal ones the lowest
             first. Default 0: all.
         top_p: only the fewest likeliest tokens that have this much probability together are
@@ -65,8 +64,8 @@ def sample(
     check_draws(temperature, top_k, top_p)
     if num_samples < 1:
         raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
-    limits = Limits.of(max_length)
-    constraints = Constraints(eos, pad, limits, min_length, no_repeat_ngram, prefix, ban, allow)
+    most = Limits.of(max_length)
+    constraints = Constraints(eos, pad, most, min_length, no_repeat_ngram, prefix, ban, allow)
     with searching(
         model, state, constraints, normalization, length_penalty, return_attention, check_every
     ) as (stepper, normalizer):

@@ -111,8 +111,7 @@ def beam_search(
         bos: fed first; one token, or one for each sentence, (B,).
         eos: ends a sequence. None: nothing does.
         pad: stands behind the end in the result, and marks the free places of `prefix`.
-        max_length: most tokens generated, T; or that of each sentence, (B,): nothing is then
-            different from one search for each, and T is the number of steps made.
+        max_length: most tokens generated, T; or of each sentence, (B,), and T the steps made.
         beam_size: k. With one, the search ends where its hypothesis does, whatever `stop` says.
         n_best: sequences returned for each sentence, at most beam_size. Default 1.
         length_penalty, normalization: a, and the divisor of log P: "length" L^a, "gnmt"
