@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Trainings that go on: as before, otherwise, elsewhere, and after they went wrong."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from fused_rnn.cli import job as jobs
 from fused_rnn.cli.main import main
 from fused_rnn.seq2seq import load_language_model, load_translator
-from fused_rnn.text import number_pairs
+from fused_rnn.text import corpora, number_pairs
 
 TEXT = "The cat sat on the mat. The dog sat on the log.\n" * 40
 SIZES = ("--hidden-size=8", "--embedding-size=8")
@@ -219,6 +221,22 @@ def test_words_that_training_never_saw(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "nothing").write_text("xyzzy plugh")
     assert main(["lm", "evaluate", out, str(tmp_path / "nothing")]) == 1
     assert "expected tokens of the vocabulary, got none" in capsys.readouterr().err
+
+
+def test_texts_known_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Kind("lm", tmp_path)
+    here = hashlib.sha1(TEXT.encode()).hexdigest()
+    for name in jobs.TEXTS:
+        known = corpora.CORPORA[name]._replace(file="data", file_sha1=here)
+        monkeypatch.setitem(corpora.CORPORA, name, known)
+    monkeypatch.setattr(corpora, "FOLDER", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in jobs.TEXTS:
+        places = ["lm", "train", name, "--out", name + "-out", "--steps=2"]
+        assert main([*places, *SIZES, "--batch-size=4", "--num-steps=8"]) == 0
+        assert "1,728 tokens to train on, 192 held out" in capsys.readouterr().out
 
 
 def test_streamed_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from ..text import (
     Subwords,
     TextError,
     Vocab,
+    corpus,
     normalize,
     read_lines,
     read_text,
@@ -44,6 +45,8 @@ from .options import read_held_out
 from .pictures import refuse_unwritable
 
 PICTURE = "curves.png"
+# Corpora that are texts, not pairs.
+TEXTS = ("time-machine", "jaychou-lyrics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,10 @@ class Job(NamedTuple):
 
 
 def text_of(name: str, data: TextData) -> str | Path:
-    """Returns a file's text, or its path where it is to be streamed."""
-    return Path(name) if data.stream else read_text(name)
+    """Returns the text of a file or of a corpus known by name, or its path, to be streamed."""
+    known = name in TEXTS and not Path(name).exists()
+    path = corpus(name) if known else Path(name)
+    return path if data.stream else read_text(path)
 
 
 def start(

@@ -74,7 +74,9 @@ def add_commands(actions: Any) -> None:
     """Adds train, generate and evaluate to the actions of `fused-rnn lm`."""
     parser = actions.add_parser("train", help="train on a text file")
     parser.set_defaults(run=_train)
-    parser.add_argument("file", metavar="FILE", help="UTF-8 text in any script")
+    names = " or ".join(f"'{name}'" for name in jobs.TEXTS)
+    text = f"UTF-8 text in any script; or {names}, which is downloaded once"
+    parser.add_argument("file", metavar="FILE", help=text)
     add_places(parser)
     codec_defaults = Codec._field_defaults
     for name, text in _CODEC_HELP.items():

@@ -39,6 +39,15 @@ CORPORA = {
         None,
         "H. G. Wells, The Time Machine (1895), public domain",
     ),
+    "jaychou-lyrics": Corpus(
+        "https://raw.githubusercontent.com/d2l-ai/d2l-zh/13177e16f335fef0b47317f98e2705c2f69a3440"
+        "/data/jaychou_lyrics.txt.zip",
+        "9529987e701a4f37048ab778270a5dde9a762a0b",
+        "jaychou_lyrics.txt",
+        "389655757a8ef48c7ad5253ded9caa13cdf6086a",
+        "jaychou_lyrics.txt",
+        "lyrics sung by Jay Chou, as the book's first Chinese edition serves them; under copyright",
+    ),
     "fra-eng": Corpus(
         "http://d2l-data.s3-accelerate.amazonaws.com/fra-eng.zip",
         "94646ad1522d915e7b0f9296181140edcf86a4f5",
