@@ -145,6 +145,18 @@ def test_resumed_training_ends_the_same(
     assert digests[0] == digests[1]
 
 
+def test_training_ends_by_bleu(tmp_path: Path, file: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--stop-on=bleu", "--patience=2", "--steps=60", *SMALL, "--validate-every=5")
+    assert main(["translate", "train", str(file), "--out", str(out), *options]) == 0
+    position = load_translator(out).position
+    figures, losses = position["figures"], [loss for _, loss in position["validations"]]
+    # Short sentences of an untrained model: no four words are right, and no look gets better.
+    assert figures == [100.0] * 3 and losses[0] > losses[1] > losses[2]
+    assert position["step"] == 15
+    assert main(["translate", "train", str(file), "--out", str(out), "--resume"]) == 0
+
+
 def test_one_vocabulary_and_one_embedding(tmp_path: Path, file: Path) -> None:
     out = tmp_path / "out"
     options = ("--shared-vocabulary", "--shared-embedding", "--steps=3", *SMALL)

@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from ..seq2seq import corpus_scores, evaluate_translator, score_pairs, translate
-from ..text import Pairs, bleu, normalize
+from ..text import Pairs, bleu
 from .options import need
+from .pair_data import references_of
 from .searches import add_pairs, add_scores, add_search, loaded, options_of, pairs_of
 
 
@@ -40,11 +41,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     pairs = pairs_of(arguments)
     data = Pairs(pairs, saved.source, saved.target)
     result = evaluate_translator(saved.model, data, saved.target.vocab.bos)
-    references: dict[str, list[str]] = {}
-    for source, target in pairs:
-        references.setdefault(source, []).append(
-            " ".join(normalize(target, saved.target.normalization))
-        )
+    references = references_of(pairs, saved.target)
     codecs = (saved.source, saved.target)
     translated = translate(
         saved.model, *codecs, references, options, batch_size=arguments.batch_size

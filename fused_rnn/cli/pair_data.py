@@ -20,6 +20,7 @@ from ..text import (
     StreamedPairs,
     TextError,
     corpus,
+    normalize,
     number_pairs,
     read_pairs,
     read_parallel,
@@ -41,12 +42,14 @@ HELP = {
     "held_out": "part of the distinct source sentences that is not trained on",
     "validation": "file of pairs to hold out instead",
     "validation_target": "file of their targets, --validation being that of their sources",
+    "stop_on": "what says which look at what is held out is the best, for --patience",
     "stream": "read the file in pieces, for what does not fit into memory",
 }
 # Paths, which may differ from those that a checkpoint was made with: what is there may not.
 PATHS = ("validation", "validation_target")
 # What does not change what numbers mean, and so may differ where another training goes on.
-FREE = ("batch_tokens", "num_steps", "held_out", "stream", *PATHS)
+FREE = ("batch_tokens", "num_steps", "held_out", "stop_on", "stream", *PATHS)
+STOPS_ON = ("loss", "bleu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,14 @@ class DataOptions:
     held_out: float = 0.02
     validation: str = ""
     validation_target: str = ""
+    stop_on: str = "loss"
     stream: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out: expected between 0 and 1, got {self.held_out}")
+        if self.stop_on not in STOPS_ON:
+            raise ValueError(f"stop_on: expected one of {STOPS_ON}, got {self.stop_on!r}")
         if self.num_steps < 1:
             raise ValueError(f"num_steps: expected at least 1, got {self.num_steps}")
         if self.stream and not self.validation:
@@ -170,6 +176,15 @@ class Parts(NamedTuple):
             path, target = self.train.path(), self.train.target
             return StreamedPairs(path, *codecs, **how, target_path=target), held
         return Pairs(self.train, *codecs, **how), held
+
+
+def references_of(pairs: list[Pair], target: Codec) -> dict[str, list[str]]:
+    """Returns the right translations of each sentence, normalised as the model's are."""
+    references: dict[str, list[str]] = {}
+    for source, text in pairs:
+        whole = " ".join(normalize(text, target.normalization))
+        references.setdefault(source, []).append(whole)
+    return references
 
 
 class _Side:

@@ -21,11 +21,13 @@ from ..seq2seq import (
     Translator,
     TranslatorConfig,
     TranslatorTraining,
+    corpus_scores,
     load_translator,
     save_translator,
+    translate,
 )
 from ..seq2seq.parallel import launched, world
-from ..text import NORMALIZATIONS, SUBWORD, TOKENIZERS, Codec, PairData, Pairs, perplexity
+from ..text import NORMALIZATIONS, SUBWORD, TOKENIZERS, Codec, Pair, PairData, Pairs, perplexity
 from . import evaluations, pair_data, translations
 from . import job as jobs
 from .curves import Course, draw_training
@@ -40,7 +42,7 @@ from .options import (
     recorded,
     refuse_changes,
 )
-from .pair_data import DataOptions, Parts, Place
+from .pair_data import DataOptions, Parts, Place, references_of
 
 _CHOICES = {
     "tokenizer": (*TOKENIZERS, SUBWORD),
@@ -50,6 +52,7 @@ _CHOICES = {
     "attend": ATTENDS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "stop_on": pair_data.STOPS_ON,
     "precision": PRECISIONS,
 }
 _MODEL_HELP = {
@@ -79,6 +82,14 @@ class _Job(NamedTuple):
     trainer: TranslatorTraining
     held_out: PairData
     data: DataOptions
+    held: list[Pair]
+
+    def by_bleu(self, held_out: PairData) -> float:
+        """How far the translations of what is held out are from a BLEU of 100."""
+        references = references_of(self.held, self.codecs[1])
+        found = translate(self.model, *self.codecs, references)
+        texts = [one.candidates[0].text if one.candidates else "" for one in found]
+        return 100 - corpus_scores(texts, list(references.values()))["bleu"]
 
 
 class _Given(NamedTuple):
@@ -130,6 +141,9 @@ def _train_here(arguments: argparse.Namespace) -> int:
         job = _continued(place, arguments.continue_from, given)
     else:
         job = _start(place, given)
+    if job.data.stop_on == "bleu":
+        need("sacrebleu")
+        job.trainer.judge = job.by_bleu
     jobs.say(_describe(job))
     save = partial(save_translator, folder, *job.codecs, job.trainer, asdict(job.data))
     how = {"save_every": arguments.save_every, "log": arguments.log}
@@ -147,7 +161,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
 def _final(job: _Job) -> float:
     """The perplexity of what is held out by the weights that the training has ended with."""
     trainer = job.trainer
-    if trainer.options.average:
+    if trainer.options.average or trainer.judge is not None:
         return trainer.evaluate(job.held_out).perplexity
     looks = trainer.validations[-(trainer.options.patience + 1) :]
     return perplexity(min(loss for _, loss in looks), 1)
@@ -176,7 +190,7 @@ def _resumed(place: Place, folder: Path, given: _Given) -> _Job:
     data = replace(before, **moved)
     parts = Parts.read(place._replace(seed=saved.options.seed), data)
     train, held = parts.encoded(codecs, data)
-    return _Job(codecs, saved.model, saved.resume(train), held, data)
+    return _Job(codecs, saved.model, saved.resume(train), held, data, parts.held)
 
 
 def _continued(place: Place, folder: str, given: _Given) -> _Job:
@@ -206,7 +220,7 @@ def _job(
 ) -> _Job:
     train, held = parts.encoded(codecs, data)
     trainer = TranslatorTraining(model, train, codecs[1].vocab.bos, options)
-    return _Job(codecs, model, trainer, held, data)
+    return _Job(codecs, model, trainer, held, data, parts.held)
 
 
 def _describe(job: _Job) -> str:

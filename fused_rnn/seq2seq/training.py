@@ -67,6 +67,10 @@ class Training(ABC):
         self._options = options
         self.losses: list[float] = []
         self.validations: list[tuple[int, float]] = []
+        # What says which look is the best, the lower the better; None: the loss does.
+        self.judge: Callable[[Any], float] | None = None
+        # What was said of each look.
+        self.figures: list[float] = []
         self._digest = digest
         self._held_out: str | None = None
         self._epoch = 0
@@ -94,8 +98,8 @@ class Training(ABC):
         """Whether the last step has been made, or validation has not improved for too long."""
         if self.step >= self._options.steps:
             return True
-        best = min(range(len(self.validations)), key=lambda i: self.validations[i][1], default=0)
-        since = len(self.validations) - 1 - best
+        best = min(range(len(self.figures)), key=self.figures.__getitem__, default=0)
+        since = len(self.figures) - 1 - best
         return 0 < self._options.patience <= since
 
     @property
@@ -176,8 +180,10 @@ class Training(ABC):
         with self._precision():
             result = self.evaluate(held_out)
         self.validations.append((self.step, result.loss_sum / result.predicted))
-        best = min(self.validations, key=lambda one: one[1])
-        self._kept.note(self._module, is_best=self.validations[-1] == best)
+        loss = self.validations[-1][1]
+        self.figures.append(loss if self.judge is None else self.judge(held_out))
+        best = min(range(len(self.figures)), key=self.figures.__getitem__)
+        self._kept.note(self._module, is_best=best == len(self.figures) - 1)
         return result.perplexity
 
     def put_back(self) -> None:
@@ -202,6 +208,7 @@ class Training(ABC):
             "epoch": self._epoch,
             "minibatch": self._used,
             "validations": self.validations,
+            "figures": self.figures,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -228,6 +235,7 @@ class Training(ABC):
         randomness.restore(tensors, self._device)
         self.losses = tensors["losses"].tolist()
         self.validations = [(step, loss) for step, loss in position["validations"]]
+        self.figures = list(position.get("figures") or [loss for _, loss in self.validations])
         self._kept.restore(tensors)
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in under("optimizer.", tensors).items():
