@@ -103,7 +103,6 @@ def test_lengths_and_resets_of_one_sequence() -> None:
         (ValueError, "torch.bool", {"resets": torch.zeros(6, 2)}),
         (ValueError, "backend", {"backend": "fast"}),
     ],
-    ids=str,
 )
 def test_bad_arguments(error: type[Exception], match: str, change: dict[str, Any]) -> None:
     weights = [w.detach() for w in nn.GRU(4, 5).parameters()]
