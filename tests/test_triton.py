@@ -62,7 +62,7 @@ def compiled(case: Case, architecture: int, monkeypatch: pytest.MonkeyPatch) -> 
     device = Device(132, SHARED[architecture])
     monkeypatch.setattr(configurations, "device_of", lambda _: device)
     with compile_only(architecture, monkeypatch) as kernels:
-        y, _, _, tape = layer.forward(*arguments, *options, True)
+        y, _, _, tape, _ = layer.forward(*arguments, *options, True)
         cotangents = (*inputs.cotangents, None)[:3]
         layer.backward(*cotangents, *arguments, y, tape, *options, True, True, False)
     return kernels
