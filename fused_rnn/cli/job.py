@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class Job(NamedTuple):
     codec: Codec
     trainer: Trainer
     held_out: Tensor
-    data: TextData = TextData()
+    data: TextData
 
 
 def text_of(name: str, data: TextData) -> str | Path:
@@ -306,7 +306,8 @@ def _parts(
             raise TextError(f"{data.validation}: expected at least 2 tokens, got {len(held_out)}")
     if isinstance(text, str):
         return _split(name, codec.encode(text), options, held_out)
-    return StreamedText(text, codec), torch.empty(0) if held_out is None else held_out
+    # A stream has a file to hold out: see TextData.
+    return StreamedText(text, codec), cast(Tensor, held_out)
 
 
 def _split(
