@@ -15,6 +15,7 @@ import torch
 
 import fused_rnn
 from fused_rnn.cli.main import main
+from fused_rnn.cli.searches import as_json
 from fused_rnn.seq2seq import (
     Options,
     Translator,
@@ -164,6 +165,12 @@ def test_several_references_from_files_of_lines(
     assert figures[2]["unknown"] == [0, 18] and figures[2]["chrf"] >= figures[1]["chrf"] - 1e-9
     assert main(["translate", "evaluate", model, str(files[0]), *references]) == 0
     assert "0 source and 18 target tokens are outside the vocab" in capsys.readouterr().out
+
+
+def test_figures_that_json_has_no_word_for() -> None:
+    figures = {"perplexity": math.inf, "looks": [[0.5, math.nan], (1, "é")], "unknown": 3}
+    shown = as_json(figures)
+    assert shown == '{"perplexity": null, "looks": [[0.5, null], [1, "é"]], "unknown": 3}'
 
 
 def test_scores_are_those_of_the_search(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +11,7 @@ from ..seq2seq import corpus_scores, evaluate_translator, score_pairs, translate
 from ..text import Pairs, bleu
 from .options import need
 from .pair_data import references_of
-from .searches import add_pairs, add_scores, add_search, loaded, options_of, pairs_of
+from .searches import add_pairs, add_scores, add_search, as_json, loaded, options_of, pairs_of
 
 
 def add_commands(actions: Any) -> None:
@@ -61,7 +60,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         **corpus_scores([found[s] for s in references], list(references.values())),
     }
     if arguments.json:
-        print(json.dumps(figures))
+        print(as_json(figures))
         return 0
     unknown = "{:,} source and {:,} target tokens".format(*figures["unknown"])
     print(
@@ -88,7 +87,7 @@ def _score(arguments: argparse.Namespace) -> int:
     )
     for one in found:
         if arguments.json:
-            print(json.dumps(one._asdict(), ensure_ascii=False))
+            print(as_json(one._asdict()))
         else:
             print(f"{one.score:.4f}\t{one.source}\t{one.target}")
     return 0

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from typing import Any, NamedTuple
 
 from ..seq2seq import (
@@ -154,3 +156,16 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
     if not arguments.target:
         return list(read_pairs(arguments.pairs))
     return [pair for file in arguments.target for pair in read_parallel(arguments.pairs, file)]
+
+
+def as_json(figures: dict[str, Any]) -> str:
+    """Returns an object as JSON, which has no infinity and no NaN: null stands for them."""
+    return json.dumps(_finite(figures), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..text import arriving_lines
 from .curves import draw_attention
 from .options import need
 from .pictures import refuse_unwritable
-from .searches import Loaded, add_search, loaded, need_attention, options_of
+from .searches import Loaded, add_search, as_json, loaded, need_attention, options_of
 
 # More panels than this would be too small to read.
 _MOST_PANELS = 6
@@ -52,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
     kept: list[Translation] = []
     for number, one in enumerate(_answers(saved, options, arguments.batch_size), 1):
         _warn(number, one)
-        print(_as_json(one) if arguments.json else _as_text(one, arguments.n_best), flush=True)
+        print(_shown(one, arguments), flush=True)
         if one.tokens and one.candidates and len(kept) < _MOST_PANELS:
             kept.append(one)
     if looks and kept:
@@ -89,6 +88,13 @@ def _warn(number: int, one: Translation) -> None:
         print(f"line {number}: the translation was cut at {length} tokens", file=sys.stderr)
 
 
+def _shown(one: Translation, arguments: argparse.Namespace) -> str:
+    if not arguments.json:
+        return _as_text(one, arguments.n_best)
+    candidates = [candidate._asdict() for candidate in one.candidates]
+    return as_json({**one._asdict(), "candidates": candidates})
+
+
 def _as_text(one: Translation, n_best: int) -> str:
     if not one.tokens:
         return ""
@@ -96,8 +102,3 @@ def _as_text(one: Translation, n_best: int) -> str:
         return one.candidates[0].text if one.candidates else ""
     lines = (f"{i}\t{c.score:.4f}\t{c.text}" for i, c in enumerate(one.candidates, 1))
     return "\n".join(lines)
-
-
-def _as_json(one: Translation) -> str:
-    candidates = [candidate._asdict() for candidate in one.candidates]
-    return json.dumps({**one._asdict(), "candidates": candidates}, ensure_ascii=False)
