@@ -13,7 +13,7 @@ from bench.harness import Row
 from bench.machine import ROOT
 from bench.rows import load, machine_of
 from fused_rnn import backends, native, triton
-from fused_rnn.ops import GATES
+from fused_rnn.ops import GATES, RECOMPUTED
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
@@ -86,6 +86,7 @@ def _support(name: str, devices: tuple[str, ...], what: str) -> list[str]:
         _listed(cells, len(GATES)),
         _listed(dtypes, len(_DTYPES)),
         "yes" if _can(name, plain._replace(resets=True)) else "no",
+        "the layer again" if name in RECOMPUTED else "from a tape",
     ]
 
 
@@ -100,6 +101,7 @@ def support_table() -> str:
                 what = f"{what}: {passed}, {_OWED.format('build')}"
             lines.append(_support(name, devices, what))
     header = ["backend", "what it is", "devices", "cells", "data types", "resets"]
+    header.append("backward in graphs")
     return report.table(header, lines, words=len(header))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One layer on any backend, differentiable: two faces over the same pair of compiled ops.
+"""One layer on any backend, differentiable: two faces over the same pair of ops.
 
 Eager code and torch.func go through autograd Functions that know vmap, forward mode and their own
 derivative. torch.compile refuses a Function with a `jvp`: there the op itself stands in the graph,
@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
-from . import reference, torch_backend
-from .exporting import refuse_onnx
-from .ops import PAIRS, LayerOutput, OpPair, batch_size, copy, layout
+from . import recomputed, reference
+from .exporting import refuse_onnx, to_onnx
+from .ops import PAIRS, RECOMPUTED, LayerOutput, OpPair, batch_size, copy, layout
 from .packing import Packing
 from .products import products_of
 from .transforms import (
@@ -92,14 +93,13 @@ def layer(
     Returns:
         y (T, B, N, P) or (rows, N, P), hn (N, B, P), cn (N, B, H) or None.
     """
-    if backend == "torch":
-        return torch_backend.layer(x, h0, c0, weights, lengths, cell=cell, reverse=reverse)
     tracing, products = torch.compiler.is_compiling(), products_of(x)
-    # Inside a traced graph, transforms see the op alone and know no rule for it.
-    if backend == "reference" or (tracing and transformed()):
-        return reference.layer(
-            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, products=products
-        )
+    if tracing and transformed():
+        # Inside a traced graph, transforms see the op alone and know no rule for it.
+        backend = "reference"
+    if backend in RECOMPUTED and _operation_by_operation(backend, x, tracing):
+        given = (x, h0, c0, weights, lengths, resets)
+        return recomputed.layer(backend, *given, cell=cell, reverse=reverse, products=products)
     if tracing or torch._C._is_tracing():
         refuse_onnx()
     pair = PAIRS[backend]
@@ -124,6 +124,17 @@ def layer(
 def takes_packed(backend: str, device: torch.device) -> bool:
     """Whether `layer` takes the rows of packed input as they are."""
     return backend == "native" and device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _operation_by_operation(backend: str, x: Tensor, tracing: bool) -> bool:
+    """Whether PyTorch's operations are called where its op could be, by `ops.RECOMPUTED`."""
+    if tracing:
+        return transformed() or to_onnx()
+    if backend == "reference":
+        return True
+    # A transform, another tracer or a counter of operators does better with the op.
+    followed = transformed() or torch._C._len_torch_dispatch_stack() > 0
+    return not (followed or x.is_meta or isinstance(x, FakeTensor))
 
 
 def contiguous(*tensors: Maybe) -> list[Any]:

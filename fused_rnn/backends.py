@@ -58,6 +58,8 @@ def _why_not_torch(query: Query) -> str | None:
         return "PyTorch has no resets inside a sequence"
     if query.reverse not in ((0,), (0, 1)):
         return f"PyTorch runs one forward recurrence or both directions, not {query.reverse}"
+    if query.dtype.is_floating_point and query.dtype.itemsize == 1:
+        return f"PyTorch has no layer that computes in {query.dtype}"
     return None
 
 

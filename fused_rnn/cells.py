@@ -120,6 +120,7 @@ class FusedCell(Convertible, Prepackable, Watchable, nn.RNNCellBase):
         except KeyError:
             # Some are parametrized, or plain tensors: replicas, weight drop, weight_norm.
             weights = [getattr(self, name) for name in _NAMES]
+        validation.check_present(weights[:2], _NAMES)
         b_ih, b_hh = weights[2:]
         if b_ih is None and b_hh is None:
             return weights[:2]

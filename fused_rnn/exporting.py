@@ -15,14 +15,15 @@ def refuse_script(name: str) -> NoReturn:
 
 def refuse_onnx() -> None:
     """Raises RuntimeError during an export to ONNX, which has no operator for the kernels."""
-    if _to_onnx():
+    if to_onnx():
         raise RuntimeError(f"torch.onnx.export has no operator for fused kernels: {_ADVICE}")
 
 
-def _to_onnx() -> bool:
+def to_onnx() -> bool:
+    """Whether an export to ONNX is under way."""
     return torch.onnx.is_in_onnx_export()
 
 
 # What torch.compiler.assume_constant_result does, without the import of the compiler: traced
 # code would take the answer for False.
-_to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
+to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]

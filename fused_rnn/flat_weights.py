@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .validation import check_present
+
 Weights = list[Tensor | None]
 
 # What nn.RNNBase keeps of its weights beside the attributes, and what FlatWeights does.
@@ -43,11 +45,14 @@ class FlatWeights(nn.RNNBase):
             elif all(weight is not None for weight in weights):
                 return list(weights)
         parameters: dict[str, Any] = self._parameters
+        names = self._flat_weights_names
         try:
-            return [parameters[name] for name in self._flat_weights_names]
+            weights = [parameters[name] for name in names]
         except KeyError:
             # Some are parametrized, or plain tensors: replicas, weight drop, weight_norm.
-            return [getattr(self, name) for name in self._flat_weights_names]
+            weights = [getattr(self, name) for name in names]
+        check_present(weights, names)
+        return weights
 
     def _attributes(self) -> Weights:
         return [getattr(self, name, None) for name in self._flat_weights_names]

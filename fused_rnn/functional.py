@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from . import backends, precision, validation
-from .autograd import contiguous, layer, takes_packed
-from .ops import GATES, LayerOutput, layout, prepacked_forward
+from .autograd import contiguous, layer, records_gradient, takes_packed, transformed
+from .ops import GATES, LayerOutput, copy, layout, prepacked_forward
 from .packing import Packing
 
 Lengths = Tensor | Sequence[int] | None
@@ -58,6 +58,8 @@ def stack(
     """
     reverse = (0,) if directions == 1 else (0, 1)
     shape = layout(weights, cell)
+    if lengths is not None or resets is not None:
+        lengths, resets = _kept(lengths, resets, by=(x, h0, c0, *weights))
     query = (cell, x.dtype, x.device.type, reverse, resets is not None, shape.projection)
     name = backends.choose(backends.Query(*query), backend)
     how = _How(cell, reverse, name)
@@ -76,6 +78,19 @@ def stack(
     lengths = None if packing.even else packing.lengths
     y, hn, cn = _layers(how, count, x, h0, c0, weights, lengths, resets, between and on_grid)
     return LayerOutput(packing.pack(y), hn, cn)
+
+
+def _kept(*tensors: Tensor | None, by: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The tensors, as copies where a derivative by some others may need them later.
+
+    Lengths and marks live in buffers that are filled anew, and PyTorch does not see all writes.
+    """
+    transforms = transformed()
+    if not (transforms or records_gradient(*by)):
+        return list(tensors)
+    traced = torch.compiler.is_compiling() and not transforms
+    make = copy if traced else partial(Tensor.clone, memory_format=torch.contiguous_format)
+    return [None if t is None else make(t) for t in tensors]
 
 
 class _How(NamedTuple):
@@ -287,7 +302,8 @@ def _run(
     if not batched:
         input, states = input.unsqueeze(1), [state.unsqueeze(1) for state in states]
         resets = None if resets is None else resets.unsqueeze(1)
-        lengths = None if lengths is None else torch.as_tensor(lengths).reshape(-1)
+        lengths = None if lengths is None else validation.as_lengths(lengths).reshape(-1)
+    validation.check_present(weights)
     lowered = precision.lowered(input, states, weights)
     if lowered is not None:
         input, states, weights = lowered

@@ -86,7 +86,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
         validation.check_state_dims(states, batched=False)
         x = input.unsqueeze(1)
         if lengths is not None:
-            lengths = torch.as_tensor(lengths).reshape(-1)
+            lengths = validation.as_lengths(lengths).reshape(-1)
             lengths = validation.check_lengths(lengths, steps=x.size(0), batch=1, x=x)
         if resets is not None:
             validation.check_resets(resets, input.shape[:1], x)
@@ -103,11 +103,12 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
             raise ValueError("lengths: expected None with a PackedSequence, got both")
         data, batch_sizes, sorted_indices, unsorted_indices = input
         validation.check_packed(input)
-        packing = Packing(batch_sizes, data.device)
+        states = () if hx is None else self._states(hx)
+        batch = _batch_beside(sorted_indices, states)
+        packing = Packing(batch_sizes, data.size(0), data.device, batch)
         packing.unsorted = unsorted_indices
         if resets is not None:
             validation.check_resets(resets, data.shape[:1], data)
-        states = () if hx is None else self._states(hx)
         if states:
             # Before they are sorted: an index would fit a batch too large.
             validation.check_state_sizes(states, self._state_shapes(packing.batch))
@@ -240,6 +241,15 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
             (rows, batch, self.proj_size or self.hidden_size),
             (rows, batch, self.hidden_size),
         )
+
+
+def _batch_beside(indices: Tensor | None, states: States) -> int | None:
+    """B as other tensors than the batch sizes have it, for a graph, which cannot read those."""
+    if not torch.compiler.is_compiling():
+        return None
+    if indices is not None:
+        return indices.size(0)
+    return states[0].size(1) if states else None
 
 
 def _permuted(state: Tensor, indices: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Schemas and fake kernels of the compiled backends, and the layouts every backend shares."""
+"""Schemas and fake kernels of the backends, and the layouts they all share."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_reset_before": 3, "lstm": 
 _TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "lstm": 5}
 
 COMPILED = ("native", "triton")
+# Made of PyTorch's operations; see recomputed.py.
+RECOMPUTED = ("torch", "reference")
 
 # On the CPU x, y, resets and tape may be packed: (rows, ...) for (T, B, ...), with falling lengths.
 # Tape and saved_y are for the backward pass, and empty without keep_tape. Saved_y is y again: the
@@ -80,7 +82,7 @@ class Layout(NamedTuple):
 
 
 class OpPair(NamedTuple):
-    """The two ops of a compiled backend."""
+    """The two ops of a backend."""
 
     forward: torch._ops.OpOverload
     backward: torch._ops.OpOverload
@@ -114,7 +116,7 @@ def batch_size(x: Tensor, lengths: Tensor | None) -> int:
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type states and sums are kept in: float32 for the half types."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype
 
 
 def tape_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -164,6 +166,12 @@ def _fake_forward(
     )
 
 
+def _fake_without_tape(*args: Any) -> tuple[Tensor, ...]:
+    given = (*args[:8], False)
+    y, hn, cn, *kept = _fake_forward(*given)
+    return y, hn, cn, *(y.new_empty(0) for _ in kept)
+
+
 def _check_devices(x: Tensor, *others: Tensor | None) -> None:
     for other in others:
         if other is not None and other.device != x.device:
@@ -202,7 +210,7 @@ def _fake_backward(
 def _define(backend: str) -> OpPair:
     """Both ops of `backend`, defined with their fakes; its library adds the kernels."""
     for kind, schema, fake in (
-        ("forward", _FORWARD, _fake_forward),
+        ("forward", _FORWARD, _fake_without_tape if backend in RECOMPUTED else _fake_forward),
         ("backward", _BACKWARD, _fake_backward),
     ):
         name = f"fused_rnn::{backend}_{kind}"
@@ -224,7 +232,7 @@ def _define_copy() -> torch._ops.OpOverload:
 
 
 copy = _define_copy()
-PAIRS = {backend: _define(backend) for backend in COMPILED}
+PAIRS = {backend: _define(backend) for backend in (*COMPILED, *RECOMPUTED)}
 
 for _name, _schema in _UNDERIVED.items():
     torch.library.define(f"fused_rnn::{_name}", _schema)

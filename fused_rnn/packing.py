@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Packed sequences as padded ones with lengths, and back."""
 
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,44 +12,59 @@ class Packing:
 
     Args:
         batch_sizes: those of a PackedSequence, (T,), which never grow and lie on the CPU.
+        rows: their sum.
         device: where the data is.
+        batch: B, the first of them; None reads it.
     """
 
     # Where each row of the user's batch is among those sorted by length; None is the same place.
     unsorted: Tensor | None = None
 
-    def __init__(self, batch_sizes: Tensor, device: torch.device) -> None:
-        self._batch_sizes, self._device = batch_sizes, device
-        self.steps, self.batch = batch_sizes.size(0), int(batch_sizes[0])
-        self.even = int(batch_sizes[-1]) == self.batch  # every row has T steps
+    def __init__(
+        self, batch_sizes: Tensor, rows: int, device: torch.device, batch: int | None = None
+    ) -> None:
+        self._rows, self._device = rows, device
+        self.batch_sizes, self.steps = batch_sizes, batch_sizes.size(0)
+        # Not int(...), which an export refuses.
+        self.batch: Any = batch_sizes[0].item() if batch is None else batch
+        # Every row has T steps. A graph serves all sizes, and asks nothing of them.
+        self.even = not torch.compiler.is_compiling() and rows == self.steps * self.batch
+        # Computed when asked for; torch.compile cannot enter the lock of a cached_property.
+        self._lengths: Tensor | None = None
+        self._places: Tensor | None = None
 
     @classmethod
     def of(cls, lengths: Tensor) -> "Packing":
         """That of rows with `lengths`, (B,), which never grow and are at least 1."""
-        steps = torch.arange(int(lengths[0]) if len(lengths) else 1)
-        return cls((lengths.cpu() > steps.unsqueeze(1)).sum(1), lengths.device)
+        steps = torch.arange(int(lengths[0]) if len(lengths) else 1, device="cpu")
+        batch_sizes = (lengths.cpu() > steps.unsqueeze(1)).sum(1)
+        return cls(batch_sizes, int(batch_sizes.sum()), lengths.device)
 
     @property
-    def batch_sizes(self) -> Tensor:
-        """Those of the PackedSequence, (T,)."""
-        return self._batch_sizes
-
-    @cached_property
     def lengths(self) -> Tensor:
         """The steps of each row, (B,), falling."""
+        if self._lengths is None:
+            self._lengths = self._count_steps()
+        return self._lengths
+
+    def _count_steps(self) -> Tensor:
         # Row b has a step t wherever batch_sizes[t] > b.
-        rows = torch.arange(self.batch)
-        ended = torch.searchsorted(self._batch_sizes.flip(0), rows, right=True)
+        rows = torch.arange(self.batch, device="cpu")
+        ended = torch.searchsorted(self.batch_sizes.flip(0), rows, right=True)
         return (self.steps - ended).to(self._device)
 
-    @cached_property
+    @property
     def _cells(self) -> Tensor:
         """The place of each packed row among the T*B cells of the grid."""
-        sizes, ends = self._batch_sizes, self._batch_sizes.cumsum(0)
-        gaps = torch.arange(0, self.steps * self.batch, self.batch) - (ends - sizes)
-        rows = int(ends[-1])
-        cells = torch.arange(rows) + gaps.repeat_interleave(sizes, output_size=rows)
-        return cells.to(self._device)
+        if self._places is None:
+            self._places = self._find_places()
+        return self._places
+
+    def _find_places(self) -> Tensor:
+        sizes, rows = self.batch_sizes, torch.arange(self._rows, device="cpu")
+        starts = sizes.cumsum(0) - sizes
+        gaps = torch.arange(self.steps, device="cpu") * self.batch - starts
+        return (rows + gaps.repeat_interleave(sizes, output_size=self._rows)).to(self._device)
 
     def pad(self, data: Tensor) -> Tensor:
         """Packed data, (rows, ...), on the grid, (T, B, ...); zeros where there is none."""

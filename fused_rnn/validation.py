@@ -34,6 +34,14 @@ def check_sequence(x: Tensor, weight: Tensor, input_size: int) -> None:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
+def check_present(weights: Sequence[Tensor | None], names: Sequence[str] | None = None) -> None:
+    """Raises TypeError, as torch.nn does, unless all weights are there; `names` are theirs."""
+    for index, weight in enumerate(weights):
+        if weight is None:
+            name = f"weights[{index}]" if names is None else names[index]
+            raise TypeError(f"{name}: expected a tensor, got None")
+
+
 def check_devices(weights: Sequence[Tensor], x: Tensor) -> None:
     """Raises unless all weights are where the input is."""
     device = x.device
@@ -134,13 +142,19 @@ def check_state_like(state: Tensor, x: Tensor) -> None:
         )
 
 
+def as_lengths(lengths: Tensor | Sequence[int] | int) -> Tensor:
+    """Returns the lengths as a tensor: numbers on the CPU, a tensor where it is."""
+    # Else torch.set_default_device would have a say, even about a tensor.
+    return lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+
+
 def check_lengths(lengths: Tensor | Sequence[int], *, steps: int, batch: int, x: Tensor) -> Tensor:
     """Returns the lengths as (B,) int64 on the device of `x`.
 
     Their values are read, and so checked, on the CPU only: elsewhere that would wait for the
     device, and while compiling there is nothing to read. There they are clamped to 0..T.
     """
-    values = torch.as_tensor(lengths)
+    values = as_lengths(lengths)
     if values.numel() > 0 and (values.is_floating_point() or values.dtype == torch.bool):
         raise ValueError(f"lengths: expected integers, got {values.dtype}")
     if values.shape != (batch,):
@@ -182,12 +196,15 @@ def check_resets(resets: Tensor, shape: Sequence[int], x: Tensor) -> None:
 
 
 def check_packed(packed: PackedSequence) -> None:
-    """Raises unless packed data fits its own batch sizes."""
+    """Raises unless packed data fits its own batch sizes; a graph does so when it runs."""
     data, sizes = packed.data, packed.batch_sizes
     if data.dim() != 2:
         raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
     if sizes.numel() == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if torch.compiler.is_compiling():
+        _assert_packed(sizes, data.size(0))
+        return
     if int(sizes.sum()) != data.size(0):
         raise RuntimeError(
             f"packed data: expected {int(sizes.sum())} rows, the sum of batch_sizes, "
@@ -195,6 +212,13 @@ def check_packed(packed: PackedSequence) -> None:
         )
     if int(sizes[-1]) < 0 or bool((sizes[1:] > sizes[:-1]).any()):
         raise RuntimeError(f"batch_sizes: expected counts that never grow, got {sizes.tolist()}")
+
+
+def _assert_packed(sizes: Tensor, rows: int) -> None:
+    # No branch on what a tracer cannot read.
+    torch._assert_async(sizes.sum() == rows, "packed data: expected the sum of batch_sizes as rows")
+    fall = (sizes >= 0).all() & (sizes == sizes.cummin(0).values).all()
+    torch._assert_async(fall, "batch_sizes: expected counts that never grow")
 
 
 def check_cell_dims(kind: str, input: Tensor, states: Sequence[Tensor]) -> None:

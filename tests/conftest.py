@@ -24,6 +24,8 @@ def seeded() -> None:
 @pytest.fixture
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """One of `cases.INSTRUCTION_SETS` in the place of the fastest."""
+    if native.why_unavailable() is not None:
+        pytest.skip(f"native: {native.why_unavailable()}")
     # The twin of AMX runs anywhere, and is not among those to choose from.
     if request.param not in (*native.instruction_sets(), "amx_twin"):
         pytest.skip(f"this machine does not run {request.param}")

@@ -64,6 +64,7 @@ def test_unknown_names(name: str) -> None:
         ("torch", PLAIN._replace(cell="gru_reset_before"), "reset gate before"),
         ("torch", PLAIN._replace(resets=True), "no resets"),
         ("torch", PLAIN._replace(reverse=(1,)), "one forward"),
+        ("torch", PLAIN._replace(dtype=torch.float8_e4m3fn), "computes in torch.float8"),
     ],
 )
 def test_a_backend_asked_for_runs_or_raises(name: str, query: Query, reason: str) -> None:

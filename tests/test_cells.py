@@ -87,6 +87,18 @@ def test_one_bias_of_two(kind: str, name: str) -> None:
     assert_same(ours(x), theirs(x))
 
 
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh"])
+def test_an_absent_weight_is_named(kind: str, name: str) -> None:
+    ours, theirs = twins(kind, 3, 5, dtype=torch.float32)
+    for module in (ours, theirs):
+        setattr(module, name, None)
+    with pytest.raises(TypeError, match="NoneType"):
+        theirs(X)
+    with pytest.raises(TypeError, match=f"^{name}: expected a tensor, got None$"):
+        ours(X)
+
+
 X = torch.randn(2, 3)
 
 

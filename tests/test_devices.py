@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Meta and fake tensors: shapes and types without numbers, forward and backward."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence
 from twins import ALL, CELLS, LAYERS, tensors
 
+import fused_rnn
 from fused_rnn.ops import PAIRS
 
 
@@ -27,8 +30,19 @@ def alike(found: object, expected: object, device: str) -> None:
         assert mine.device.type == device
 
 
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Layers run on this one."""
+    with fused_rnn.use_backend(request.param):
+        yield request.param
+
+
+each_backend = pytest.mark.parametrize("backend", ["auto", "torch", "reference"], indirect=True)
+
+
+@each_backend
 @pytest.mark.parametrize("kind", ALL)
-def test_meta(kind: str) -> None:
+def test_meta(kind: str, backend: str) -> None:
     real = ALL[kind][0](3, 5, **options_for(kind))
     meta = ALL[kind][0](3, 5, **options_for(kind), device="meta")
     x = torch.randn(shape_for(kind))
@@ -40,11 +54,13 @@ def test_meta(kind: str) -> None:
         alike(meta(x.to("meta")), real(x), "meta")
 
 
+@each_backend
 @pytest.mark.parametrize("kind", LAYERS)
-def test_meta_ragged(kind: str) -> None:
+def test_meta_ragged(kind: str, backend: str) -> None:
     meta = LAYERS[kind][0](3, 5, bidirectional=True, device="meta")
     x = torch.randn(4, 2, 3, device="meta")
     marks = torch.zeros(4, 2, dtype=torch.bool, device="meta")
+    marks = None if backend == "torch" else marks
     for lengths in ([4, 2], torch.tensor([4, 2]), torch.tensor([4, 2]).to("meta")):
         y, _ = meta(x, lengths=lengths, resets=marks)
         assert y.shape == (4, 2, 10)
@@ -54,8 +70,9 @@ def test_meta_ragged(kind: str) -> None:
     assert tensors(states)[0].shape == (2, 2, 5)
 
 
+@each_backend
 @pytest.mark.parametrize("kind", ALL)
-def test_fake(kind: str) -> None:
+def test_fake(kind: str, backend: str) -> None:
     real = ALL[kind][0](3, 5, **options_for(kind))
     expected = real(torch.randn(shape_for(kind)))
     with FakeTensorMode():
@@ -66,7 +83,7 @@ def test_fake(kind: str) -> None:
         sum(t.sum() for t in tensors(found)).backward()
         assert isinstance(x.grad, FakeTensor)
         if kind in LAYERS:
-            marks = torch.zeros(4, 2, dtype=torch.bool)
+            marks = None if backend == "torch" else torch.zeros(4, 2) > 0
             y, _ = module(x, lengths=torch.tensor([4, 2]), resets=marks)
             assert y.shape == expected[0].shape
 

@@ -101,6 +101,20 @@ def test_one_parameter_on_another_device(kind: str, name: str) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_absent_parameter_is_named(kind: str, name: str, autocast: bool) -> None:
+    for module in twins(kind, 3, 5, dtype=torch.float32):
+        setattr(module, name, None)
+        with torch.autocast("cpu", enabled=autocast), pytest.raises(TypeError, match="got None"):
+            module(X)
+    ours, _ = twins(kind, 3, 5, dtype=torch.float32)
+    setattr(ours, name, None)
+    with pytest.raises(TypeError, match=f"^{name}: expected a tensor, got None$"):
+        ours(X)
+
+
 def with_weights_of(module: nn.Module, other: nn.Module) -> nn.Module:
     for name, p in other.named_parameters():
         setattr(module, name, nn.Parameter(p.detach()))

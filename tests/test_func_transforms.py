@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""torch.func over the compiled backend: vmap, grad, jvp, vjp, jacobians, and one in another."""
+"""torch.func over the backends: vmap, grad, jvp, vjp, jacobians, and one in another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +17,14 @@ from fused_rnn.testing import assert_within_budget
 SMALL = {"steps": 3, "batch": 2, "inputs": 2, "hidden": 3, "reverse": (0, 1)}
 
 
-@pytest.fixture(autouse=True)
-def native() -> None:
-    need("native")
+each_backend = pytest.mark.parametrize("backend", ["native", "torch"])
+
+
+def ragged(backend: str, cell: str) -> Case:
+    """A small case with all that the backend can do."""
+    case = Case(cell, lengths=True, resets=backend != "torch", **SMALL)
+    need(backend, case)
+    return case
 
 
 def same(found: Any, truth: Any) -> None:
@@ -64,15 +69,16 @@ def mapped(inputs: Inputs, which: str, count: int = 3) -> tuple[tuple[Any, ...],
     return tuple(args), tuple(dims)
 
 
+@each_backend
 @pytest.mark.parametrize("which", ["x", "states", "weights", "all"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_vmap_and_its_gradient(cell: str, which: str) -> None:
-    case = Case(cell, lengths=True, resets=True, **SMALL)
+def test_vmap_and_its_gradient(cell: str, which: str, backend: str) -> None:
+    case = ragged(backend, cell)
     inputs = make(case)
     args, dims = mapped(inputs, which)
     results = []
-    for backend in ("native", "reference"):
-        function = vmap(layer(case, inputs, backend), in_dims=dims)
+    for name in (backend, "reference"):
+        function = vmap(layer(case, inputs, name), in_dims=dims)
         leaves = [None if a is None else a.clone().requires_grad_() for a in args]
         outputs = function(*leaves)
         draw = torch.Generator().manual_seed(2)
@@ -82,17 +88,17 @@ def test_vmap_and_its_gradient(cell: str, which: str) -> None:
     same(*results)
 
 
-def test_vmap_over_lengths_and_resets() -> None:
-    case = Case("gru", **SMALL)
-    inputs = make(case)
+@each_backend
+def test_vmap_over_lengths_and_resets(backend: str) -> None:
+    inputs = make(case := ragged(backend, "gru"))
     lengths = torch.tensor([[3, 0], [1, 2], [2, 3]])
     resets = torch.rand(case.steps, 3, case.batch) < 0.4
     results = []
-    for backend in ("native", "reference"):
+    for name in (backend, "reference"):
 
-        def run(lengths: Tensor, resets: Tensor, backend: str = backend) -> tuple[Tensor, ...]:
-            these = inputs._replace(lengths=lengths, resets=resets)
-            return layer(case, these, backend)(*arguments(inputs))
+        def run(lengths: Tensor, resets: Tensor, name: str = name) -> tuple[Tensor, ...]:
+            these = inputs._replace(lengths=lengths, resets=resets if case.resets else None)
+            return layer(case, these, name)(*arguments(inputs))
 
         results.append(vmap(run, in_dims=(0, 1))(lengths, resets))
     same(*results)
@@ -109,10 +115,10 @@ def loss(case: Case, inputs: Inputs, backend: str) -> Callable[..., Tensor]:
     return total
 
 
+@each_backend
 @pytest.mark.parametrize("cell", CELLS)
-def test_transforms_of_the_layer(cell: str) -> None:
-    case = Case(cell, lengths=True, resets=True, **SMALL)
-    inputs = make(case)
+def test_transforms_of_the_layer(cell: str, backend: str) -> None:
+    inputs = make(case := ragged(backend, cell))
     args = arguments(inputs)
     places = tuple(i for i, arg in enumerate(args) if arg is not None)
     some = (0, 1, len(args) - 1)
@@ -148,7 +154,7 @@ def test_transforms_of_the_layer(cell: str) -> None:
             "jvp of jvp of grad": twice(lambda x: grad(total)(x, *args[1:])),
         }
 
-    found, truth = transforms("native"), transforms("reference")
+    found, truth = transforms(backend), transforms("reference")
     for name in truth:
         same(found[name], truth[name])
 
@@ -186,12 +192,12 @@ def test_ensembles(module: torch.nn.Module) -> None:
     same(found, torch.stack(alone))
 
 
-def test_gradients_mapped_by_autograd_itself() -> None:
+@each_backend
+def test_gradients_mapped_by_autograd_itself(backend: str) -> None:
     """`is_grads_batched` maps by an older vmap than torch.func's."""
-    case = Case("lstm", lengths=True, resets=True, **SMALL)
-    inputs = make(case)
+    inputs = make(case := ragged(backend, "lstm"))
     leaves = [arg.clone().requires_grad_() for arg in arguments(inputs)]
-    y = layer(case, inputs, "native")(*leaves)[0]
+    y = layer(case, inputs, backend)(*leaves)[0]
     cotangents = torch.randn(4, *y.shape, dtype=y.dtype)
     for wanted in (leaves, leaves[:1]):
         found = torch.autograd.grad(y, wanted, cotangents, is_grads_batched=True, retain_graph=True)
@@ -199,10 +205,10 @@ def test_gradients_mapped_by_autograd_itself() -> None:
         same(found, tuple(torch.stack(grads) for grads in zip(*alone, strict=True)))
 
 
+@each_backend
 @pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
-def test_vectorized_jacobians(strategy: str) -> None:
-    case = Case("gru", lengths=True, resets=True, **SMALL)
-    inputs = make(case)
+def test_vectorized_jacobians(strategy: str, backend: str) -> None:
+    inputs = make(case := ragged(backend, "gru"))
 
     def jacobian(backend: str) -> Any:
         outputs = layer(case, inputs, backend)
@@ -213,12 +219,12 @@ def test_vectorized_jacobians(strategy: str) -> None:
             strategy=strategy,
         )
 
-    same(jacobian("native"), jacobian("reference"))
+    same(jacobian(backend), jacobian("reference"))
 
 
-def test_dead_tensors_of_a_transform_do_not_break_later_calls() -> None:
-    case = Case("lstm", **SMALL)
-    inputs = make(case)
-    _, pull = vjp(layer(case, inputs, "native"), *arguments(inputs))
+@each_backend
+def test_dead_tensors_of_a_transform_do_not_break_later_calls(backend: str) -> None:
+    inputs = make(case := ragged(backend, "lstm"))
+    _, pull = vjp(layer(case, inputs, backend), *arguments(inputs))
     first, second = pull(inputs.cotangents), pull(inputs.cotangents)
     same(first, second)

@@ -115,6 +115,14 @@ def test_bad_arguments(error: type[Exception], match: str, change: dict[str, Any
         functional.gru(**arguments)
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_an_absent_weight_is_named(place: int) -> None:
+    weights: list[Any] = [w.detach() for w in nn.GRU(4, 5).parameters()]
+    weights[place] = None
+    with pytest.raises(TypeError, match=rf"^weights\[{place}\]: expected a tensor, got None$"):
+        functional.gru(torch.randn(6, 2, 4), None, weights)
+
+
 def test_bad_pairs_and_nonlinearities() -> None:
     weights = [w.detach() for w in nn.LSTM(4, 5).parameters()]
     x, state = torch.randn(6, 2, 4), torch.zeros(1, 2, 5)

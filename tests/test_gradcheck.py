@@ -2,6 +2,7 @@
 """First and second derivatives against finite differences, in both modes, batched too."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from fused_rnn import autograd
 
-BACKENDS = ("reference", "native")
 CASES = [
     *(Case(cell, 3, 2, 2, 2, reverse=(0, 1), lengths=True, resets=True) for cell in CELLS),
     Case("lstm", 2, 2, 2, 3, projection=2),
 ]
+RUNS = [(backend, case) for backend in ("reference", "native") for case in CASES]
+RUNS += [("torch", replace(c, resets=False)) for c in CASES if c.cell != "gru_reset_before"]
+each_run = pytest.mark.parametrize(("backend", "case"), RUNS, ids=str)
 
 
 def function(case: Case, backend: str) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[Any, ...]]:
@@ -39,8 +42,7 @@ def function(case: Case, backend: str) -> tuple[Callable[..., tuple[Tensor, ...]
     return outputs, tuple(None if t is None else t.requires_grad_() for t in tensors)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_run
 def test_gradcheck(case: Case, backend: str) -> None:
     need(backend, case)
     torch.autograd.gradcheck(
@@ -48,12 +50,11 @@ def test_gradcheck(case: Case, backend: str) -> None:
         check_forward_ad=True,
         check_batched_grad=True,
         check_batched_forward_grad=backend == "native",
-        fast_mode=backend == "reference",
+        fast_mode=backend != "native",
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_run
 def test_gradgradcheck(case: Case, backend: str) -> None:
     need(backend, case)
     torch.autograd.gradgradcheck(

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
     | {"exporting", "_C", "_C_cuda"},
-    {"transforms", "packing", "precision", "products", "selection", "identity", "rebinding"}
-    | {"flops", "overrides", "per_sample"},
+    {"transforms", "packing", "recomputed", "precision", "products", "selection", "identity"}
+    | {"rebinding", "flops", "overrides", "per_sample"},
     {"autograd", "backends"},
     {"functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"},

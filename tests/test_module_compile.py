@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import need
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.nn.utils.rnn import pack_padded_sequence
-from twins import ALL, CELLS, LAYERS, assert_same, assert_same_training, tensors, twins
+from torch.export import Dim
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from twins import ALL, CELLS, LAYERS, assert_same, assert_same_training, state, tensors, twins
 
 
 @pytest.fixture(autouse=True)
@@ -53,17 +53,86 @@ def test_values_that_cannot_be_checked_are_clamped(kind: str) -> None:
     assert_same(found, module(x, lengths=[4, 0]))
 
 
+def packed(*lengths: int) -> PackedSequence:
+    x = torch.randn(max(lengths), len(lengths), 3, dtype=torch.float64)
+    in_order = list(lengths) == sorted(lengths, reverse=True)
+    return pack_padded_sequence(x, lengths, enforce_sorted=in_order)
+
+
+class Packs(nn.Module):
+    """A layer over packed input that is put together inside, and the output taken apart."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, data: Tensor, *rest: Tensor | None, hx: Any = None) -> tuple[Any, ...]:
+        y, state = self.layer(PackedSequence(data, *rest), hx)
+        return y.data, state
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "with_state"),
+    [
+        ("RNN", dict(bias=False), False),
+        ("GRU", dict(num_layers=2), True),
+        ("LSTM", dict(bidirectional=True), False),
+        ("LSTM", dict(proj_size=2), False),
+    ],
+    ids=str,
+)
+def test_packed_in_one_graph(kind: str, options: dict[str, Any], with_state: bool) -> None:
+    ours, theirs = (Packs(module) for module in twins(kind, 3, 5, **options))
+    fast, counter = compiled(ours)
+    for lengths in ((4, 2, 1), (6, 5, 5, 3, 2), (5, 5), (2, 7, 7, 1)):
+        hx = state(kind, ours.layer.num_layers, len(lengths), 5) if with_state else None
+        data, *rest = packed(*lengths)
+        assert_same_training(fast, theirs, data.requires_grad_(), *rest, hx=hx)
+    # One for the first sizes, one for all, and the same again for rows out of order.
+    assert counter.frame_count <= 4
+
+
+@pytest.mark.parametrize("lengths", [(4, 2, 1), (1, 4, 2)], ids=["sorted", "unsorted"])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_packed_runs_between_graphs(kind: str) -> None:
+def test_packed_input_from_outside(kind: str, lengths: tuple[int, ...]) -> None:
     module, theirs = twins(kind, 3, 5)
-    fast = torch.compile(module, backend="eager")
-    x = pack_padded_sequence(input_for(kind), [4, 2])
-    assert_same(fast(x), theirs(x))
+    x = packed(*lengths)
+    assert_same(compiled(module)[0](x), theirs(x))
+
+
+LONG = pytest.mark.long
+BAD_SIZES = {
+    "too few": ([3, 2, 1], "packed data: expected the sum of batch_sizes as rows"),
+    "too many": ([3, 2, 1, 1, 1], "packed data: expected the sum of batch_sizes as rows"),
+    "growing": ([1, 2, 3, 1], "batch_sizes: expected counts that never grow"),
+    "negative": ([4, 3, 1, -1], "batch_sizes: expected counts that never grow"),
+}
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=LONG)])
+def test_a_graph_refuses_sizes_that_do_not_fit(compiler: str) -> None:
+    module = Packs(twins("GRU", 3, 5)[0])
+    fast = torch.compile(module, backend=compiler, fullgraph=True, dynamic=True)
+    data, sizes, *_ = packed(4, 2, 1)
+    assert_same(fast(data, sizes), module(data, sizes))
+    for wrong, message in BAD_SIZES.values():
+        with pytest.raises(RuntimeError, match=message):
+            fast(data, torch.tensor(wrong))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_packed_input(strict: bool) -> None:
+    module = Packs(twins("LSTM", 3, 5)[0])
+    data, sizes, *_ = packed(4, 2, 1)
+    axes = ({0: Dim("rows", min=2)}, ({0: Dim("steps", min=2)},))
+    program = torch.export.export(module, (data, sizes), dynamic_shapes=axes, strict=strict)
+    for lengths in ((4, 2, 1), (6, 5, 5, 2, 1)):
+        data, sizes, *_ = packed(*lengths)
+        assert_same(program.module()(data, sizes), module(data, sizes))
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_autocast(kind: str) -> None:
-    need("native")  # PyTorch's own operations are rewritten, to other bits.
     module = ALL[kind][0](3, 5)
     fast, _ = compiled(module)
     x = input_for(kind).float().detach()

@@ -6,7 +6,7 @@ import torch
 from cases import CELLS, Case, Inputs, make, need
 from torch import Tensor
 
-from fused_rnn.ops import PAIRS
+from fused_rnn.ops import COMPILED, PAIRS, RECOMPUTED, copy
 from fused_rnn.packing import Packing
 
 UTILITIES = (
@@ -23,6 +23,10 @@ CASES = [
         Case(cell, 4, 3, 2, 5, dtype="bf16", bias=False, states=False),
     )
 ] + [Case("lstm", 4, 3, 2, 5, dtype="fp32", projection=3)]
+# One kernel serves all cells where PyTorch's operations do the work.
+RUNS = [(backend, case) for backend in COMPILED for case in CASES]
+RUNS += [(backend, case) for backend in RECOMPUTED for case in CASES if case.cell == "lstm"]
+each_run = pytest.mark.parametrize(("backend", "case"), RUNS, ids=str)
 
 
 def forward_arguments(case: Case, inputs: Inputs, learning: bool) -> tuple[object, ...]:
@@ -39,8 +43,7 @@ def forward_arguments(case: Case, inputs: Inputs, learning: bool) -> tuple[objec
 
 
 @pytest.mark.parametrize("learning", [True, False], ids=["train", "infer"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("backend", PAIRS)
+@each_run
 def test_forward(backend: str, case: Case, learning: bool) -> None:
     need(backend, case)
     arguments = forward_arguments(case, make(case), learning)
@@ -67,9 +70,13 @@ def test_packed_rows(cell: str) -> None:
     )
 
 
+@pytest.mark.parametrize("tensor", [torch.tensor([3, 1]), torch.ones(2, 3).t() > 0], ids=str)
+def test_copy(tensor: Tensor) -> None:
+    torch.library.opcheck(copy, (tensor,), test_utils=UTILITIES)
+
+
 @pytest.mark.parametrize("needs", [(True, True, True), (True, False, False)], ids=["all", "dx"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("backend", PAIRS)
+@each_run
 def test_backward(backend: str, case: Case, needs: tuple[bool, ...]) -> None:
     need(backend, case)
     inputs = make(case)

@@ -127,6 +127,30 @@ def test_half_types_round_only_the_outputs(cell: str, dtype: str) -> None:
         assert torch.equal(tensor, wide[name].to(tensor.dtype)), name
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "gru", "lstm"])
+def test_complex_numbers(name: str, backend: str) -> None:
+    module = MODULES[name][0](4, 6, dtype=torch.complex128)
+    x = torch.randn(7, 3, 4, dtype=torch.complex128)
+    call = getattr(functional, name.partition("_")[0])
+    results = []
+    weights = list(module.parameters())
+    for y, _ in (module(x), call(x, None, weights, backend=backend)):
+        grads = torch.autograd.grad(y.abs().square().sum(), weights)
+        results.append([torch.view_as_real(t.detach().resolve_conj()) for t in (y, *grads)])
+    for found, truth in zip(*reversed(results), strict=True):
+        assert_within_budget(found, truth, backend=backend, case=name)
+
+
+@pytest.mark.filterwarnings("ignore:fused_rnn. no fused kernel")
+def test_numbers_of_eight_bits() -> None:
+    inputs = make(Case("gru", dtype="fp32"))
+    x, *weights = (t.to(torch.float8_e4m3fn) for t in (inputs.x, *inputs.weights))
+    y, _ = functional.gru(x, None, weights)
+    wide, _ = functional.gru(x.float(), None, [w.float() for w in weights], backend="reference")
+    assert torch.equal(y.float(), wide.to(y.dtype).float())
+
+
 def test_absent_states_are_zeros() -> None:
     case = Case("lstm", states=False)
     inputs = make(case)

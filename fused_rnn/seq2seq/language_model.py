@@ -232,7 +232,7 @@ def generate(
         eos=None,
         pad=0,
         # As a tensor: room is made for the steps that come to be, not for all of them.
-        max_length=torch.tensor([length]),
+        max_length=torch.tensor([length], device="cpu"),
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

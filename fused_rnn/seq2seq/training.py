@@ -213,7 +213,7 @@ class Training(ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors of the training's position, by name; all processes must ask."""
-        found = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+        found = {"losses": torch.tensor(self.losses, dtype=torch.float64, device="cpu")}
         found.update(randomness.states(self._device))
         for index, entries in self._optimizer.state_dict()["state"].items():
             for name, value in entries.items():
