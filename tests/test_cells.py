@@ -147,7 +147,6 @@ def test_errors_of_one_type(kind: str) -> None:
             call()
     with pytest.raises(RuntimeError, match="not at the same device"):
         ours(X.to("meta"))
-    # torch.nn's LSTM cell crashes the process here.
     for shape in ((2, 5), (1, 5), (3, 5), (5, 5)):
         with pytest.raises(RuntimeError, match="hidden0 has inconsistent hidden_size"):
             ours(X[0], pair(kind, *shape))
