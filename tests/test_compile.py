@@ -9,6 +9,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
@@ -22,6 +23,8 @@ MODULES: dict[str, Callable[..., nn.Module]] = {
     "lstm": fused_rnn.FusedLSTM,
     "projected": lambda *a, **k: fused_rnn.FusedLSTM(*a, proj_size=3, **k),
 }
+
+_KEEPS_TANGENTS = tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 14)
 
 
 @pytest.fixture(autouse=True)
@@ -200,16 +203,17 @@ def test_transforms_inside_the_graph() -> None:
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_forward_mode_around_the_graph_is_kept_or_refused(frozen: bool) -> None:
+    """Up to torch 2.13 refused by autograd where weights want gradients; later by torch.compile."""
     module = build("gru").requires_grad_(not frozen)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     x, tangent = torch.randn(2, 4, 3, 4, dtype=torch.float64)
     with forward_ad.dual_level():
         x = forward_ad.make_dual(x, tangent)
         truth = forward_ad.unpack_dual(module(x)[0]).tangent
-        if frozen:
+        if frozen and _KEEPS_TANGENTS:
             same([forward_ad.unpack_dual(compiled(x)[0]).tangent], [truth])
         else:
-            with pytest.raises(NotImplementedError, match="jvp"):
+            with pytest.raises((NotImplementedError, Unsupported), match="jvp|dual tensor"):
                 compiled(x)
 
 
