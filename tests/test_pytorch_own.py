@@ -31,7 +31,7 @@ from fused_rnn.testing import assert_within_budget
 pytestmark = pytest.mark.long
 
 # Importing torch.testing's own modules takes the flags of torch.backends from everybody else.
-torch.backends.__allow_nonbracketed_mutation_flag = True
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 INFOS = {info.module_cls: info for info in module_db}
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
