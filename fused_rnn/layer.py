@@ -2,7 +2,7 @@
 """What the three fused layers share: every form of input, brought to (T, B, I) and back."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ from .prepacking import Prepackable
 
 States = Sequence[Tensor]
 Lengths = Tensor | Sequence[int] | None
+
+
+class _Call(NamedTuple):
+    """What all layers are given, checked but for sizes."""
+
+    x: Tensor  # (T, B, I), or the rows of packed input, (rows, I)
+    states: States
+    weights: list[Tensor]
+    lengths: Tensor | None
+    resets: Tensor | None
+    packing: Packing | None = None  # of packed input, which brings its own lengths
+
+    def batch(self) -> int:
+        """B."""
+        return self.x.size(1) if self.packing is None else self.packing.batch
 
 
 class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
@@ -73,7 +88,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
         if resets is not None:
             validation.check_resets(resets, input.shape[:2], x)
             resets = resets.transpose(0, 1) if self.batch_first else resets
-        y, hn, cn = self._run(x, states, self._weights(), lengths, resets)
+        y, hn, cn = self._run(_Call(x, states, self._weights(), lengths, resets))
         if self.batch_first:
             y = y.transpose(0, 1)
         return y, (hn if cn is None else (hn, cn))
@@ -92,7 +107,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
             validation.check_resets(resets, input.shape[:1], x)
             resets = resets.unsqueeze(1)
         states = [state.unsqueeze(1) for state in states]
-        y, hn, cn = self._run(x, states, self._weights(), lengths, resets)
+        y, hn, cn = self._run(_Call(x, states, self._weights(), lengths, resets))
         y, hn = y.squeeze(1), hn.squeeze(1)
         return y, (hn if cn is None else (hn, cn.squeeze(1)))
 
@@ -113,43 +128,28 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
             # Before they are sorted: an index would fit a batch too large.
             validation.check_state_sizes(states, self._state_shapes(packing.batch))
             states = [_permuted(state, sorted_indices) for state in states]
-        y, hn, cn = self._run(data, states, self._weights(), None, resets, packing)
+        y, hn, cn = self._run(_Call(data, states, self._weights(), None, resets, packing))
         packed = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
         hn = _permuted(hn, unsorted_indices)
         return packed, (hn if cn is None else (hn, _permuted(cn, unsorted_indices)))
 
-    def _run(
-        self,
-        x: Tensor,
-        states: States,
-        weights: list[Tensor],
-        lengths: Tensor | None,
-        resets: Tensor | None,
-        packing: Packing | None = None,
-    ) -> LayerOutput:
-        """All layers over x, (T, B, I), or over the rows of packed input, (rows, I)."""
-        if self._watchers or has_torch_function_variadic(x, *states, *weights):
-            found = self._run_asked(x, states, weights, lengths, resets, packing)
+    def _run(self, call: _Call) -> LayerOutput:
+        """The outputs and final states of all layers."""
+        if self._watchers or has_torch_function_variadic(call.x, *call.states, *call.weights):
+            found = self._run_asked(call)
             if found is not None:
                 return found
-        return self._run_batch(x, states, weights, lengths, resets, packing)
+        return self._run_batch(call)
 
-    def _run_asked(
-        self,
-        x: Tensor,
-        states: States,
-        weights: list[Tensor],
-        lengths: Tensor | None,
-        resets: Tensor | None,
-        packing: Packing | None,
-    ) -> LayerOutput | None:
+    def _run_asked(self, call: _Call) -> LayerOutput | None:
         """The same of objects that only act as tensors, or where each row's gradients are asked.
 
         None where neither is so.
         """
+        x, states, weights, lengths, resets, packing = call
         if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
-            return self._run_foreign(x, states, weights, lengths, resets, packing)
-        batch, order = (x.size(1), None) if packing is None else (packing.batch, packing.unsorted)
+            return self._run_foreign(call)
+        batch, order = call.batch(), None if packing is None else packing.unsorted
         rows = per_sample.expanded(weights, batch, order, packed=packing is not None)
         rows = rows or self._watched(weights, batch, order, x)
         if rows is None:
@@ -158,49 +158,37 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
         if packing is not None:
             x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
             lengths = None if packing.even else packing.lengths
-        y, hn, *cn = per_sample.by_row(self._run_batch, 1, rows, x, states, lengths, resets)
+
+        def run(*given: Any) -> LayerOutput:
+            return self._run_batch(_Call(*given))
+
+        y, hn, *cn = per_sample.by_row(run, 1, rows, x, states, lengths, resets)
         y = y if packing is None else packing.pack(y)
         return LayerOutput(y, hn, cn[0] if cn else None)
 
-    def _run_foreign(
-        self,
-        x: Any,
-        states: States,
-        weights: list[Tensor],
-        lengths: Tensor | None,
-        resets: Tensor | None,
-        packing: Packing | None,
-    ) -> LayerOutput:
+    def _run_foreign(self, call: _Call) -> LayerOutput:
+        x, states, weights, lengths, resets, packing = call
         cell = self._cell()
         overrides.check((x, *states, *weights), cell, lengths=lengths, resets=resets)
         validation.check_sequence(x, weights[0], self.input_size)
-        batch = x.size(1) if packing is None else packing.batch
-        shapes = self._state_shapes(batch)[: 2 if cell == "lstm" else 1]
+        shapes = self._state_shapes(call.batch())[: 2 if cell == "lstm" else 1]
         validation.check_state_sizes(states, shapes)
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
         return overrides.layer(cell, x, states, shapes, weights, options, packing)
 
-    def _run_batch(
-        self,
-        x: Tensor,
-        states: States,
-        weights: list[Tensor],
-        lengths: Tensor | None,
-        resets: Tensor | None,
-        packing: Packing | None = None,
-    ) -> LayerOutput:
+    def _run_batch(self, call: _Call) -> LayerOutput:
+        """The same of tensors, in the autocast dtype where there is one."""
+        x, states, weights, lengths, resets, packing = call
         lowered = precision.lowered(x, states, weights)
         if lowered is not None:
             validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)
             with torch.autocast(x.device.type, enabled=False):
-                return self._run_batch(*lowered, lengths, resets, packing)
+                return self._run_batch(_Call(*lowered, lengths, resets, packing))
         validation.check_sequence(x, weights[0], self.input_size)
         validation.check_devices(weights, x)
         h0 = c0 = None
         if states:
-            validation.check_state_sizes(
-                states, self._state_shapes(x.size(1) if packing is None else packing.batch)
-            )
+            validation.check_state_sizes(states, self._state_shapes(call.batch()))
             for state in states:
                 validation.check_state_like(state, x)
             h0, c0 = states[0], (states[1] if len(states) == 2 else None)

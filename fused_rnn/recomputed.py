@@ -27,24 +27,13 @@ _AUTOGRAD = (
 
 
 def layer(
-    backend: str,
-    x: Tensor,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    *,
-    cell: str,
-    reverse: Sequence[int],
-    products: int,
+    backend: str, *given: Any, cell: str, reverse: Sequence[int], products: int
 ) -> LayerOutput:
-    """What the backend returns, one of `ops.RECOMPUTED`; other arguments as in the reference."""
+    """What a backend of `ops.RECOMPUTED` returns; other arguments as in the reference."""
     if backend == "torch":
-        return torch_backend.layer(x, h0, c0, weights, lengths, cell=cell, reverse=reverse)
-    return reference.layer(
-        x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, products=products
-    )
+        # It has no resets, and its products are PyTorch's affair.
+        return torch_backend.layer(*given[:-1], cell=cell, reverse=reverse)
+    return reference.layer(*given, cell=cell, reverse=reverse, products=products)
 
 
 def _forward(backend: str, *args: Any) -> tuple[Tensor, ...]:

@@ -22,6 +22,14 @@ def seeded() -> None:
 
 
 @pytest.fixture
+def in_float64() -> Iterator[None]:
+    """float64 where nothing else is asked for."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """One of `cases.INSTRUCTION_SETS` in the place of the fastest."""
     if native.why_unavailable() is not None:

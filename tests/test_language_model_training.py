@@ -2,24 +2,18 @@
 """Training of language models: saved, resumed, stopped, and gone wrong."""
 
 import math
-import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from language_models import OPTIONS, build, text, weights
 
 from fused_rnn.seq2seq import (
     CELLS,
     CheckpointError,
     Diverged,
-    LanguageModel,
-    LanguageModelConfig,
     Trainer,
-    TrainingOptions,
     evaluate,
     load_language_model,
     randomness,
@@ -27,31 +21,6 @@ from fused_rnn.seq2seq import (
     train,
 )
 from fused_rnn.text import Codec
-
-V = 11
-OPTIONS = TrainingOptions(steps=9, batch_size=3, num_steps=5, seed=3)
-
-
-@pytest.fixture
-def in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def build(cell: str = "gru", seed: int = 0, **options: Any) -> LanguageModel:
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 12, "embedding_size": 7, "dropout": 0.2, **options}
-    return LanguageModel(LanguageModelConfig(V, cell, **sizes))
-
-
-def text(length: int = 90) -> Tensor:
-    rng = random.Random(0)
-    return torch.tensor([rng.choice((1, 2, 3, rng.randrange(V))) for _ in range(length)])
-
-
-def weights(model: nn.Module) -> Tensor:
-    return nn.utils.parameters_to_vector(model.parameters())
 
 
 def test_training_saves_now_and_then_and_stops_when_told() -> None:

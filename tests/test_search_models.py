@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Searches over models: batches, padding, scores, when the host waits, bad arguments."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,13 +34,6 @@ def test_results_do_not_depend_on_the_batch() -> None:
         part = beam_search(model, STARTS[rows], **options)
         for one, other in zip(part[:6], whole[:6], strict=True):
             assert torch.equal(one, other[rows])
-
-
-@pytest.fixture
-def in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def translator(kind: str) -> EncoderDecoder:

@@ -5,35 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from translators import BOS, CODECS, NUMBERS, build
 
 from fused_rnn.seq2seq import (
     Draws,
     Ensemble,
     SearchOptions,
-    Translator,
-    TranslatorConfig,
     corpus_scores,
     greedy_search,
     translate,
 )
 from fused_rnn.testing import assert_within_budget
-from fused_rnn.text import RESERVED, Codec, number_pairs
-
-NUMBERS = number_pairs(60, seed=2, limit=100)
-CODECS = tuple(
-    Codec.learn(side, tokenizer="char", reserved=RESERVED) for side in zip(*NUMBERS, strict=True)
-)
-BOS = CODECS[1].vocab.bos
-
-
-def build(seed: int = 0, **options: Any) -> Translator:
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 10, "embedding_size": 6, "outer_dropout": 0.2, **options}
-    vocabs = (len(codec.vocab) for codec in CODECS)
-    return Translator(TranslatorConfig(**dict(zip(NAMES, vocabs, strict=True)), **sizes))
-
-
-NAMES = ("source_vocab_size", "target_vocab_size")
 
 
 def test_translations_of_sentences() -> None:

@@ -4,7 +4,6 @@
 import json
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from translators import BOS, CODECS, NAMES, NUMBERS, build
 
 from fused_rnn.seq2seq import (
     CheckpointError,
@@ -32,31 +32,9 @@ from fused_rnn.seq2seq import (
 from fused_rnn.testing import assert_within_budget
 from fused_rnn.text import RESERVED, Codec, Pair, Pairs, number_pairs
 
-NUMBERS = number_pairs(60, seed=2, limit=100)
-CODECS = tuple(
-    Codec.learn(side, tokenizer="char", reserved=RESERVED) for side in zip(*NUMBERS, strict=True)
-)
 PAIRS = Pairs(NUMBERS[:40], *CODECS)
 HELD_OUT = Pairs(NUMBERS[40:], *CODECS)
 OPTIONS = Options(steps=8, batch_size=6, seed=3, validate_every=4)
-BOS = CODECS[1].vocab.bos
-
-
-@pytest.fixture
-def in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def build(seed: int = 0, **options: Any) -> Translator:
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 10, "embedding_size": 6, "outer_dropout": 0.2, **options}
-    vocabs = (len(codec.vocab) for codec in CODECS)
-    return Translator(TranslatorConfig(**dict(zip(NAMES, vocabs, strict=True)), **sizes))
-
-
-NAMES = ("source_vocab_size", "target_vocab_size")
 
 
 def weights(model: nn.Module) -> torch.Tensor:

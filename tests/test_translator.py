@@ -2,7 +2,6 @@
 """Encoders, decoders and attention: the book's equations, lengths, steps and rows."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,14 +28,9 @@ from fused_rnn.testing import assert_within_budget
 
 V, E, H = 11, 5, 6
 LENGTHS = torch.tensor([7, 3, 0, 5])
+pytestmark = pytest.mark.usefixtures("in_float64")
+
 KINDS = ["fixed", *(f"{kind}-{attend}" for kind in ATTENTIONS for attend in ATTENDS)]
-
-
-@pytest.fixture(autouse=True)
-def in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def build(kind: str, cell: str = "gru", layers: int = 2, both: bool = False) -> EncoderDecoder:

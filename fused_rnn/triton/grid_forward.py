@@ -33,6 +33,23 @@ def emit(h, p_out, p_h, p_hn, o_state, m, inside, last):
         tl.store(p_h + o_state, h, mask=m & inside[None, :])
 
 
+@triton.jit
+def carried(p_own, p_start, o_state, m_later, m_first):
+    """A state as the step before left it, or as the recurrence starts with it."""
+    state = tl.load(p_own + o_state, mask=m_later, other=0.0)
+    if p_start is not None:
+        state += tl.load(p_start + o_state, mask=m_first, other=0.0).to(tl.float32)
+    return state
+
+
+@triton.jit
+def finish(p_count, is_last, p_tape, o_tape, saved, m, H, SLOTS: tl.constexpr):
+    """Tells those who wait that a part is done, then stores the tape, for which nobody waits."""
+    signal_after(p_count, is_last)
+    if p_tape is not None:
+        store_slots(p_tape + o_tape, saved, m, H, SLOTS)
+
+
 @triton.jit(do_not_specialize=["T", "B", "N", "reverse", "n_first", "begin", "end"])
 def grid_forward_kernel(
     p_xg,  # (T, B, N, G, H)
@@ -105,13 +122,9 @@ def grid_forward_kernel(
             h = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
             c = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
             if CELL == "lstm":
-                c = tl.load(p_c + o_state, mask=m_later, other=0.0)
-                if p_c0 is not None:
-                    c += tl.load(p_c0 + o_state, mask=m_first, other=0.0).to(tl.float32)
+                c = carried(p_c, p_c0, o_state, m_later, m_first)
             elif (CELL == "gru") or (CELL == "gru_reset_before"):
-                h = tl.load(p_h + o_state, mask=m_later, other=0.0)
-                if p_h0 is not None:
-                    h += tl.load(p_h0 + o_state, mask=m_first, other=0.0).to(tl.float32)
+                h = carried(p_h, p_h0, o_state, m_later, m_first)
             if p_count is not None:
                 if start == i_g * BLOCK_B:
                     wait(p_count, (stage - begin) * tl.num_programs(0))
@@ -122,11 +135,8 @@ def grid_forward_kernel(
             else:
                 m_rows = seen & ~first
             p_out = p_y + o_row * H + o_u[:, None]
-            # Nobody waits for the tape.
+            o_tape = o_row * (S * H) + o_u[:, None]
             is_last = start + tl.num_programs(1) * BLOCK_B >= B
-            p_saved = None
-            if p_tape is not None:
-                p_saved = p_tape + o_row * (S * H) + o_u[:, None]
             if CELL != "gru_reset_before":
                 s = gate_products(
                     *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, G),
@@ -137,9 +147,7 @@ def grid_forward_kernel(
                 if CELL == "lstm":
                     tl.store(p_c + o_state, new_c, mask=m_in)
                     tl.store(p_cn + o_state, new_c.to(dtype), mask=m & last[None, :])
-                signal_after(p_count, is_last)
-                if p_saved is not None:
-                    store_slots(p_saved, saved, m_in, H, S)
+                finish(p_count, is_last, p_tape, o_tape, saved, m_in, H, S)
             elif part == 0:
                 s_rz = gate_products(
                     *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, 2),
@@ -148,9 +156,7 @@ def grid_forward_kernel(
                 rz, reset = reset_before_gates(x[0], x[1], s_rz[0], s_rz[1], h)
                 tl.store(p_reset + o_state, reset.to(dtype), mask=m_in)
                 tl.store(p_z + o_state, rz[1], mask=m_in)
-                signal_after(p_count, is_last)
-                if p_saved is not None:
-                    store_slots(p_saved, rz, m_in, H, 2)
+                finish(p_count, is_last, p_tape, o_tape, rz, m_in, H, 2)
             else:
                 p_seen = p_reset + state * H
                 s_n = gate_products(
@@ -160,9 +166,7 @@ def grid_forward_kernel(
                 z = tl.load(p_z + o_state, mask=m_in, other=0.0)
                 n, after = reset_before_output(x[2], s_n[0], z, h)
                 emit(after, p_out, p_h, p_hn, o_state, m, inside, last)
-                signal_after(p_count, is_last)
-                if p_saved is not None:
-                    store_slots(p_saved + 2 * H, (n,), m_in, H, 1)
+                finish(p_count, is_last, p_tape, o_tape + 2 * H, (n,), m_in, H, 1)
 
 
 def grid_forward(a: Forward, form: Grid) -> None:
