@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Puts what is generated into README and beside the results: `python -m bench.publish`."""
+"""Puts what is generated into README, the guides and beside the results.
+
+`python -m bench.publish`
+"""
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,7 +19,7 @@ from bench.rows import load, machine_of
 from fused_rnn import backends, native, triton
 from fused_rnn.ops import GATES, RECOMPUTED
 
-README = ROOT / "README.md"
+PLACE = ROOT  # of README and the guides
 RESULTS = ROOT / "bench" / "results"
 _OWED = "not yet run on a GPU, owed: `bench/gpu.sh {} out`"
 # What each backend is on which devices, and until a GPU has run it, what it has passed so far.
@@ -154,7 +158,7 @@ def field_section() -> str:
 def chart_section() -> str:
     """The charts beside the results."""
     images = sorted(RESULTS.glob("*.png"))
-    lines = [f"![{path.stem}](bench/results/{path.name})" for path in images]
+    lines = [f"![{path.stem}](../bench/results/{path.name})" for path in images]
     return "\n\n".join(lines) or "No charts are recorded yet."
 
 
@@ -189,30 +193,37 @@ def applications_section() -> str:
     for name, (title, paragraphs) in applications.REPORTS.items():
         rows = gpu_report.load([RESULTS / f"{name}.jsonl"])
         if rows:
-            link = f"[{title}](bench/results/{name}.md)"
-            parts += [f"### {link}", *filter(None, paragraphs(rows))]
+            link = f"[{title}](../bench/results/{name}.md)"
+            parts += [f"## {link}", *filter(None, paragraphs(rows))]
     return "\n\n".join(parts)
 
 
-def readme(text: str) -> str:
-    """`text` with every generated section as it must be."""
-    text = section("speed", speed_section(), text)
-    text = section("field", field_section(), text)
-    text = section("backends", support_table(), text)
-    text = section("gpu", gpu_section(), text)
-    text = section("applications", applications_section(), text)
-    return section("charts", chart_section(), text)
+# What is generated of each page.
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"speed": speed_section, "backends": support_table, "gpu": gpu_section},
+    "docs/measurements.md": {"field": field_section, "charts": chart_section},
+    "docs/applications.md": {"applications": applications_section},
+}
+
+
+def page(name: str, text: str) -> str:
+    """`text` with every generated section of a page as it must be."""
+    for part, content in PAGES[name].items():
+        text = section(part, content(), text)
+    return text
 
 
 def main() -> int:
-    """Writes the reports, the charts and README."""
+    """Writes the reports, the charts, README and the guides."""
     from bench import charts
 
     for path, text in reports().items():
         path.write_text(text, encoding="utf-8")
     for path in recorded():
         charts.draw(compare(load([path])), path.with_suffix(""))
-    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in PAGES:
+        path = PLACE / name
+        path.write_text(page(name, path.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 

@@ -100,13 +100,15 @@ def test_each_machine_has_its_report_charts_and_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publish, "RESULTS", tmp_path)
-    monkeypatch.setattr(publish, "README", tmp_path / "README.md")
-    publish.README.write_text(
-        "".join(
-            f"<!-- generated: {name} (python -m bench.publish) -->\n<!-- end: {name} -->\n"
-            for name in ("speed", "field", "backends", "gpu", "applications", "charts")
+    monkeypatch.setattr(publish, "PLACE", tmp_path)
+    (tmp_path / "docs").mkdir()
+    for page, parts in publish.PAGES.items():
+        (tmp_path / page).write_text(
+            "".join(
+                f"<!-- generated: {name} (python -m bench.publish) -->\n<!-- end: {name} -->\n"
+                for name in parts
+            )
         )
-    )
     core = [case for case in ALL if case.group == "core" and case.cell == "lstm"]
     for name, cpu, seconds in (("zen4", "AMD EPYC", 2e-3), ("amx", "Intel Xeon", 8e-3)):
         known = {"machine": name, "cpu": cpu, "commit": "abc", "instruction_set": None}
@@ -114,14 +116,16 @@ def test_each_machine_has_its_report_charts_and_table(
         rows += [row("torch.nn", seconds, case=case, **known) for case in core]
         write(tmp_path / f"cpu-{name}.jsonl", rows)
     publish.main()
-    text = publish.README.read_text()
+    text, measurements = (
+        (tmp_path / name).read_text() for name in ("README.md", "docs/measurements.md")
+    )
     amx, zen4 = text.index("amx: Intel Xeon"), text.index("zen4: AMD EPYC")
     assert "| 8.00 | 8.00 | 8.00 | 8.00 | 10 |" in text[amx:zen4]
     assert "| 2.00 | 2.00 | 2.00 | 2.00 | 10 |" in text[zen4:]
     assert "4.00" not in text
     for name in ("zen4", "amx"):
         assert (tmp_path / f"cpu-{name}.md").read_text().startswith(f"# Measurements on {name}\n")
-        assert f"![cpu-{name}-ratios](bench/results/cpu-{name}-ratios.png)" in text
+        assert f"![cpu-{name}-ratios](../bench/results/cpu-{name}-ratios.png)" in measurements
         assert (tmp_path / f"cpu-{name}-ratios.png").stat().st_size > 10_000
 
 
