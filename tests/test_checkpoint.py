@@ -23,6 +23,7 @@ from fused_rnn.seq2seq import (
     load_language_model,
     save_language_model,
 )
+from fused_rnn.seq2seq.files import replace_file
 from fused_rnn.text import Codec
 
 TENSORS = {
@@ -51,6 +52,21 @@ def test_round_trip(tmp_path: Path) -> None:
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert torch.equal(tensors[name], tensor) and tensors[name].dtype == tensor.dtype
+
+
+def test_files_are_replaced_and_devices_written_to(tmp_path: Path) -> None:
+    path, link, pipe = (tmp_path / name for name in ("log.csv", "link", "pipe"))
+    path.write_bytes(b"old")
+    link.symlink_to(path)
+    with path.open("rb") as reader:
+        replace_file(link, b"new")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new" and link.is_symlink()
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        replace_file(pipe, b"new")
+        assert reader.read() == b"new"
+    assert sorted(tmp_path.iterdir()) == sorted((path, link, pipe))
 
 
 def test_a_save_replaces_and_cleans_up(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 """Trainings from text to checkpoint, whoever asked for them."""
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,6 +26,7 @@ from ..seq2seq import (
     save_language_model,
     train,
 )
+from ..seq2seq.files import replace_file
 from ..seq2seq.parallel import world
 from ..text import (
     SUBWORD,
@@ -228,12 +230,13 @@ def run_training(
 def write_log(path: Path, trainer: Training) -> None:
     """Writes the losses of all steps so far, and those of what is held out, as CSV."""
     held_out = dict(trainer.validations)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(("step", "loss", "held_out_loss"))
-        rows.writerows(
-            (step, loss, held_out.get(step, "")) for step, loss in enumerate(trainer.losses, 1)
-        )
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(("step", "loss", "held_out_loss"))
+    rows.writerows(
+        (step, loss, held_out.get(step, "")) for step, loss in enumerate(trainer.losses, 1)
+    )
+    replace_file(path, text.getvalue().encode())
 
 
 def say(text: str) -> None:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..seq2seq.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +25,9 @@ def figure(*, width: float, height: float = 4.5) -> Figure:
 
 def save(picture: Figure, path: Path) -> None:
     """Writes a figure as PNG, whatever the name of the file ends in."""
-    picture.savefig(path, format="png")
+    image = io.BytesIO()
+    picture.savefig(image, format="png")
+    replace_file(path, image.getvalue())
 
 
 def refuse_unwritable(path: Path) -> None:

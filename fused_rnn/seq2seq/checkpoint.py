@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .files import replace_file
+
 RECORD = "checkpoint.json"
 _FORMAT = "fused_rnn checkpoint 1"
 # With what a killed save may have left.
@@ -65,10 +67,10 @@ def save(
     header = {"format": _FORMAT, "kind": kind, "tensors": path.name, "sha256": digest}
     text = json.dumps({**header, **record}, ensure_ascii=False, indent=1) + "\n"
     try:
-        _replace(path, data)
+        replace_file(path, data)
         # The tensors must last before anything names them.
         _sync(folder)
-        _replace(folder / RECORD, text.encode())
+        replace_file(folder / RECORD, text.encode())
     except BaseException:
         if path not in before:
             path.unlink(missing_ok=True)
@@ -103,20 +105,6 @@ def load(folder: str | Path, kind: str) -> Checkpoint:
     if record.get("kind") != kind:
         raise CheckpointError(f"{path}: expected one of a {kind}, got {record.get('kind')!r}")
     return Checkpoint(record, deserialize(_tensor_data(path, record)))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a file so that its path holds, at every moment, all of the old or all of the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _sync(folder: Path) -> None:
