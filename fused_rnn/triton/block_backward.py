@@ -48,6 +48,7 @@ def block_backward_kernel(
     D: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
+    PADDED: tl.constexpr,  # H < BLOCK_H
 ):
     i_n = tl.program_id(1)
     backward = ((reverse >> i_n) & 1) != 0
@@ -93,7 +94,8 @@ def block_backward_kernel(
         if CELL == "gru_reset_before":
             dn, dz, direct = reset_before_output_backward(v[1], v[2], h, d)
             d_reset = tl.dot(w[2], dn.to(dtype), input_precision="ieee")
-            d_reset = tl.where(m_u[:, None], d_reset, 0.0)
+            if PADDED:
+                d_reset = tl.where(m_u[:, None], d_reset, 0.0)
             dr, more = reset_before_gates_backward(v[0], h, d_reset)
             dv, dc_before = (dn, dr, dz), dc
             through = tl.dot(w[0], dr.to(dtype), direct + more, input_precision="ieee")
@@ -104,8 +106,10 @@ def block_backward_kernel(
                 # The GRU's slots n r z q: its gates r z n meet dr, dz and dq.
                 through = tl.dot(w[g], dv[g + D - G].to(dtype), through, input_precision="ieee")
         store_inside(p_dg + o_row * (D * H) + o_u[:, None], dv, m_in, m, H, D)
-        # Units past the last keep zeros: their sums of infinite gradients would meet all others.
-        dh = tl.where(inside[None, :], tl.where(m_u[:, None] & seen[None, :], through, 0.0), dh)
+        if PADDED:
+            # Units past the last keep zeros: sums of infinite gradients would meet all others.
+            through = tl.where(m_u[:, None], through, 0.0)
+        dh = tl.where(inside[None, :], tl.where(seen[None, :], through, 0.0), dh)
         dc = tl.where(inside[None, :], tl.where(seen[None, :], dc_before, 0.0), dc)
     if p_dh0 is not None:
         tl.store(p_dh0 + o_state, dh.to(dtype), mask=m)
@@ -124,6 +128,7 @@ def block_backward(a: Backward, form: Block) -> None:
         G=GATES[a.cell],
         S=SLOTS[a.cell],
         D=GRADS[a.cell],
+        PADDED=hidden != form.block_h,
         num_stages=1,
         **form.options,
     )

@@ -50,6 +50,7 @@ def block_forward_kernel(
     S: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
+    PADDED: tl.constexpr,  # H < BLOCK_H
 ):
     i_n = tl.program_id(1)
     backward = ((reverse >> i_n) & 1) != 0
@@ -89,7 +90,8 @@ def block_forward_kernel(
         if CELL == "gru_reset_before":
             s = recurrent_sums(w, before_h.to(dtype), b, 0, 2)
             rz, reset = reset_before_gates(x[0], x[1], s[0], s[1], before_h)
-            reset = tl.where(m_u[:, None], reset, 0.0)
+            if PADDED:
+                reset = tl.where(m_u[:, None], reset, 0.0)
             s = recurrent_sums(w, reset.to(dtype), b, 2, 3)
             n, new_h = reset_before_output(x[2], s[0], rz[1], before_h)
             new_c, saved = c, (rz[0], rz[1], n)
@@ -98,8 +100,10 @@ def block_forward_kernel(
             new_h, new_c, saved = cell_forward(x, s, before_h, before_c, CELL)
         # The next step's gates are on their way while this step's results are stored.
         x = load_slots(p_xg + o_next * (G * H) + o_u[:, None], m & (i + 1 < T), H, G)
-        # Units past the last keep zeros: their sums with infinite states would meet all others.
-        h = tl.where(m_u[:, None] & inside[None, :], new_h, h)
+        if PADDED:
+            # Units past the last keep zeros: sums with infinite states would meet all others.
+            new_h = tl.where(m_u[:, None], new_h, 0.0)
+        h = tl.where(inside[None, :], new_h, h)
         c = tl.where(inside[None, :], new_c, c)
         y = tl.where(inside[None, :], new_h, 0.0)
         tl.store(p_y + o_row * H + o_u[:, None], y.to(dtype), mask=m)
@@ -119,6 +123,7 @@ def block_forward(a: Forward, form: Block) -> None:
         CELL=a.cell,
         G=GATES[a.cell],
         S=SLOTS[a.cell],
+        PADDED=hidden != form.block_h,
         num_stages=1,
         **form.options,
     )
