@@ -22,6 +22,9 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("native_prepacked_linear", TORCH_BOX(&fused_rnn::prepacked_linear));
   m.impl("native_log_softmax", TORCH_BOX(&fused_rnn::log_softmax));
   m.impl("native_top", TORCH_BOX(&fused_rnn::top));
+  m.impl("native_best", TORCH_BOX(&fused_rnn::best));
+  m.impl("native_advance", TORCH_BOX(&fused_rnn::advance));
+  m.impl("native_outlive", TORCH_BOX(&fused_rnn::outlive));
 }
 
 namespace {

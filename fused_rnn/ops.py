@@ -46,6 +46,20 @@ _UNDERIVED = {
     "native_prepacked_linear": "(Tensor x, Tensor prepacked, int columns) -> Tensor",
     "native_log_softmax": "(Tensor x) -> (Tensor log_probs, Tensor peaks)",
     "native_top": "(Tensor x, int k) -> (Tensor values, Tensor places)",
+    "native_best": (
+        "(Tensor logits, int k, Tensor? excluded) -> (Tensor values, Tensor places, Tensor peaks)"
+    ),
+    "native_advance": (
+        "(Tensor values, Tensor places, Tensor peaks, Tensor live, Tensor(a!) counts, "
+        "Tensor(b!) broken, Tensor(c!) tokens, Tensor(d!) parents, Tensor(e!) gains, "
+        "Tensor(f!) ended, Tensor(g!) end_parents, Tensor(h!) end_gains, int step, int? eos, "
+        "bool retire) -> (Tensor live, Tensor rows, Tensor last)"
+    ),
+    "native_outlive": (
+        "(Tensor values, Tensor places, Tensor peaks, Tensor alive, Tensor reached, "
+        "Tensor lengths, Tensor? limits, Tensor(a!) broken, int? eos) "
+        "-> (Tensor alive, Tensor reached, Tensor lengths)"
+    ),
 }
 
 
@@ -243,3 +257,6 @@ prepack_linear = torch.ops.fused_rnn.native_prepack_linear.default
 prepacked_linear = torch.ops.fused_rnn.native_prepacked_linear.default
 log_softmax = torch.ops.fused_rnn.native_log_softmax.default
 top = torch.ops.fused_rnn.native_top.default
+best = torch.ops.fused_rnn.native_best.default
+advance = torch.ops.fused_rnn.native_advance.default
+outlive = torch.ops.fused_rnn.native_outlive.default

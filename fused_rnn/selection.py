@@ -31,6 +31,14 @@ class Top(NamedTuple):
     indices: Tensor  # (N, k)
 
 
+class Best(NamedTuple):
+    """The largest log-probabilities of each row, in falling order, and where they are."""
+
+    values: Tensor  # (N, k)
+    indices: Tensor  # (N, k)
+    peaks: Tensor  # the largest logit of each row, (N,)
+
+
 def log_softmax(logits: Tensor) -> LogProbs:
     """Returns the log-probabilities of logits, float32, (N, V), and each row's largest logit.
 
@@ -59,6 +67,25 @@ def likeliest(values: Tensor) -> Tensor:
     if _has_kernel(values):
         return ops.top(values, 1)[1].squeeze(1)
     return values.argmax(-1)
+
+
+def best(logits: Tensor, k: int, excluded: Tensor | None = None) -> Best:
+    """Returns the k largest log-probabilities of each row of logits, float32, (N, V).
+
+    Of equal ones the lowest index comes first. Where a row's largest logit is no finite number,
+    the row's answer has no meaning.
+
+    Args:
+        logits: float32, (N, V).
+        k: at most V.
+        excluded: indices whose log-probability counts as -infinity. Default None: there are none.
+    """
+    if _has_kernel(logits):
+        return Best(*ops.best(logits, k, excluded))
+    log_probs, peaks = log_softmax(logits)
+    if excluded is not None:
+        log_probs.index_fill_(1, excluded, -torch.inf)
+    return Best(*top(log_probs, k), peaks)
 
 
 def _has_kernel(rows: Tensor) -> bool:

@@ -82,6 +82,32 @@ def test_top_by_pytorch(size: int, k: int) -> None:
     assert bool((broken.indices < size).all())
 
 
+@SIZES
+@by_kernel
+def test_best_is_the_top_of_log_softmax(instruction_set: str, size: int, k: int) -> None:
+    some = torch.arange(0, size, 3)
+    for logits in rows(size):
+        before = logits.clone()
+        for excluded in (None, some, torch.arange(size)):
+            found = selection.best(logits, k, excluded)
+            log_probs, peaks = selection.log_softmax(logits)
+            if excluded is not None:
+                log_probs[:, excluded] = -INFINITY
+            usable = peaks.isfinite()
+            judge_top(log_probs[usable], k, selection.Top(*(part[usable] for part in found[:2])))
+            assert torch.equal(found.peaks, peaks)
+        assert torch.equal(logits, before)
+
+
+@SIZES
+def test_best_by_pytorch(size: int, k: int) -> None:
+    logits = torch.randn(9, size)
+    others = logits.t().contiguous().t()
+    expected = others.log_softmax(-1)
+    expected[:, ::3] = -INFINITY
+    judge_top(expected, k, selection.Top(*selection.best(others, k, torch.arange(0, size, 3))[:2]))
+
+
 def test_kernels_and_pytorch_agree() -> None:
     need("native")
     logits = torch.randn(7, 3000)

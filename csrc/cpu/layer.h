@@ -52,4 +52,25 @@ Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns);
 std::tuple<Tensor, Tensor> log_softmax(Tensor x);
 std::tuple<Tensor, Tensor> top(Tensor x, int64_t k);
 
+// The k largest log-probabilities of each row of logits, but those of the columns in `excluded`,
+// their places, and each row's largest logit: `log_softmax` and `top` without an array between.
+std::tuple<Tensor, Tensor, Tensor> best(Tensor logits, int64_t k, std::optional<Tensor> excluded);
+
+// One step of a beam search, of what `best` returned for the rows of its sentences, W a sentence:
+// what lives on, (B, K), the rows it came from and its last tokens, (B * K,). Notes the step in
+// what is behind `broken`, (T, B, K). With `retire`, nothing of a sentence lives on once K of its
+// hypotheses have ended, which `counts`, (B,), counts.
+std::tuple<Tensor, Tensor, Tensor> advance(Tensor values, Tensor places, Tensor peaks, Tensor live,
+                                           Tensor counts, Tensor broken, Tensor tokens,
+                                           Tensor parents, Tensor gains, Tensor ended,
+                                           Tensor end_parents, Tensor end_gains, int64_t step,
+                                           std::optional<int64_t> eos, bool retire);
+
+// One step of a greedy search or of sampling, of the token that was chosen for each row, (N, 1):
+// which rows live on, which have reached something, and their lengths, (N,).
+std::tuple<Tensor, Tensor, Tensor> outlive(Tensor values, Tensor places, Tensor peaks, Tensor alive,
+                                           Tensor reached, Tensor lengths,
+                                           std::optional<Tensor> limits, Tensor broken,
+                                           std::optional<int64_t> eos);
+
 }  // namespace fused_rnn

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import native, ops
+from ..selection import Best
 from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer, sum_in_order
-from .stepping import Stepper
+from .stepping import Stepper, broken
 
 # Steps that there is room for at first; searches that go on get more.
 FIRST_STEPS = 256
@@ -42,7 +44,7 @@ def one_by_one(
     normalizer: Normalizer,
     state: Any,
     bos: int | Tensor,
-    choose: Callable[[Tensor], Tensor],
+    draw: Callable[[Tensor], Tensor] | None,
     each: int,
     check_every: int,
     generator: torch.Generator | None = None,
@@ -55,10 +57,10 @@ def one_by_one(
         normalizer: of the scores.
         state: of B rows.
         bos: fed first; one token, or one for each sentence, (B,).
-        choose: tokens (N,) of log-probabilities (N, V).
+        draw: tokens (N,) of log-probabilities (N, V). None: the likeliest.
         each: sequences for each sentence.
         check_every: steps between looks at whether all is done.
-        generator: what `choose` draws with, if not PyTorch's global one. Default None.
+        generator: what `draw` draws with, if not PyTorch's global one. Default None.
         watch: see `sample`. Default None.
     """
     own = stepper.constraints
@@ -78,11 +80,11 @@ def one_by_one(
             drawn = torch.cat((drawn, torch.full_like(drawn, own.pad)))
             gains = torch.cat((gains, torch.zeros_like(gains)))
         if step == captured_from:
-            grown = partial(_grown, stepper, choose, step, limits, drawn[:0].t())
+            grown = partial(_grown, stepper, draw, step, limits, drawn[:0].t())
             graph = Captured(grown, rows, generator)
             rows = graph.carried
         if graph is None:
-            rows, one = _grown(stepper, choose, step, limits, drawn[:step].t(), rows)
+            rows, one = _grown(stepper, draw, step, limits, drawn[:step].t(), rows)
         else:
             one = graph()
         drawn[step], gains[step] = one.tokens, one.gains
@@ -105,27 +107,52 @@ def _rows(steps: Tensor, width: int, value: float) -> Tensor:
 
 def _grown(
     stepper: Stepper,
-    choose: Callable[[Tensor], Tensor],
+    draw: Callable[[Tensor], Tensor] | None,
     step: int,
     limits: Tensor | None,
     history: Tensor,
     rows: _Rows,
 ) -> tuple[_Rows, _Drawn]:
     """One step of all rows; limits are (N,)."""
-    eos = stepper.constraints.eos
-    outlook = stepper.look(rows.tokens, rows.state, step, rows.alive, history)
-    tokens = choose(outlook.log_probs)
-    gain = outlook.log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    possible = (gain > -torch.inf) & outlook.usable
-    reached = rows.reached & (possible | ~rows.alive)
-    alive = rows.alive & possible
-    lengths = rows.lengths + alive
+    given = (rows.tokens, rows.state, step, history)
+    found, state = stepper.best(*given, 1) if draw is None else stepper.drawn(*given, draw)
+    tokens, gains = found.indices.squeeze(1), found.values.squeeze(1)
+    grown = _outlived(found, rows, stepper, limits)
+    return _Rows(tokens, state, *grown), _Drawn(tokens, gains, stepper.attention)
+
+
+def _outlived(
+    found: Best, rows: _Rows, stepper: Stepper, limits: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows live on, which have reached something, and their lengths, after a step's choice.
+
+    On the CPU a kernel of this package answers, elsewhere PyTorch.
+    """
+    eos, before = stepper.constraints.eos, (rows.alive, rows.reached, rows.lengths)
+    if rows.alive.device.type == "cpu" and native.why_unavailable() is None:
+        return ops.outlive(*found, *before, limits, stepper.broken, eos)
+    return _outlived_by_pytorch(found, *before, limits, stepper.broken, eos)
+
+
+def _outlived_by_pytorch(
+    found: Best,
+    alive: Tensor,
+    reached: Tensor,
+    lengths: Tensor,
+    limits: Tensor | None,
+    any_broken: Tensor,
+    eos: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    any_broken.logical_or_(broken(found.peaks, alive))
+    possible = (found.values.squeeze(1) > -torch.inf) & found.peaks.isfinite()
+    reached = reached & (possible | ~alive)
+    alive = alive & possible
+    lengths = lengths + alive
     if eos is not None:
-        alive = alive & (tokens != eos)
+        alive = alive & (found.indices.squeeze(1) != eos)
     if limits is not None:
         alive = alive & (lengths < limits)
-    drawn = _Drawn(tokens, gain, stepper.attention)
-    return _Rows(tokens, outlook.state, alive, reached, lengths), drawn
+    return alive, reached, lengths
 
 
 def _gathered(

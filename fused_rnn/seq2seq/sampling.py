@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..selection import likeliest, top
+from ..selection import top
 from .constraints import Constraints, Limits
 from .hypotheses import Hypotheses
 from .interfaces import Steps
@@ -73,9 +73,9 @@ def sample(
         def draw(log_probs: Tensor) -> Tensor:
             return _draw(_filtered(log_probs, temperature, top_k, top_p), generator)
 
-        choose = draw if temperature > 0 else likeliest
+        drawing = draw if temperature > 0 else None
         return one_by_one(
-            *(stepper, normalizer, state, bos, choose, num_samples, check_every), generator, watch
+            *(stepper, normalizer, state, bos, drawing, num_samples, check_every), generator, watch
         )
 
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..selection import likeliest, top
+from ..selection import Best
+from .advance import Tally, advance
 from .beams import KEPT, Beams, traced
 from .constraints import Constraints, Limits
 from .graphs import Captured, growth
@@ -26,7 +27,7 @@ from .hypotheses import Hypotheses, Normalizer
 from .interfaces import Steps
 from .preparation import searching
 from .rowwise import FIRST_STEPS, one_by_one
-from .stepping import Outlook, Stepper
+from .stepping import Stepper
 
 STOPS = ("k", "exact")
 
@@ -78,7 +79,7 @@ def greedy_search(
     with searching(
         model, state, constraints, normalization, length_penalty, return_attention, check_every
     ) as (stepper, normalizer):
-        return one_by_one(stepper, normalizer, state, bos, likeliest, 1, check_every)
+        return one_by_one(stepper, normalizer, state, bos, None, 1, check_every)
 
 
 def beam_search(
@@ -158,20 +159,20 @@ class _Search:
         # For more steps there will be more room.
         room = min(limits.longest, FIRST_STEPS)
         self.beams = Beams.empty(room, self.B, size, rows.device)
-        self.live = self.beams.ended[0].clone()
-        self.ended = torch.zeros(self.B, dtype=torch.int64, device=rows.device)
+        ended = torch.zeros(self.B, dtype=torch.int64, device=rows.device)
+        self.tally = Tally(ended, stepper.broken)
+        nothing = self.beams.ended[0]
         # The best scores so far; only the exact rule looks at them.
-        self.best = self.live[:, :n_best].clone()
+        self.best = nothing[:, :n_best].clone()
         self.cut = None
         if limits.each is not None:
-            self.cut = _Cut(limits.each.to(rows.device), self.live.clone())
-        self.live[:, 0] = 0
-        # Of row b * K + k, the first row of its sentence.
-        self.base = torch.arange(0, self.B * size, size, device=rows.device).unsqueeze(1)
+            self.cut = _Cut(limits.each.to(rows.device), nothing.clone())
+        # Of the beginning, the one hypothesis that there is at first.
+        self.live = torch.zeros(self.B, 1, dtype=torch.float32, device=rows.device)
 
     def run(self, state: Any, bos: int | Tensor, check_every: int) -> Hypotheses:
         stepper, own = self.stepper, self.stepper.constraints
-        tokens, state = stepper.start(bos, self.K), stepper.spread(state, self.K)
+        tokens, state = stepper.start(bos, 1), stepper.spread(state, 1)
         history = tokens.new_zeros(len(tokens), 0)
         graph: _Graph | None = None
         captured_from = growth(stepper, alike=not self.exact).captured_from
@@ -184,15 +185,14 @@ class _Search:
             if graph is not None:
                 self._note(graph(), step)
             else:
-                alive = self.live > -torch.inf
-                outlook = stepper.look(tokens, state, step, alive.flatten(), history)
-                index, tokens = self._advance(outlook, step)
+                found, state = stepper.best(tokens, state, step, history, 2 * self.K)
+                index, tokens = self._advance(found, step)
             steps = step + 1
             last = steps == own.max_length
             if (steps % check_every == 0 or last) and not stepper.any_left(self.live > -torch.inf):
                 break
             if graph is None and not last:
-                state = stepper.model.reorder(outlook.state, index)
+                state = stepper.model.reorder(state, index)
             if own.no_repeat_ngram:
                 history = torch.cat((history[index], tokens.unsqueeze(1)), 1)
         live = self.live if self.cut is None else self.cut.live
@@ -204,19 +204,18 @@ class _Search:
         one = own._replace(**{name: getattr(own, name)[:1].clone() for name in KEPT}, attention=[])
 
         def body(carried: _Carried) -> tuple[_Carried, Beams]:
-            self.beams, self.live, self.ended = one, carried.live, carried.ended
-            self.cut = carried.cut
-            alive = (carried.live > -torch.inf).flatten()
-            outlook = self.stepper.look(
-                carried.tokens, carried.state, step, alive, tokens.new_zeros(len(tokens), 0)
+            self.beams, self.live, self.cut = one, carried.live, carried.cut
+            self.tally = self.tally._replace(ended=carried.ended)
+            found, after = self.stepper.best(
+                carried.tokens, carried.state, step, tokens.new_zeros(len(tokens), 0), 2 * self.K
             )
-            index, new = self._advance(outlook, 0)
-            after = self.stepper.model.reorder(outlook.state, index)
-            return _Carried(new, after, self.live, self.ended, self.cut), one
+            index, new = self._advance(found, 0)
+            after = self.stepper.model.reorder(after, index)
+            return _Carried(new, after, self.live, self.tally.ended, self.cut), one
 
-        graph = Captured(body, _Carried(tokens, state, self.live, self.ended, self.cut))
-        self.beams, self.live, self.ended = own, graph.carried.live, graph.carried.ended
-        self.cut = graph.carried.cut
+        graph = Captured(body, _Carried(tokens, state, self.live, self.tally.ended, self.cut))
+        self.beams, self.live, self.cut = own, graph.carried.live, graph.carried.cut
+        self.tally = self.tally._replace(ended=graph.carried.ended)
         return graph
 
     def _note(self, one: Beams, step: int) -> None:
@@ -225,55 +224,34 @@ class _Search:
             getattr(self.beams, name)[step] = getattr(one, name)[0]
         self.beams.attention.extend(look.clone() for look in one.attention)
 
-    def _advance(self, outlook: Outlook, step: int) -> tuple[Tensor, Tensor]:
+    def _advance(self, found: Best, step: int) -> tuple[Tensor, Tensor]:
         """One step of all sentences; rows to go on from, (N,), and their tokens, (N,)."""
-        K, eos, beams = self.K, self.stepper.constraints.eos, self.beams
-        each = min(2 * K, outlook.log_probs.size(1))
-        found = top(outlook.log_probs, each)
-        live = self.live.flatten().masked_fill(~outlook.usable, -torch.inf).unsqueeze(1)
-        totals = live + found.values.masked_fill(~outlook.usable.unsqueeze(1), 0)
-        totals = totals.view(self.B, -1)  # (B, K * each)
-        totals, order = totals.sort(dim=1, descending=True, stable=True)
-        # All that can matter: k at most end, k live on.
-        totals, order = totals[:, : 2 * K], order[:, : 2 * K]
-        parents = order.div(each, rounding_mode="floor")
-        tokens = found.indices.view(self.B, -1).gather(1, order)
-        gains = found.values.view(self.B, -1).gather(1, order)
+        eos, beams = self.stepper.constraints.eos, self.beams
         if self.stepper.attention is not None:
-            beams.attention.append(self.stepper.attention.unflatten(0, (self.B, K)))
-        if eos is not None:
-            ends = tokens == eos
-            beams.ended[step] = totals[:, :K].masked_fill(~ends[:, :K], -torch.inf)
-            beams.end_parents[step] = parents[:, :K]
-            beams.end_gains[step] = gains[:, :K]
-            totals = totals.masked_fill(ends, -torch.inf)
-        self.live, kept = totals.sort(dim=1, descending=True, stable=True)
-        self.live, kept = self.live[:, :K], kept[:, :K]
-        beams.tokens[step] = tokens.gather(1, kept)
-        beams.parents[step] = parents.gather(1, kept)
-        beams.gains[step] = gains.gather(1, kept)
-        if eos is not None:
+            look = self.stepper.attention.unflatten(0, (self.B, -1))
+            beams.attention.append(look.expand(-1, self.K, -1))
+        self.live, rows, tokens = advance(
+            found, self.live, self.tally, beams, step, eos=eos, retire=not self.exact
+        )
+        if self.exact and eos is not None:
             self._retire(step)
         if self.cut is not None:
             left = self.cut.left - 1
             over = (left == 0).unsqueeze(1)
             self.cut = _Cut(left, torch.where(over, self.live, self.cut.live))
             self.live = self.live.masked_fill(over, -torch.inf)
-        return (beams.parents[step] + self.base).flatten(), beams.tokens[step].flatten()
+        return rows, tokens
 
     def _retire(self, step: int) -> None:
-        """Lets the live hypotheses of sentences that are done die."""
-        ended = self.beams.ended[step]
-        self.ended = self.ended + (ended > -torch.inf).sum(1)
-        done = self.ended >= self.K
-        if self.exact:
-            scores = torch.cat((self.best, self.normalizer.score_at(ended, step + 1)), 1)
-            self.best = scores.sort(dim=1, descending=True).values[:, : self.n_best]
-            if step + 1 == self.stepper.constraints.max_length:
-                return
-            hope = self.normalizer.attainable(self.live[:, 0], step + 1)
-            done = self.best[:, -1] >= hope
-            if self.cut is not None:
-                # At its limit a sentence returns what is live, too.
-                done = done & (self.cut.left > 1)
+        """Lets the live hypotheses of sentences die that cannot come to score better."""
+        scores = self.normalizer.score_at(self.beams.ended[step], step + 1)
+        scores = torch.cat((self.best, scores), 1)
+        self.best = scores.sort(dim=1, descending=True).values[:, : self.n_best]
+        if step + 1 == self.stepper.constraints.max_length:
+            return
+        hope = self.normalizer.attainable(self.live[:, 0], step + 1)
+        done = self.best[:, -1] >= hope
+        if self.cut is not None:
+            # At its limit a sentence returns what is live, too.
+            done = done & (self.cut.left > 1)
         self.live = self.live.masked_fill(done.unsqueeze(1), -torch.inf)

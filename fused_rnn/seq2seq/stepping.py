@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..selection import log_softmax
+from ..selection import Best, LogProbs, best, log_softmax, top
 from .constraints import Constraints, ban_repeated
 from .interfaces import Steps, attention_of
 
@@ -22,6 +22,13 @@ class Outlook(NamedTuple):
     log_probs: Tensor  # (N, V), float32, -inf where a constraint forbids
     # Rows with probability somewhere, bool, (N,); what the others hold has no meaning.
     usable: Tensor
+    state: Any
+
+
+class Choice(NamedTuple):
+    """What a step chose of it for each row."""
+
+    found: Best  # as Outlook has log-probabilities
     state: Any
 
 
@@ -102,9 +109,11 @@ class Stepper:
         self.attention: Tensor | None = None  # (N, S), of the last step
         prefix = constraints.prefix
         self._prefix = None if prefix is None else prefix.to(rows.device, torch.int64)
+        # Tokens never generated, and those that are not before min_length.
         self._excluded: Tensor | None = None
-        # Whether some row that matters has had logits that are no numbers.
-        self._broken = torch.zeros((), dtype=torch.bool, device=rows.device)
+        self._excluded_early: Tensor | None = None
+        # Whether some row that matters has had logits that are no numbers; written in place.
+        self.broken = torch.zeros((), dtype=torch.bool, device=rows.device)
 
     def start(self, bos: int | Tensor, each: int) -> Tensor:
         """Returns the first tokens, (B * each,).
@@ -139,16 +148,36 @@ class Stepper:
         Raises:
             ValueError: at the first step, if the vocabulary and the constraints do not fit.
         """
-        logits, state = self.model.step(tokens, state)
-        if step == 0:
-            self._check_vocabulary(logits)
-        if self.with_attention:
-            self.attention = attention_of(self.model, state).float()
-        log_probs, peak = log_softmax(logits.float())
-        # NaN is not below infinity, either.
-        self._broken |= (alive & ~(peak < torch.inf)).any()
-        self._constrain(log_probs, step, history)
-        return Outlook(log_probs, peak.isfinite(), state)
+        logits, state = self._logits(tokens, state, step)
+        log_probs, peaks = self._constrained(logits, step, history)
+        self.broken |= broken(peaks, alive)
+        return Outlook(log_probs, peaks.isfinite(), state)
+
+    def best(self, tokens: Tensor, state: Any, step: int, history: Tensor, k: int) -> Choice:
+        """Returns the k likeliest next tokens, or as many as there are; see `look`.
+
+        Whether logits are numbers is left to whoever goes on from them.
+        """
+        logits, state = self._logits(tokens, state, step)
+        k = min(k, logits.size(1))
+        if self._forces(step) or self._bans_repetition(step):
+            log_probs, peaks = self._constrained(logits, step, history)
+            return Choice(Best(*top(log_probs, k), peaks), state)
+        return Choice(best(logits, k, self._excluded_at(step)), state)
+
+    def drawn(
+        self,
+        tokens: Tensor,
+        state: Any,
+        step: int,
+        history: Tensor,
+        draw: Callable[[Tensor], Tensor],
+    ) -> Choice:
+        """Returns the next tokens that `draw` makes, (N,), of log-probabilities; see `best`."""
+        logits, state = self._logits(tokens, state, step)
+        log_probs, peaks = self._constrained(logits, step, history)
+        chosen = draw(log_probs).unsqueeze(1)
+        return Choice(Best(log_probs.gather(1, chosen), chosen, peaks), state)
 
     def any_left(self, alive: Tensor) -> bool:
         """Returns whether any row matters still; the one question the host asks of the device.
@@ -156,8 +185,8 @@ class Stepper:
         Raises:
             ValueError: logits were NaN or infinite.
         """
-        left, broken = torch.stack((alive.any(), self._broken)).tolist()
-        if broken:
+        left, wrong = torch.stack((alive.any(), self.broken)).tolist()
+        if wrong:
             raise ValueError("logits: expected numbers below infinity, got NaN or infinity")
         return bool(left)
 
@@ -165,29 +194,54 @@ class Stepper:
         if logits.dim() != 2:
             raise ValueError(f"logits: expected (N, V), got {tuple(logits.shape)}")
         self.constraints.check_tokens(logits.size(-1))
-        excluded = self.constraints.excluded(logits.size(-1))
-        if excluded:
-            self._excluded = torch.tensor(excluded, device=logits.device)
+        own, excluded = self.constraints, self.constraints.excluded(logits.size(-1))
+        early = excluded if own.eos is None else [*excluded, own.eos]
+        self._excluded = torch.tensor(excluded, device=logits.device) if excluded else None
+        self._excluded_early = torch.tensor(early, device=logits.device) if early else None
 
-    def _constrain(self, log_probs: Tensor, step: int, history: Tensor) -> None:
-        """Makes -inf, in place, what may not come next."""
-        own = self.constraints
+    def _logits(self, tokens: Tensor, state: Any, step: int) -> tuple[Tensor, Any]:
+        """What one more step of the model says, (N, V), float32, and the state behind it."""
+        logits, state = self.model.step(tokens, state)
+        if step == 0:
+            self._check_vocabulary(logits)
+        if self.with_attention:
+            self.attention = attention_of(self.model, state).float()
+        return logits.float(), state
+
+    def _forces(self, step: int) -> bool:
+        return self._prefix is not None and step < self._prefix.size(1)
+
+    def _bans_repetition(self, step: int) -> bool:
+        return 0 < self.constraints.no_repeat_ngram <= step
+
+    def _excluded_at(self, step: int) -> Tensor | None:
+        return self._excluded_early if step + 1 < self.constraints.min_length else self._excluded
+
+    def _constrained(self, logits: Tensor, step: int, history: Tensor) -> LogProbs:
+        """Log-probabilities, -inf for what may not come next."""
+        log_probs, peaks = log_softmax(logits)
         forced = None
-        if self._prefix is not None and step < self._prefix.size(1):
+        if self._prefix is not None and self._forces(step):
             forced = self._prefix[:, step].repeat_interleave(len(log_probs) // self.rows.sentences)
-            free = forced == own.pad
+            free = forced == self.constraints.pad
             forced = forced.masked_fill(free, 0).unsqueeze(1)
             kept = log_probs.gather(1, forced)
-        if self._excluded is not None:
-            log_probs.index_fill_(1, self._excluded, -torch.inf)
-        if own.eos is not None and step + 1 < own.min_length:
-            log_probs[:, own.eos] = -torch.inf
-        if 0 < own.no_repeat_ngram <= step:
-            ban_repeated(log_probs, history, own.no_repeat_ngram)
+        excluded = self._excluded_at(step)
+        if excluded is not None:
+            log_probs.index_fill_(1, excluded, -torch.inf)
+        if self._bans_repetition(step):
+            ban_repeated(log_probs, history, self.constraints.no_repeat_ngram)
         if forced is not None:
             kept = torch.where(free.unsqueeze(1), log_probs.gather(1, forced), kept)
             log_probs.masked_fill_(~free.unsqueeze(1), -torch.inf)
             log_probs.scatter_(1, forced, kept)
+        return LogProbs(log_probs, peaks)
+
+
+def broken(peaks: Tensor, alive: Tensor) -> Tensor:
+    """Returns whether logits of rows that matter, bool, (N,), are no numbers, by their peaks."""
+    # NaN is not below infinity, either.
+    return (alive & ~(peaks < torch.inf)).any()
 
 
 def parts(state: Any) -> Iterator[Any]:
