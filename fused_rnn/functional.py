@@ -155,8 +155,8 @@ def prepacked_stack(
     if len(packs) == 1:
         return LayerOutput(*prepacked_forward(x, h0, c0, packs[0], lengths, resets))
     hs, cs = [], []
-    for at, pack in enumerate(packs):
-        h, c = (None if s is None else s.chunk(len(packs))[at] for s in (h0, c0))
+    before = [[None] * len(packs) if s is None else s.chunk(len(packs)) for s in (h0, c0)]
+    for h, c, pack in zip(*before, packs, strict=True):
         x, hn, cn = prepacked_forward(x, h, c, pack, lengths, resets)
         hs.append(hn)
         cs.append(cn)

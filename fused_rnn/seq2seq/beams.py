@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .constraints import Constraints
 from .hypotheses import Hypotheses, Normalizer
@@ -108,25 +109,31 @@ def _path(
     own: Constraints,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Tokens, their log-probabilities and attention, by following parents: (B, n, T)."""
-    shape = (*nodes.shape, own.max_length if own.limits.each is None else steps)
-    tokens = torch.full(shape, own.pad, dtype=torch.int64, device=nodes.device)
-    gains = torch.zeros(shape, dtype=torch.float32, device=nodes.device)
+    number = torch.arange(steps, device=nodes.device).view(-1, 1, 1)
+    at_end = finished & (lengths == number + 1)  # (steps, B, n)
+    inside = lengths - finished.to(torch.int64) > number
+    # Places at each step, and before the first.
+    places = nodes.new_empty(steps + 1, *nodes.shape)
+    places[steps] = nodes
+    for step in reversed(range(steps)):
+        nodes = torch.where(inside[step], beams.parents[step].gather(1, nodes), nodes)
+        places[step] = nodes
+    here = places[1:]
+    tokens = beams.tokens[:steps].gather(2, here).masked_fill(~inside, own.pad)
+    if own.eos is not None:
+        tokens.masked_fill_(at_end, own.eos)
+    gains = beams.gains[:steps].gather(2, here).masked_fill(~inside, 0)
+    gains = torch.where(at_end, end_gains, gains)
+    width = own.max_length if own.limits.each is None else steps
     seen = None
     if beams.attention:
-        seen = gains.new_zeros(*shape, beams.attention[0].size(-1))
-    for step in reversed(range(steps)):
-        at_end = finished & (lengths == step + 1)
-        inside = lengths - finished.to(torch.int64) > step
-        token = beams.tokens[step].gather(1, nodes)
-        gain = torch.where(inside, beams.gains[step].gather(1, nodes), 0.0)
-        nodes = torch.where(inside, beams.parents[step].gather(1, nodes), nodes)
-        tokens[:, :, step] = torch.where(inside, token, tokens[:, :, step])
-        gains[:, :, step] = torch.where(at_end, end_gains, gain)
-        if own.eos is not None:
-            tokens[:, :, step].masked_fill_(at_end, own.eos)
-        if seen is not None:
-            look = beams.attention[step]
-            rows = nodes.unsqueeze(2).expand(-1, -1, look.size(2))
-            there = (inside | at_end).unsqueeze(2)
-            seen[:, :, step] = look.gather(1, rows).masked_fill(~there, 0)
-    return tokens, gains, seen
+        looks = zip(beams.attention, places, strict=False)
+        rows = [look.gather(1, at.unsqueeze(2).expand(-1, -1, look.size(2))) for look, at in looks]
+        seen = torch.stack(rows).masked_fill(~(inside | at_end).unsqueeze(3), 0)
+        seen = F.pad(seen.permute(1, 2, 0, 3).contiguous(), (0, 0, 0, width - steps))
+    return _widened(tokens, width, own.pad), _widened(gains, width, 0), seen
+
+
+def _widened(noted: Tensor, width: int, value: float) -> Tensor:
+    """(B, n, width) of (steps, B, n)."""
+    return F.pad(noted.permute(1, 2, 0).contiguous(), (0, width - len(noted)), value=value)
