@@ -3,29 +3,38 @@
 
 Beam and greedy search over a language model of two GRU layers, beside peers that drive the same
 weights with torch.nn's layers. No sequence ends early, so that all run the same steps; a peer's
-time counts only if it finds the very sequences. The bound is the time of the products at the
-machine's multiply-add rate.
+time counts only if it finds the very sequences. The same model in bfloat16 finds sequences of its
+own; its time counts if they have the log-probabilities that the model gives them. The bound is the
+time of the products at the machine's float32 multiply-add rate.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bench import bounds, machine
 from bench.search_peers import PEERS, Search, Setting, Unavailable
 from fused_rnn.cli.timing import alternate
-from fused_rnn.seq2seq import LanguageModel, LanguageModelConfig, beam_search, greedy_search
+from fused_rnn.seq2seq import (
+    Hypotheses,
+    LanguageModel,
+    LanguageModelConfig,
+    beam_search,
+    greedy_search,
+    score,
+)
 
 RESULTS = machine.ROOT / "bench" / "results" / "search.jsonl"
 _BOS, _EOS, _PAD = 2, 3, 1
 # Sharper than the usual start, so that no two hypotheses are nearly equal.
 _SHARPNESS = 8.0
+_HALF = "fused_rnn, bfloat16 model"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def ours(model: LanguageModel, setting: Setting) -> Search:
+def ours(model: LanguageModel, setting: Setting) -> Callable[[], Hypotheses]:
     """Returns this package's search in a setting."""
     state = model.initial_state(setting.batch)
     fixed: dict[str, Any] = {
@@ -68,13 +77,15 @@ def ours(model: LanguageModel, setting: Setting) -> Search:
         "ban": (setting.bos, setting.eos, setting.pad),
         "length_penalty": 0.0,
     }
+    if setting.beam == 1:
+        return lambda: greedy_search(model, state, **fixed)
+    return lambda: beam_search(model, state, **fixed, beam_size=setting.beam)
 
-    def search() -> Tensor:
-        if setting.beam == 1:
-            return greedy_search(model, state, **fixed).tokens[:, 0]
-        return beam_search(model, state, **fixed, beam_size=setting.beam).tokens[:, 0]
 
-    return search
+def agrees(model: LanguageModel, setting: Setting, found: Hypotheses) -> bool:
+    """Returns whether a model gives sequences the log-probabilities that they were found with."""
+    own = score(model, model.initial_state(setting.batch), found.tokens, bos=setting.bos)
+    return torch.equal(own.token_log_probs, found.token_log_probs)
 
 
 def products(options: argparse.Namespace, beam: int) -> float:
@@ -88,20 +99,28 @@ def _race(model: LanguageModel, beam: int, options: argparse.Namespace) -> dict[
     twin = deepcopy(model)
     twin.rnn = twin.rnn.to_torch()
     setting = Setting(twin, options.batch, beam, options.steps, _BOS, _EOS, _PAD)
-    tasks: dict[str, Search] = {"fused_rnn": ours(model, setting)}
-    expected = tasks["fused_rnn"]()
+    tasks: dict[str, Callable[[], object]] = {"fused_rnn": ours(model, setting)}
+    expected = ours(model, setting)().tokens[:, 0]
+    others: dict[str, Search] = {}
     # This package's search over torch.nn's layers: what the search alone makes of it.
-    tasks["fused_rnn over torch.nn"] = ours(twin, setting)
+    over_torch = ours(twin, setting)
+    others["fused_rnn over torch.nn"] = lambda: over_torch().tokens[:, 0]
     reasons: dict[str, str] = {}
     for name, build in PEERS.items():
         try:
-            tasks[name] = build(setting)
+            others[name] = build(setting)
         except Unavailable as why:
             reasons[name] = str(why)
-    for name, search in list(tasks.items()):
-        if not torch.equal(search(), expected):
+    for name, search in others.items():
+        if torch.equal(search(), expected):
+            tasks[name] = search
+        else:
             reasons[name] = "finds other sequences"
-            del tasks[name]
+    half = deepcopy(model).bfloat16()
+    if agrees(half, setting, ours(half, setting)()):
+        tasks[_HALF] = ours(half, setting)
+    else:
+        reasons[_HALF] = "its sequences have other log-probabilities"
     rates = bounds.measure(options.threads)
     times = alternate(list(tasks.values()), seconds=options.seconds, warm_up=1)
     rates = bounds.fastest(rates, bounds.measure(options.threads))

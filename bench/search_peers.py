@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-import importlib.metadata
+import importlib.util
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -39,6 +41,9 @@ def _transformers(setting: Setting) -> Search:
     """`generate` of Hugging Face's mixin; its documents let a model bring its own state."""
     transformers = _imported("transformers")
     outputs = importlib.import_module("transformers.modeling_outputs")
+    names = {field.name for field in dataclasses.fields(outputs.CausalLMOutputWithPast)}
+    # What it carries from step to step: "cache" since 5.24.
+    kept = "cache" if "cache" in names else "past_key_values"
 
     class Config(transformers.PretrainedConfig):  # type: ignore[name-defined]
         model_type = "recurrent"
@@ -55,20 +60,17 @@ def _transformers(setting: Setting) -> Search:
             return False
 
         def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
-            return {
-                "input_ids": input_ids[:, -1:],
-                "past_key_values": kwargs.get("past_key_values"),
-            }
+            return {"input_ids": input_ids[:, -1:], "state": kwargs.get(kept)}
 
         def forward(
             self,
             input_ids: Tensor,
-            past_key_values: Any = None,
+            state: Any = None,
             attention_mask: Tensor | None = None,
             **ignored: Any,
         ) -> Any:
-            logits, state = self.inner.step(input_ids[:, 0], past_key_values)
-            return outputs.CausalLMOutputWithPast(logits=logits.unsqueeze(1), past_key_values=state)
+            logits, state = self.inner.step(input_ids[:, 0], state)
+            return outputs.CausalLMOutputWithPast(logits=logits.unsqueeze(1), **{kept: state})
 
         def _reorder_cache(self, past: Tensor, index: Tensor) -> Tensor:
             return past.index_select(1, index)
@@ -143,18 +145,124 @@ def _joeynmt(setting: Setting) -> Search:
 
 
 def _opennmt(setting: Setting) -> Search:
-    _imported("onmt.translate.beam_search")
-    raise Unavailable(_no_adapter("OpenNMT-py"))
+    """OpenNMT-py's `BeamSearch` and `GreedySearch`, driven as its translator drives them."""
+    _bare("onmt", "onmt.translate", "onmt.utils")
+    beam, greedy = (_imported(f"onmt.translate.{name}_search") for name in ("beam", "greedy"))
+    model = setting.model
+    own: dict[str, Any] = {
+        "pad": setting.pad,
+        "bos": setting.bos,
+        "eos": setting.eos,
+        # Of the tokens that are never wanted it can leave out this one.
+        "unk": setting.bos,
+        "start": setting.bos,
+        "n_best": 1,
+        "batch_size": setting.batch,
+        "global_scorer": beam.GNMTGlobalScorer(0.0, 0.0, "none", "none"),
+        "min_length": setting.steps,
+        "max_length": setting.steps,
+        "return_attention": False,
+        "block_ngram_repeat": 0,
+        "exclusion_tokens": set(),
+        "ban_unk_token": True,
+        "beam_size": setting.beam,
+    }
+    memory, lengths = torch.zeros(setting.batch, 1, 1), torch.ones(setting.batch, dtype=torch.long)
+
+    def strategy() -> Any:
+        if setting.beam == 1:
+            return greedy.GreedySearch(**own, sampling_temp=0.0, keep_topk=1, keep_topp=0.0)
+        return beam.BeamSearch(**own, stepwise_penalty=False, ratio=0.0)
+
+    def search() -> Tensor:
+        one = strategy()
+        one.initialize(memory, lengths)
+        state = model.initial_state(setting.batch * setting.beam)
+        for _ in range(setting.steps):
+            logits, state = model.step(one.current_predictions, state)
+            log_probs = logits.log_softmax(-1)
+            log_probs[:, setting.pad] = -torch.inf
+            one.advance(log_probs, None)
+            if any(any(ended) for ended in one.is_finished_list):
+                one.update_finished()
+                if one.done:
+                    break
+            if setting.beam > 1:
+                state = model.reorder(state, one.select_indices)
+        return torch.stack([found[0] for found in one.predictions])
+
+    return search
 
 
 def _speechbrain(setting: Setting) -> Search:
-    _imported("speechbrain.decoders.seq2seq")
-    raise Unavailable(_no_adapter("speechbrain"))
+    """speechbrain's searchers, which are told of a model by these methods."""
+    _bare("speechbrain", "speechbrain.decoders", "speechbrain.utils")
+    found = _imported("speechbrain.decoders.seq2seq")
+    inner, unwanted = setting.model, [setting.bos, setting.pad]
+
+    class Greedy(found.S2SGreedySearcher):  # type: ignore[name-defined]
+        temperature = 0
+
+        def reset_mem(self, rows: int, device: Any) -> Tensor:
+            return cast(Tensor, inner.initial_state(rows))
+
+        def forward_step(self, tokens: Tensor, memory: Tensor, *ignored: Any) -> Any:
+            logits, memory = inner.step(tokens, memory)
+            logits[:, [*unwanted, setting.eos]] = -torch.inf
+            return logits, memory, None
+
+    class Beam(found.S2SBeamSearcher):  # type: ignore[name-defined]
+        reset_mem = Greedy.reset_mem
+
+        def forward_step(self, tokens: Tensor, memory: Tensor, *ignored: Any) -> Any:
+            logits, memory = inner.step(tokens, memory)
+            log_probs = logits.log_softmax(-1)
+            log_probs[:, unwanted] = -torch.inf
+            return log_probs, memory, None
+
+        def permute_mem(self, memory: Tensor, index: Tensor) -> Any:
+            return inner.reorder(memory, index)
+
+        def set_n_out(self) -> int:
+            return inner.config.vocab_size
+
+    # It takes the number of steps from the length of what was encoded.
+    memory, lengths = torch.zeros(setting.batch, setting.steps, 1), torch.ones(setting.batch)
+    searcher: Any
+    if setting.beam == 1:
+        searcher = Greedy(setting.bos, setting.eos, 0.0, 1.0)
+    else:
+        searcher = Beam(
+            setting.bos,
+            setting.eos,
+            1.0,
+            1.0,
+            setting.beam,
+            return_topk=True,
+            using_eos_threshold=False,
+            length_normalization=False,
+        )
+
+    def search() -> Tensor:
+        with torch.no_grad():
+            hypotheses = searcher(memory, lengths)[0]
+        return hypotheses[:, 0] if setting.beam > 1 else torch.tensor(hypotheses)
+
+    return search
 
 
-def _no_adapter(package: str) -> str:
-    needs = [r for r in importlib.metadata.requires(package) or () if r.startswith("torch")]
-    return f"its release asks for {', '.join(needs)}: nothing was found to test an adapter with"
+def _bare(*packages: str) -> None:
+    """Lets modules of packages be imported whose own beginnings ask for more than they need."""
+    for name in packages:
+        if name in sys.modules:
+            continue
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise Unavailable(f"not installed: {name}")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
 
 
 PEERS: dict[str, Callable[[Setting], Search]] = {
