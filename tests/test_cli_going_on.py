@@ -223,6 +223,31 @@ def test_words_that_training_never_saw(tmp_path: Path, capsys: pytest.CaptureFix
     assert "expected tokens of the vocabulary, got none" in capsys.readouterr().err
 
 
+def test_checkpoints_of_looks(kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
+    keep = ("--keep-best", "--keep-last=2", "--validate-every=2", f"--log={kind.folder / 'log'}")
+    kept = ("--steps=11", "--learning-rate=0.3", "--average=2", *keep)
+    assert kind.train("data", "out", *kept) == 0
+    out = kind.folder / "out"
+    names = {path.name for path in out.iterdir() if path.is_dir()}
+    assert names == {"best", "step-10", "step-11"}
+    looks = {
+        int(step): float(loss)
+        for step, _, loss in (row.split(",") for row in (kind.folder / "log").read_text().split())
+        if loss and step != "step"
+    }
+    assert set(looks) == {2, 4, 6, 8, 10, 11}
+    best = kind.load("out/best")
+    assert best.position["step"] == min(looks, key=looks.__getitem__)
+    last = [kind.load(f"out/step-{step}").model.state_dict() for step in (10, 11)]
+    for name, mean in kind.load("out").model.state_dict().items():
+        assert torch.equal(mean, torch.stack([own[name] for own in last]).mean(0))
+    # Each is a checkpoint like any other: a training goes on from it.
+    start = f"--continue-from={out / 'best'}"
+    assert kind.train("data", "next", start, "--steps=1") == 0
+    assert kind.train("data", "bad", "--steps=1", "--keep-last=-1") == 1
+    assert "--keep-last: expected 0 or more, got -1" in capsys.readouterr().err
+
+
 def test_texts_known_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,10 @@ def test_the_constraints_of_the_search(
     long = shown("--min-length=9", "--max-length=10", "--no-repeat-ngram=1").split(" ")
     assert 8 <= len(long) == len(set(long))
     assert shown("--max-length=1000000000", "--beam-size=1").split(" ")
+    assert shown("--max-length=1000000000", "--length-penalty=0").split(" ")
+    # The divisor of so long a translation makes every hypothesis look promising, for ever.
+    assert main(["translate", "run", model, "--max-length=1000000000"]) == 1
+    assert "expected at most 10,000 with stop 'exact'" in capsys.readouterr().err
     drawn = ["--sample", "--temperature=3", "--n-best=2"]
     assert shown(*drawn) == shown(*drawn) != shown(*drawn, "--seed=1")
     assert shown("--sample", "--top-k=1") == shown("--beam-size=1")

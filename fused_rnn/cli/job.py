@@ -43,8 +43,9 @@ from ..text import (
 from ..text.batches import least_tokens
 from ..text.reading import refuse_pipe
 from .interruption import interruption
-from .options import read_held_out
+from .options import Saving, read_held_out
 from .pictures import refuse_unwritable
+from .snapshots import Snapshots
 
 PICTURE = "curves.png"
 # Corpora that are texts, not pairs.
@@ -171,30 +172,30 @@ def describe(job: Job) -> str:
     )
 
 
-def run(job: Job, folder: Path, *, save_every: int = 200, log: str | None = None) -> bool:
+def run(job: Job, folder: Path, saving: Saving | None = None) -> bool:
     """Trains to the end, or to Ctrl-C, saving checkpoints; returns whether it was the end."""
-    save = partial(save_language_model, folder, job.codec, job.trainer, asdict(job.data))
-    return run_training(job.trainer, job.held_out, save, folder, save_every=save_every, log=log)
+
+    def save(place: Path) -> None:
+        save_language_model(place, job.codec, job.trainer, asdict(job.data))
+
+    return run_training(job.trainer, job.held_out, save, folder, saving or Saving())
 
 
 def run_training(
     trainer: Training,
     held_out: Any,
-    save: Callable[[], None],
+    save: Callable[[Path], None],
     folder: Path,
-    *,
-    save_every: int,
-    log: str | None = None,
+    saving: Saving,
 ) -> bool:
     """Trains anything to the end, or to Ctrl-C; returns whether it was the end.
 
     Args:
         trainer: goes on from where it is.
         held_out: what to validate on.
-        save: writes a checkpoint.
+        save: writes a checkpoint into a folder.
         folder: of the checkpoint and the picture.
-        save_every: steps.
-        log: file of the losses. Default None: none.
+        saving: when, and what beside it.
 
     Raises:
         OSError: the checkpoint, or the picture drawn at the end, cannot be written.
@@ -202,13 +203,14 @@ def run_training(
     """
     trainer.hold_out(held_out)
     saved = trainer.step
+    snapshots = Snapshots(folder, save, best=saving.keep_best, last=saving.keep_last)
 
     def note() -> None:
         nonlocal saved
-        save()
+        save(folder)
         saved = trainer.step
-        if log is not None and world().main:
-            write_log(Path(log), trainer)
+        if saving.log is not None and world().main:
+            write_log(Path(saving.log), trainer)
 
     with interruption() as asked:
         # Before the first step, so that a folder that cannot be written to costs no time.
@@ -216,7 +218,14 @@ def run_training(
         if world().main:
             refuse_unwritable(folder / PICTURE)
         try:
-            train(trainer, held_out, save=note, save_every=save_every, stop=asked.is_set)
+            train(
+                trainer,
+                held_out,
+                save=note,
+                save_every=saving.save_every,
+                stop=asked.is_set,
+                looked=partial(snapshots.note, trainer),
+            )
         except Diverged as error:
             raise Diverged(
                 f"{error}: {folder} holds step {saved:,}, from which --continue-from {folder} "

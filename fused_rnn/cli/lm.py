@@ -33,6 +33,7 @@ from .options import (
     need,
     recorded,
     refuse_changes,
+    saving_of,
 )
 
 _CHOICES = {
@@ -117,7 +118,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
         text = jobs.text_of(arguments.file, texts)
         job = jobs.start(arguments.file, text, Codec(Vocab(), **codec), options, config, texts)
     jobs.say(jobs.describe(job))
-    if not jobs.run(job, folder, save_every=arguments.save_every, log=arguments.log):
+    if not jobs.run(job, folder, saving_of(arguments)):
         return 130
     result = evaluate(job.trainer.model, job.held_out, skip=job.trainer.never_seen)
     jobs.say(f"Held-out perplexity {result.perplexity:.3f} over {result.predicted:,} tokens")

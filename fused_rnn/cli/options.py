@@ -3,7 +3,7 @@
 
 import argparse
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,17 @@ from ..text import TextError
 
 T = TypeVar("T")
 OTHER_OPTIONS = "; --continue-from goes on with other options"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """When a training is saved, and what is kept beside its newest checkpoint."""
+
+    save_every: int = 200
+    log: str | None = None
+    keep_best: bool = False
+    keep_last: int = 0
+
 
 TRAINING_HELP = {
     "steps": "steps in all, each of a minibatch",
@@ -112,6 +123,18 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log", metavar="CSV", help="file of the losses of all steps, written with each checkpoint"
     )
+    parser.add_argument(
+        "--keep-best",
+        action="store_true",
+        help="keep a checkpoint of the best look at what is held out, in DIR/best",
+    )
+    parser.add_argument(
+        "--keep-last",
+        type=int,
+        metavar="N",
+        default=0,
+        help="keep checkpoints of the last N looks, in DIR/step-<number>",
+    )
 
 
 def check_places(arguments: argparse.Namespace) -> Path:
@@ -119,14 +142,21 @@ def check_places(arguments: argparse.Namespace) -> Path:
 
     Raises:
         CheckpointError: it holds a checkpoint that a new one would replace.
-        ValueError: --save-every is below 1.
+        ValueError: --save-every is below 1, or --keep-last below 0.
     """
     if arguments.save_every < 1:
         raise ValueError(f"--save-every: expected at least 1, got {arguments.save_every}")
+    if arguments.keep_last < 0:
+        raise ValueError(f"--keep-last: expected 0 or more, got {arguments.keep_last}")
     folder = Path(arguments.out)
     if not arguments.resume:
         refuse_occupied(folder)
     return folder
+
+
+def saving_of(arguments: argparse.Namespace) -> Saving:
+    """Returns when a training is saved, as it was asked for."""
+    return Saving(**{field.name: getattr(arguments, field.name) for field in fields(Saving)})
 
 
 def need(*packages: str) -> None:

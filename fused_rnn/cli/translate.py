@@ -3,7 +3,6 @@
 
 import argparse
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +40,7 @@ from .options import (
     need,
     recorded,
     refuse_changes,
+    saving_of,
 )
 from .pair_data import DataOptions, Parts, Place, references_of
 
@@ -145,9 +145,11 @@ def _train_here(arguments: argparse.Namespace) -> int:
         need("sacrebleu")
         job.trainer.judge = job.by_bleu
     jobs.say(_describe(job))
-    save = partial(save_translator, folder, *job.codecs, job.trainer, asdict(job.data))
-    how = {"save_every": arguments.save_every, "log": arguments.log}
-    if not jobs.run_training(job.trainer, job.held_out, save, folder, **how):
+
+    def save(place: Path) -> None:
+        save_translator(place, *job.codecs, job.trainer, asdict(job.data))
+
+    if not jobs.run_training(job.trainer, job.held_out, save, folder, saving_of(arguments)):
         return 130
     final = _final(job)
     jobs.say(f"Held-out perplexity {final:.3f} a token")

@@ -98,9 +98,17 @@ class Training(ABC):
         """Whether the last step has been made, or validation has not improved for too long."""
         if self.step >= self._options.steps:
             return True
+        return 0 < self._options.patience <= self._looks_since_best
+
+    @property
+    def at_best(self) -> bool:
+        """Whether no look at what is held out was better than the last one."""
+        return self._looks_since_best == 0
+
+    @property
+    def _looks_since_best(self) -> int:
         best = min(range(len(self.figures)), key=self.figures.__getitem__, default=0)
-        since = len(self.figures) - 1 - best
-        return 0 < self._options.patience <= since
+        return len(self.figures) - 1 - best
 
     @property
     def units_per_step(self) -> int:
@@ -182,8 +190,7 @@ class Training(ABC):
         self.validations.append((self.step, result.loss_sum / result.predicted))
         loss = self.validations[-1][1]
         self.figures.append(loss if self.judge is None else self.judge(held_out))
-        best = min(range(len(self.figures)), key=self.figures.__getitem__)
-        self._kept.note(self._module, is_best=best == len(self.figures) - 1)
+        self._kept.note(self._module, is_best=self.at_best)
         return result.perplexity
 
     def put_back(self) -> None:
@@ -278,6 +285,7 @@ def train(
     save: Callable[[], None],
     save_every: int = 200,
     stop: Callable[[], bool] = lambda: False,
+    looked: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains to the last step, with a progress bar.
 
@@ -287,6 +295,7 @@ def train(
         save: called every `save_every` steps and at the end, in all processes.
         save_every: default 200.
         stop: looked at after every step; True, in any process, ends the training there, and saves.
+        looked: called after every look at what is held out, in all processes.
 
     Raises:
         Diverged: the loss or the weights are no longer finite numbers; nothing is saved then.
@@ -310,6 +319,7 @@ def train(
             shown["loss"] = f"{trainer.train_step():.3f}"
             if trainer.step == options.steps or trainer.step % options.validate_every == 0:
                 shown["held-out perplexity"] = f"{trainer.validate(held_out):.3f}"
+                looked()
             bar.set_postfix(shown, refresh=False)
             bar.update(size)
             if not trainer.finished and trainer.step % save_every == 0:

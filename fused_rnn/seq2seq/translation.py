@@ -22,6 +22,10 @@ from .search import beam_search
 from .stepping import evaluating
 from .training_options import check_at_least
 
+# With a length's penalty, "exact" ends once the likeliest live hypothesis is as much less likely
+# than the best one as a divisor of the longest says: beyond so many tokens, of a bad model, never.
+_LONGEST_EXACT = 10_000
+
 
 class Draws(NamedTuple):
     """How translations are drawn at random; see `sample`.
@@ -46,8 +50,8 @@ class SearchOptions:
         length_penalty, normalization: as in `beam_search`.
         stop: as there. Default "exact": of a model that is sure of itself, "k" may be given k
             short and unlikely ends before the likeliest translation has come to its own.
-        longest: most tokens of a translation; None: twice those of its source sentence, and ten,
-            behind the prefix. Default None.
+        longest: most tokens of a translation; with "exact" and a length_penalty at most 10,000.
+            None: twice those of its source sentence, and ten, behind the prefix. Default None.
         attention: whether to return where the decoder looked. Default False.
         min_length, no_repeat_ngram: as in `beam_search`. Default 0.
         prefix: what every translation begins with. Default "": anything.
@@ -71,6 +75,16 @@ class SearchOptions:
     ban: tuple[str, ...] = ()
     draws: Draws | None = None
     replace_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        penalized = self.length_penalty > 0 and self.normalization != "none"
+        exact = self.stop == "exact" and self.beam_size > 1 and self.draws is None
+        if penalized and exact and self.longest is not None and self.longest > _LONGEST_EXACT:
+            raise ValueError(
+                f"longest (--max-length): expected at most {_LONGEST_EXACT:,} with stop 'exact' "
+                f"and a length penalty, got {self.longest:,}: the search would hardly end; stop "
+                "'k' has no such limit"
+            )
 
 
 class Candidate(NamedTuple):
