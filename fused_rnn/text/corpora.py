@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-import urllib.request
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +68,7 @@ def corpus(name: str, folder: str | Path | None = None) -> Path:
         ValueError: there is no corpus of this name.
         TextError: the file there, or what was downloaded, is not the one expected; or it cannot
             be downloaded. The message says what to do.
+        ModuleNotFoundError: it is to be downloaded, and the `pooch` package is not installed.
     """
     if name not in CORPORA:
         raise ValueError(f"name: expected one of {sorted(CORPORA)}, got {name!r}")
@@ -79,7 +77,7 @@ def corpus(name: str, folder: str | Path | None = None) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            got = _extract(_download(wanted, path, Path(scratch)), wanted.member)
+            got = _fetched(wanted, path, Path(scratch))
             _check(got, wanted.file_sha1)
             os.replace(got, path)
     _check(path, wanted.file_sha1)
@@ -93,26 +91,23 @@ def python_topics() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def _download(wanted: Corpus, path: Path, scratch: Path) -> Path:
-    got = scratch / "download"
+def _fetched(wanted: Corpus, path: Path, scratch: Path) -> Path:
+    import pooch
+
+    unzip = None if wanted.member is None else pooch.Unzip(members=[wanted.member])
+    patient = pooch.HTTPDownloader(timeout=_TIMEOUT)
     try:
-        with urllib.request.urlopen(wanted.url, timeout=_TIMEOUT) as answer, open(got, "wb") as out:
-            shutil.copyfileobj(answer, out)
-    except OSError as error:
+        got = pooch.retrieve(
+            wanted.url, f"sha1:{wanted.sha1}", path=scratch, processor=unzip, downloader=patient
+        )
+    # The latter, if what comes has another digest.
+    except (OSError, ValueError) as error:
         raise TextError(
             f"{wanted.url}: cannot be downloaded ({error}). Without a network, put the file "
             f"{wanted.file} at {path}, or name a folder that holds it with the environment "
             "variable FUSED_RNN_DATA"
         ) from None
-    _check(got, wanted.sha1)
-    return got
-
-
-def _extract(path: Path, member: str | None) -> Path:
-    if member is None:
-        return path
-    with zipfile.ZipFile(path) as archive:
-        return Path(archive.extract(member, path.parent))
+    return Path(got if unzip is None else got[0])
 
 
 def _check(path: Path, sha1: str) -> None:
