@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Peers in searching with a recurrent network: the file of `bench.search` that imports them."""
+"""Peers in searching with a recurrent network: the file of `bench.search` that imports them.
+
+Of OpenNMT-py and speechbrain the searches alone are wanted, and none of what their packages
+require: `pip install --no-deps opennmt-py speechbrain`.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +151,8 @@ def _joeynmt(setting: Setting) -> Search:
 def _opennmt(setting: Setting) -> Search:
     """OpenNMT-py's `BeamSearch` and `GreedySearch`, driven as its translator drives them."""
     _bare("onmt", "onmt.translate", "onmt.utils")
-    beam, greedy = (_imported(f"onmt.translate.{name}_search") for name in ("beam", "greedy"))
+    beam = _imported("onmt.translate.beam_search")
+    greedy = _imported("onmt.translate.greedy_search")
     model = setting.model
     own: dict[str, Any] = {
         "pad": setting.pad,

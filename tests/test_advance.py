@@ -10,10 +10,8 @@ import torch
 from cases import need
 from torch import Tensor
 
-from fused_rnn import ops
-from fused_rnn.selection import Best
-from fused_rnn.seq2seq import advance, rowwise
-from fused_rnn.seq2seq.advance import Tally
+from fused_rnn import ops, selection
+from fused_rnn.selection import Advanced, Best, Notes, Outlived, Tally
 from fused_rnn.seq2seq.beams import Beams
 
 B, T, EOS = 6, 3, 1
@@ -40,9 +38,9 @@ def live_of(rows: int) -> Tensor:
     return live.masked_fill(torch.rand(B, rows) < 0.2, -math.inf)
 
 
-def noted(K: int) -> tuple[Tally, Beams]:
+def noted(K: int) -> tuple[Tally, Notes]:
     tally = Tally(torch.randint(K + 1, (B,)), torch.zeros((), dtype=torch.bool))
-    return tally, Beams.empty(T, B, K, torch.device("cpu"))
+    return tally, Beams.empty(T, B, K, torch.device("cpu")).notes
 
 
 @pytest.mark.parametrize("width", ["first", "later"])
@@ -53,19 +51,18 @@ def test_advance(width: str, K: int, each: int, eos: int | None) -> None:
     for case in range(30):
         found, live = drawn(B * W, each, even=case % 2 == 0), live_of(W)
         results = []
-        tally, beams = noted(K)
-        for function in (ops_advance, advance._advance):
-            own = Tally(*(part.clone() for part in tally))
-            notes = beams._replace(**{n: getattr(beams, n).clone() for n in beams._fields[:-1]})
+        tally, empty = noted(K)
+        for function in (ops_advance, selection._advance):
+            own, notes = (type(whole)(*(t.clone() for t in whole)) for whole in (tally, empty))
             after = function(found, live, own, notes, case % T, eos, case % 3 > 0)
             results.append((after, own, notes))
         judge(*results, step=case % T)
 
 
 def ops_advance(
-    found: Best, live: Tensor, tally: Tally, beams: Beams, step: int, *rest: Any
-) -> advance.Advanced:
-    return advance.Advanced(*ops.advance(*found, live, *tally, *beams[:-1], step, *rest))
+    found: Best, live: Tensor, tally: Tally, notes: Notes, step: int, *rest: Any
+) -> Advanced:
+    return Advanced(*ops.advance(*found, live, *tally, *notes, step, *rest))
 
 
 def judge(one: Any, other: Any, *, step: int) -> None:
@@ -92,10 +89,10 @@ def judge(one: Any, other: Any, *, step: int) -> None:
 def test_outlive(eos: int | None, limited: bool) -> None:
     for _ in range(30):
         found, limits = drawn(B, 1, even=False), torch.randint(1, 4, (B,)) if limited else None
-        given = (torch.rand(B) < 0.7, torch.rand(B) < 0.8, torch.randint(3, (B,)), limits)
+        before = Outlived(torch.rand(B) < 0.7, torch.rand(B) < 0.8, torch.randint(3, (B,)))
         flags = [torch.zeros((), dtype=torch.bool) for _ in range(2)]
-        ours = ops.outlive(*found, *given, flags[0], eos)
-        theirs = rowwise._outlived_by_pytorch(found, *given, flags[1], eos)
+        ours = ops.outlive(*found, *before, limits, flags[0], eos)
+        theirs = selection._outlive(found, before, limits, flags[1], eos)
         pairs = zip((*ours, flags[0]), (*theirs, flags[1]), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -103,7 +100,7 @@ def test_outlive(eos: int | None, limited: bool) -> None:
 VALUES, PLACES, PEAKS = torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4)
 GIVEN = (VALUES, PLACES, PEAKS, torch.zeros(2, 2))
 ROWS = (PEAKS > 0, PEAKS > 0)
-BEAMS = Beams.empty(T, 2, 2, torch.device("cpu"))[:-1]
+NOTES = Beams.empty(T, 2, 2, torch.device("cpu")).notes
 TALLY = (torch.zeros(2, dtype=torch.int64), torch.zeros((), dtype=torch.bool))
 
 
@@ -114,11 +111,11 @@ TALLY = (torch.zeros(2, dtype=torch.int64), torch.zeros((), dtype=torch.bool))
         (lambda: ops.best(VALUES, 4, None), "k: expected 1 to 3, got 4"),
         (lambda: ops.best(VALUES, 1, torch.tensor([3])), "excluded: expected columns from 0 to 2"),
         (lambda: ops.best(VALUES, 1, PEAKS), "excluded: expected dtype Long"),
-        (lambda: ops.advance(*GIVEN, *TALLY, *BEAMS, T, 1, True), "step: expected 0 to 2, got 3"),
-        (lambda: ops.advance(*GIVEN, *TALLY, *BEAMS, -1, 1, True), "step: expected 0 to 2"),
-        (lambda: ops.advance(*GIVEN[:3], PEAKS, *TALLY, *BEAMS, 0, 1, True), "expected 2, 2 and 3"),
+        (lambda: ops.advance(*GIVEN, *TALLY, *NOTES, T, 1, True), "step: expected 0 to 2, got 3"),
+        (lambda: ops.advance(*GIVEN, *TALLY, *NOTES, -1, 1, True), "step: expected 0 to 2"),
+        (lambda: ops.advance(*GIVEN[:3], PEAKS, *TALLY, *NOTES, 0, 1, True), "expected 2, 2 and 3"),
         (
-            lambda: ops.advance(VALUES[1:], *GIVEN[1:], *TALLY, *BEAMS, 0, 1, True),
+            lambda: ops.advance(VALUES[1:], *GIVEN[1:], *TALLY, *NOTES, 0, 1, True),
             "values: expected shape .4, 3., got .3, 3.",
         ),
         (

@@ -9,19 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..selection import Notes
 from .constraints import Constraints
 from .hypotheses import Hypotheses, Normalizer
 
 
 class Beams(NamedTuple):
-    """All that the steps noted: T steps of K live hypotheses and of K that may have ended."""
+    """All that the steps noted."""
 
-    tokens: Tensor  # (T, B, K)
-    parents: Tensor  # (T, B, K), place among the live ones a step earlier
-    gains: Tensor  # (T, B, K), log-probability of the token
-    ended: Tensor  # (T, B, K), log-probability of what finished, -inf elsewhere
-    end_parents: Tensor  # (T, B, K)
-    end_gains: Tensor  # (T, B, K)
+    notes: Notes
     attention: list[Tensor]  # of each step, (B, K, S)
 
     @classmethod
@@ -35,18 +31,15 @@ class Beams(NamedTuple):
         def logs() -> Tensor:
             return torch.full(shape, -torch.inf, dtype=torch.float32, device=device)
 
-        return cls(numbers(), numbers(), logs(), logs(), numbers(), logs(), [])
+        notes = Notes(numbers(), numbers(), logs(), logs(), numbers(), logs())
+        return cls(notes, [])
 
     def roomier(self) -> Beams:
         """Returns the same with room for twice the steps."""
-        steps, sentences, size = self.tokens.shape
-        more = Beams.empty(steps, sentences, size, self.tokens.device)
-        both = {name: torch.cat((getattr(self, name), getattr(more, name))) for name in KEPT}
-        return self._replace(**both)  # type: ignore[arg-type]
-
-
-# What is written at each step, into tensors.
-KEPT = Beams._fields[:-1]
+        steps, sentences, size = self.notes.tokens.shape
+        more = Beams.empty(steps, sentences, size, self.notes.tokens.device)
+        both = (torch.cat(pair) for pair in zip(self.notes, more.notes, strict=True))
+        return self._replace(notes=Notes(*both))
 
 
 def traced(
@@ -70,7 +63,7 @@ def traced(
     """
     B, K = live.shape
     # Time before place: of equal scores, the one that ended first.
-    logs = beams.ended[:steps].transpose(0, 1).flatten(1)  # (B, steps * K)
+    logs = beams.notes.ended[:steps].transpose(0, 1).flatten(1)  # (B, steps * K)
     lengths = torch.arange(1, steps + 1, device=logs.device).repeat_interleave(K).expand(B, -1)
     at_end = torch.full_like(live, steps, dtype=torch.int64)
     if own.limits.each is not None:
@@ -88,9 +81,9 @@ def traced(
     finished = (order < steps * K) & reached
     lengths = all_lengths.gather(1, order).masked_fill(~reached, 0)
     # Finished: the parent of its end; unfinished: its own place at its last step.
-    parents = beams.end_parents[:steps].transpose(0, 1).flatten(1)
+    parents = beams.notes.end_parents[:steps].transpose(0, 1).flatten(1)
     nodes = torch.cat((parents, torch.arange(K, device=logs.device).expand(B, -1)), 1)
-    gains = beams.end_gains[:steps].transpose(0, 1).flatten(1)
+    gains = beams.notes.end_gains[:steps].transpose(0, 1).flatten(1)
     end_gains = torch.cat((gains, live), 1).gather(1, order)
     tokens, each, seen = _path(
         beams, nodes.gather(1, order), lengths, finished, end_gains, steps, own
@@ -116,13 +109,13 @@ def _path(
     places = nodes.new_empty(steps + 1, *nodes.shape)
     places[steps] = nodes
     for step in reversed(range(steps)):
-        nodes = torch.where(inside[step], beams.parents[step].gather(1, nodes), nodes)
+        nodes = torch.where(inside[step], beams.notes.parents[step].gather(1, nodes), nodes)
         places[step] = nodes
     here = places[1:]
-    tokens = beams.tokens[:steps].gather(2, here).masked_fill(~inside, own.pad)
+    tokens = beams.notes.tokens[:steps].gather(2, here).masked_fill(~inside, own.pad)
     if own.eos is not None:
         tokens.masked_fill_(at_end, own.eos)
-    gains = beams.gains[:steps].gather(2, here).masked_fill(~inside, 0)
+    gains = beams.notes.gains[:steps].gather(2, here).masked_fill(~inside, 0)
     gains = torch.where(at_end, end_gains, gains)
     width = own.max_length if own.limits.each is None else steps
     seen = None

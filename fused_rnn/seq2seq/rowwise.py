@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import native, ops
-from ..selection import Best
+from ..selection import Outlived, outlive
 from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer, sum_in_order
-from .stepping import Stepper, broken
+from .stepping import Stepper
 
 # Steps that there is room for at first; searches that go on get more.
 FIRST_STEPS = 256
@@ -26,9 +25,7 @@ class _Rows(NamedTuple):
 
     tokens: Tensor  # (N,)
     state: Any
-    alive: Tensor  # rows whose next token is their own, bool, (N,)
-    reached: Tensor  # rows that have run into no dead end, bool, (N,)
-    lengths: Tensor  # (N,)
+    grown: Outlived
 
 
 class _Drawn(NamedTuple):
@@ -71,7 +68,7 @@ def one_by_one(
     if limits is not None:
         limits = limits.to(tokens.device).repeat_interleave(each)
     alive = torch.ones_like(tokens, dtype=torch.bool)
-    rows = _Rows(tokens, state, alive, alive, torch.zeros_like(tokens))
+    rows = _Rows(tokens, state, Outlived(alive, alive, torch.zeros_like(tokens)))
     seen: list[Tensor] = []
     graph: Captured[_Rows, _Drawn] | None = None
     captured_from = growth(stepper).captured_from
@@ -92,9 +89,9 @@ def one_by_one(
             seen.append(one.attention if graph is None else one.attention.clone())
         stopped = watch is not None and watch(one.tokens)
         looks = stopped or (step + 1) % check_every == 0 or step + 1 == own.max_length
-        if looks and (not stepper.any_left(rows.alive) or stopped):
+        if looks and (not stepper.any_left(rows.grown.alive) or stopped):
             break
-    lengths = rows.lengths * rows.reached
+    lengths = rows.grown.lengths * rows.grown.reached
     width = own.max_length if limits is None else step + 1
     found = (_rows(drawn, width, own.pad), _rows(gains, width, 0), lengths, step + 1, seen)
     return _gathered(*found, stepper, normalizer)
@@ -117,42 +114,9 @@ def _grown(
     given = (rows.tokens, rows.state, step, history)
     found, state = stepper.best(*given, 1) if draw is None else stepper.drawn(*given, draw)
     tokens, gains = found.indices.squeeze(1), found.values.squeeze(1)
-    grown = _outlived(found, rows, stepper, limits)
-    return _Rows(tokens, state, *grown), _Drawn(tokens, gains, stepper.attention)
-
-
-def _outlived(
-    found: Best, rows: _Rows, stepper: Stepper, limits: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which rows live on, which have reached something, and their lengths, after a step's choice.
-
-    On the CPU a kernel of this package answers, elsewhere PyTorch.
-    """
-    eos, before = stepper.constraints.eos, (rows.alive, rows.reached, rows.lengths)
-    if rows.alive.device.type == "cpu" and native.why_unavailable() is None:
-        return ops.outlive(*found, *before, limits, stepper.broken, eos)
-    return _outlived_by_pytorch(found, *before, limits, stepper.broken, eos)
-
-
-def _outlived_by_pytorch(
-    found: Best,
-    alive: Tensor,
-    reached: Tensor,
-    lengths: Tensor,
-    limits: Tensor | None,
-    any_broken: Tensor,
-    eos: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    any_broken.logical_or_(broken(found.peaks, alive))
-    possible = (found.values.squeeze(1) > -torch.inf) & found.peaks.isfinite()
-    reached = reached & (possible | ~alive)
-    alive = alive & possible
-    lengths = lengths + alive
-    if eos is not None:
-        alive = alive & (found.indices.squeeze(1) != eos)
-    if limits is not None:
-        alive = alive & (lengths < limits)
-    return alive, reached, lengths
+    eos = stepper.constraints.eos
+    grown = outlive(found, rows.grown, limits, stepper.broken, eos)
+    return _Rows(tokens, state, grown), _Drawn(tokens, gains, stepper.attention)
 
 
 def _gathered(

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..selection import Best
-from .advance import Tally, advance
-from .beams import KEPT, Beams, traced
+from ..selection import Best, Notes, Tally, advance
+from .beams import Beams, traced
 from .constraints import Constraints, Limits
 from .graphs import Captured, growth
 from .hypotheses import Hypotheses, Normalizer
@@ -161,7 +160,7 @@ class _Search:
         self.beams = Beams.empty(room, self.B, size, rows.device)
         ended = torch.zeros(self.B, dtype=torch.int64, device=rows.device)
         self.tally = Tally(ended, stepper.broken)
-        nothing = self.beams.ended[0]
+        nothing = self.beams.notes.ended[0]
         # The best scores so far; only the exact rule looks at them.
         self.best = nothing[:, :n_best].clone()
         self.cut = None
@@ -178,7 +177,7 @@ class _Search:
         captured_from = growth(stepper, alike=not self.exact).captured_from
         steps = 0
         for step in range(own.max_length):
-            if step == len(self.beams.tokens):
+            if step == len(self.beams.notes.tokens):
                 self.beams = self.beams.roomier()
             if step == captured_from:
                 graph = self._captured(tokens, state, step)
@@ -201,7 +200,7 @@ class _Search:
     def _captured(self, tokens: Tensor, state: Any, step: int) -> _Graph:
         """This step and all behind it as a CUDA graph, which notes into beams of one step."""
         own = self.beams
-        one = own._replace(**{name: getattr(own, name)[:1].clone() for name in KEPT}, attention=[])
+        one = Beams(Notes(*(part[:1].clone() for part in own.notes)), [])
 
         def body(carried: _Carried) -> tuple[_Carried, Beams]:
             self.beams, self.live, self.cut = one, carried.live, carried.cut
@@ -220,8 +219,8 @@ class _Search:
 
     def _note(self, one: Beams, step: int) -> None:
         """Keeps what a replay noted."""
-        for name in KEPT:
-            getattr(self.beams, name)[step] = getattr(one, name)[0]
+        for kept, new in zip(self.beams.notes, one.notes, strict=True):
+            kept[step] = new[0]
         self.beams.attention.extend(look.clone() for look in one.attention)
 
     def _advance(self, found: Best, step: int) -> tuple[Tensor, Tensor]:
@@ -231,7 +230,7 @@ class _Search:
             look = self.stepper.attention.unflatten(0, (self.B, -1))
             beams.attention.append(look.expand(-1, self.K, -1))
         self.live, rows, tokens = advance(
-            found, self.live, self.tally, beams, step, eos=eos, retire=not self.exact
+            found, self.live, self.tally, beams.notes, step, eos=eos, retire=not self.exact
         )
         if self.exact and eos is not None:
             self._retire(step)
@@ -244,7 +243,7 @@ class _Search:
 
     def _retire(self, step: int) -> None:
         """Lets the live hypotheses of sentences die that cannot come to score better."""
-        scores = self.normalizer.score_at(self.beams.ended[step], step + 1)
+        scores = self.normalizer.score_at(self.beams.notes.ended[step], step + 1)
         scores = torch.cat((self.best, scores), 1)
         self.best = scores.sort(dim=1, descending=True).values[:, : self.n_best]
         if step + 1 == self.stepper.constraints.max_length:

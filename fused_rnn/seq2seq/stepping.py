@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..selection import Best, LogProbs, best, log_softmax, top
+from ..selection import Best, LogProbs, best, broken, log_softmax, top
 from .constraints import Constraints, ban_repeated
 from .interfaces import Steps, attention_of
 
@@ -236,12 +236,6 @@ class Stepper:
             log_probs.masked_fill_(~free.unsqueeze(1), -torch.inf)
             log_probs.scatter_(1, forced, kept)
         return LogProbs(log_probs, peaks)
-
-
-def broken(peaks: Tensor, alive: Tensor) -> Tensor:
-    """Returns whether logits of rows that matter, bool, (N,), are no numbers, by their peaks."""
-    # NaN is not below infinity, either.
-    return (alive & ~(peaks < torch.inf)).any()
 
 
 def parts(state: Any) -> Iterator[Any]:
