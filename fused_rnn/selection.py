@@ -96,16 +96,6 @@ def top(values: Tensor, k: int) -> Top:
     return _top(values, k)
 
 
-def likeliest(values: Tensor) -> Tensor:
-    """Returns where the largest of each row of values, float32, (N, V), is, (N,).
-
-    Of equal values it is the first.
-    """
-    if _has_kernel(values):
-        return ops.top(values, 1)[1].squeeze(1)
-    return values.argmax(-1)
-
-
 def best(logits: Tensor, k: int, excluded: Tensor | None = None) -> Best:
     """Returns the k largest log-probabilities of each row of logits, float32, (N, V).
 

@@ -69,7 +69,6 @@ SIZES = pytest.mark.parametrize(
 def test_top_is_a_stable_sort(instruction_set: str, size: int, k: int) -> None:
     for values in rows(size):
         judge_top(values, k, selection.top(values, k))
-        assert torch.equal(selection.likeliest(values), values.argmax(-1))
     broken = selection.top(torch.full((2, size), math.nan), k)
     assert bool((broken.indices < size).all())
 
