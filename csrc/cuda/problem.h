@@ -36,6 +36,9 @@ struct Recurrence {
   const void* c0;          // (N, B, H) or null
   // Neighbouring units of every tensor lie in one aligned word: H is even, addresses are too.
   bool paired;
+  // In memory of the host, zero: a block whose wait ran out sets it, the other waits of the launch
+  // give up where they find it set. Read and written with the scope of the system.
+  int* stuck;
 };
 
 struct Forward : Recurrence {
