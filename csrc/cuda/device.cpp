@@ -5,16 +5,24 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 
+#include <cstring>
+
 #include "../check.h"
 
 namespace fused_rnn {
 namespace cuda {
 namespace {
 
+void check_status(cudaError_t status) {
+  if (status == cudaSuccess) return;
+  // Else the next launch would report it.
+  cudaGetLastError();
+  FUSED_RNN_CHECK(false, "device: ", cudaGetErrorString(status));
+}
+
 int attribute(cudaDeviceAttr which, int32_t index) {
   int value = 0;
-  const cudaError_t status = cudaDeviceGetAttribute(&value, which, index);
-  FUSED_RNN_CHECK(status == cudaSuccess, "device: ", cudaGetErrorString(status));
+  check_status(cudaDeviceGetAttribute(&value, which, index));
   return value;
 }
 
@@ -34,6 +42,19 @@ StreamHandle current_stream(int32_t index) {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
   return stream;
+}
+
+int* shared_with_device(int count) {
+  void* words = nullptr;
+  // Nothing is queued, so that it may be while a graph is captured.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  check_status(cudaThreadExchangeStreamCaptureMode(&mode));
+  const cudaError_t status =
+      cudaHostAlloc(&words, count * sizeof(int), cudaHostAllocMapped | cudaHostAllocPortable);
+  check_status(cudaThreadExchangeStreamCaptureMode(&mode));
+  check_status(status);
+  std::memset(words, 0, count * sizeof(int));
+  return static_cast<int*>(words);
 }
 
 CurrentDevice::CurrentDevice(int32_t index) {

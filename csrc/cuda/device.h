@@ -19,6 +19,8 @@ int32_t device_type();
 bool on_device(const Tensor& tensor);
 Device device_sizes(int32_t index);
 StreamHandle current_stream(int32_t index);
+// Zeros that the host and every device read and write in place, for as long as the process lives.
+int* shared_with_device(int count);
 
 // Makes a device the current one while it lives.
 class CurrentDevice {

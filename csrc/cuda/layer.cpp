@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "passes.h"
+#include "stuck.h"
 #include "tensors.h"
 
 namespace fused_rnn {
@@ -13,6 +14,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
     std::vector<int64_t> reverse, bool keep_tape, int64_t) {
+  check_stuck();
   const CurrentDevice guard(x.get_device_index());
   Layer layer(x, h0, c0, weights, lengths, resets, cell, reverse);
   const Sizes& s = layer.sizes;
@@ -47,6 +49,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
     std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
     bool need_dweights, int64_t) {
+  check_stuck();
   const CurrentDevice guard(x.get_device_index());
   Layer layer(x, h0, c0, weights, lengths, resets, cell, reverse);
   const Sizes& s = layer.sizes;

@@ -3,6 +3,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "record.h"
+#include "stuck.h"
+
 namespace fused_rnn {
 namespace cuda {
 namespace {
@@ -124,74 +127,76 @@ Columns sum_columns(const Layer& layer, const Tensor& dg, const Tensor& partial,
   return sums;
 }
 
-// What is left of a device whose multiprocessors take no cluster of the planned size, as where they
-// were parted among processes.
-Device without_clusters(Device device) {
-  device.cluster = 1;
-  return device;
-}
-
-void forward_on(const Device& device, const Layer& layer, const Forward& p) {
-  const StreamHandle stream = current_stream(layer.device);
-  const Plan plan = make_plan(layer.sizes, device, false);
+// Null, or what went wrong.
+const char* launch_forward(const Plan& plan, const Layer& layer, const Forward& p,
+                           StreamHandle stream) {
   switch (plan.tier) {
     case Tier::kBlock:
-      return check_launch(block_forward(p, stream));
+      return block_forward(p, stream);
     case Tier::kExact:
-      return check_launch(exact_forward(p, plan.rows, stream));
-    case Tier::kCluster: {
-      const char* error = cluster_forward(p, plan.cluster, plan.rows, stream);
-      return error == kTooLarge ? forward_on(without_clusters(device), layer, p)
-                                : check_launch(error);
-    }
-    case Tier::kGrid: {
-      const Shared shared(layer, plan, 1);
-      const char* error = grid_forward(p, shared.exchange, stream);
-      // Another process or a debugger may hold multiprocessors back.
-      return error == kTooLarge ? library_forward(layer, p, stream) : check_launch(error);
-    }
+      return exact_forward(p, plan.rows, stream);
+    case Tier::kCluster:
+      return cluster_forward(p, plan.cluster, plan.rows, stream);
+    case Tier::kGrid:
+      return grid_forward(p, Shared(layer, plan, 1).exchange, stream);
     default:
-      return library_forward(layer, p, stream);
+      library_forward(layer, p, stream);
+      return nullptr;
   }
 }
 
-void backward_on(const Device& device, const Layer& layer, const Backward& p) {
-  const StreamHandle stream = current_stream(layer.device);
-  const Plan plan = make_plan(layer.sizes, device, true);
+const char* launch_backward(const Plan& plan, const Layer& layer, const Backward& p,
+                            StreamHandle stream) {
   switch (plan.tier) {
     case Tier::kBlock:
-      return check_launch(block_backward(p, stream));
+      return block_backward(p, stream);
     case Tier::kExact:
-      return check_launch(exact_backward(p, plan.rows, stream));
-    case Tier::kCluster: {
-      const char* error = cluster_backward(p, plan.cluster, plan.rows, stream);
-      return error == kTooLarge ? backward_on(without_clusters(device), layer, p)
-                                : check_launch(error);
-    }
+      return exact_backward(p, plan.rows, stream);
+    case Tier::kCluster:
+      return cluster_backward(p, plan.cluster, plan.rows, stream);
     case Tier::kGrid: {
       const Shared shared(layer, plan, layer.G);
-      const bool clusters = plan.cluster > 1;
-      const char* error = clusters ? grid_cluster_backward(p, shared.exchange, plan.cluster, stream)
-                                   : grid_backward(p, shared.exchange, stream);
-      if (error != kTooLarge) return check_launch(error);
-      // Another process or a debugger may hold multiprocessors back.
-      return clusters ? backward_on(without_clusters(device), layer, p)
-                      : library_backward(layer, p, stream);
+      return plan.cluster > 1 ? grid_cluster_backward(p, shared.exchange, plan.cluster, stream)
+                              : grid_backward(p, shared.exchange, stream);
     }
     default:
-      return library_backward(layer, p, stream);
+      library_backward(layer, p, stream);
+      return nullptr;
+  }
+}
+
+// What takes the place of a plan that the device has no room for. Its multiprocessors may take no
+// cluster of the planned size, as where they were parted among processes; or another process or a
+// debugger holds some back.
+Plan smaller_plan(const Plan& plan, const Sizes& sizes, Device& device, bool backward) {
+  device.cluster = 1;
+  return plan.cluster > 1 ? make_plan(sizes, device, backward) : library_plan(kTooLarge);
+}
+
+// Runs a pass by the first plan that the device has room for.
+template <class Pass, class Launch>
+void run(const Layer& layer, Pass p, bool backward, Launch launch) {
+  Device device = device_sizes(layer.device);
+  const StreamHandle stream = current_stream(layer.device);
+  Plan plan = make_plan(layer.sizes, device, backward);
+  while (true) {
+    const bool waits = plan.tier == Tier::kCluster || plan.tier == Tier::kGrid;
+    p.stuck = waits ? stuck_word(layer.sizes, plan.tier, backward, layer.device) : nullptr;
+    const char* error = launch(plan, layer, p, stream);
+    if (error != kTooLarge) {
+      check_launch(error);
+      return record_run(plan, backward);
+    }
+    record_fall(plan.tier);
+    plan = smaller_plan(plan, layer.sizes, device, backward);
   }
 }
 
 }  // namespace
 
-void run_forward(const Layer& layer, const Forward& p) {
-  forward_on(device_sizes(layer.device), layer, p);
-}
+void run_forward(const Layer& layer, const Forward& p) { run(layer, p, false, launch_forward); }
 
-void run_backward(const Layer& layer, const Backward& p) {
-  backward_on(device_sizes(layer.device), layer, p);
-}
+void run_backward(const Layer& layer, const Backward& p) { run(layer, p, true, launch_backward); }
 
 Tensor input_grads(const Layer& layer, const Tensor& dg) {
   const Sizes& s = layer.sizes;

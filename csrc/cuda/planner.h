@@ -177,16 +177,27 @@ inline Plan make_plan(const Sizes& s, const Device& device, bool backward) {
   return plan.tier == Tier::kCluster ? plan : grid_plan(s, device, backward);
 }
 
-inline std::string describe(const Plan& plan) {
-  if (plan.tier == Tier::kLibrary) {
-    return "tier L, a library product and a pointwise launch each step: " + plan.reason;
+inline const char* tier_name(Tier tier) {
+  switch (tier) {
+    case Tier::kGrid:
+      return "tier G";
+    case Tier::kCluster:
+      return "tier C";
+    case Tier::kLibrary:
+      return "tier L";
+    default:
+      return "tier S";
   }
-  const char* tier = plan.tier == Tier::kGrid      ? "tier G, "
-                     : plan.tier == Tier::kCluster ? "tier C, "
-                                                   : "tier S, ";
+}
+
+inline std::string describe(const Plan& plan) {
+  const std::string tier = tier_name(plan.tier);
+  if (plan.tier == Tier::kLibrary) {
+    return tier + ", a library product and a pointwise launch each step: " + plan.reason;
+  }
   const std::string clusters =
       plan.cluster > 1 ? " in clusters of " + std::to_string(plan.cluster) : "";
-  return tier + std::to_string(plan.blocks) + " blocks" + clusters + " of " +
+  return tier + ", " + std::to_string(plan.blocks) + " blocks" + clusters + " of " +
          std::to_string(plan.threads) + " threads, " + std::to_string(plan.rows) + " rows and " +
          kilobytes(plan.shared_bytes) + " of shared memory each: " + plan.reason;
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "../cpu/problem.h"
+#include "launch.h"
 #include "problem.h"
 
 #ifdef __CUDACC__
@@ -278,47 +279,15 @@ struct Launch {
 #ifdef __CUDACC__
 template <class... P>
 const char* launch(void (*kernel)(P...), const Launch& how, Stream stream, P... arguments) {
-  if (how.shared_bytes > 48 * 1024) {
-    const cudaError_t status = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(how.shared_bytes));
-    if (status != cudaSuccess) return cudaGetErrorString(status);
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = how.grid;
-  config.blockDim = how.block;
-  config.dynamicSmemBytes = how.shared_bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  config.attrs = attributes;
-  if (how.cluster > 1) {
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {unsigned(how.cluster), 1, 1};
-    config.numAttrs = 1;
-    // More than 8 blocks are more than every device promises.
-    int clusters = 0;
-    cudaError_t status = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, how.cluster > 8);
-    if (status == cudaSuccess) status = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-    const int blocks = int(how.grid.x * how.grid.y * how.grid.z);
-    const int together = how.cooperative ? blocks : how.cluster;
-    if (status == cudaErrorInvalidClusterSize ||
-        (status == cudaSuccess && clusters * how.cluster < together)) {
-      cudaGetLastError();
-      return cuda::kTooLarge;
-    }
-    if (status != cudaSuccess) return cudaGetErrorString(status);
-  }
-  if (how.cooperative) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
-    attributes[config.numAttrs++].val.cooperative = 1;
-  }
-  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
-  if (status == cudaErrorCooperativeLaunchTooLarge) {
-    // Not one that stays; without this the next launch would report it.
-    cudaGetLastError();
-    return cuda::kTooLarge;
-  }
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+  void* pointers[] = {&arguments...};
+  const cuda::Request request{reinterpret_cast<const void*>(kernel),
+                              {how.grid.x, how.grid.y, how.grid.z},
+                              {how.block.x, how.block.y, how.block.z},
+                              how.shared_bytes,
+                              how.cooperative,
+                              how.cluster,
+                              pointers};
+  return cuda::queue(request, stream);
 }
 #else
 template <class... P>

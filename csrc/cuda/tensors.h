@@ -108,7 +108,8 @@ struct Layer {
                             w_hh.const_data_ptr(),
                             data(h0),
                             data(c0),
-                            H % 2 == 0};
+                            H % 2 == 0,
+                            nullptr};
     for (int64_t n = 0; n < N; ++n) recurrence.reverse |= uint64_t(reverse[n] != 0) << n;
     for (const void* pointer : {recurrence.w_hh, recurrence.h0, recurrence.c0}) align(pointer);
   }

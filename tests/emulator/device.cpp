@@ -18,6 +18,8 @@ Device device_sizes(int32_t) { return emulator::emulated_device; }
 
 StreamHandle current_stream(int32_t) { return nullptr; }
 
+int* shared_with_device(int count) { return new int[count](); }
+
 CurrentDevice::CurrentDevice(int32_t) : guard_(nullptr) {}
 CurrentDevice::~CurrentDevice() {}
 

@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../../csrc/cuda/layer.h"
+#include "../../csrc/cuda/record.h"
+#include "../../csrc/cuda/stuck.h"
 #include "machine.h"
 #include "settings.h"
 
@@ -30,6 +32,20 @@ EXPORTED void emulator_set_schedule(uint64_t seed) { machine.options.seed = seed
 EXPORTED void emulator_plant(int fault, int site) {
   machine.options.fault = Fault(fault);
   machine.options.fault_site = site;
+}
+
+// The text lives until the next call.
+EXPORTED const char* emulator_last_plan(int backward) {
+  static std::string text;
+  text = fused_rnn::cuda::last_plan(backward != 0);
+  return text.c_str();
+}
+EXPORTED int64_t emulator_fallbacks(const char* tier) { return fused_rnn::cuda::fallbacks()[tier]; }
+
+// Sets the word of a kind of launch, as a kernel does whose wait ran out.
+EXPORTED void emulator_strand(int steps, int batch, int recurrences, int hidden, int backward) {
+  fused_rnn::cuda::Sizes sizes{steps, batch, recurrences, hidden};
+  *fused_rnn::cuda::stuck_word(sizes, fused_rnn::cuda::Tier::kGrid, backward != 0, 0) = 1;
 }
 
 // Of the last launch.

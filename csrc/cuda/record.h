@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+// What ran: the plan of the last launch of each pass, and the launches that a device had no room
+// for. Of the whole process: backward passes run in threads of PyTorch's own.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "planner.h"
+
+namespace fused_rnn {
+namespace cuda {
+
+void record_run(const Plan& plan, bool backward);
+// As `describe` has it; empty before the first.
+std::string last_plan(bool backward);
+
+void record_fall(Tier tier);
+// How often each tier gave way to another, by its name.
+std::map<std::string, int64_t> fallbacks();
+
+}  // namespace cuda
+}  // namespace fused_rnn
