@@ -88,6 +88,8 @@ class Emulator:
         autograd._register(autograd._LIBRARY, ops.PAIRS[NAME])
         self._library = ctypes.CDLL(path)
         self._library.emulator_bank_conflicts.restype = ctypes.c_uint64
+        self._library.emulator_last_plan.restype = ctypes.c_char_p
+        self._library.emulator_fallbacks.restype = ctypes.c_int64
 
     def use(self, device: Device) -> None:
         """Plans are made for this device from now on."""
@@ -100,6 +102,19 @@ class Emulator:
     def plant(self, fault: Fault, site: int = 0) -> None:
         """Launches have this fault from now on; `site` is which barrier is left out."""
         self._library.emulator_plant(fault.value, site)
+
+    def last_plan(self, *, backward: bool) -> str:
+        """Returns the plan of the last pass that ran."""
+        return bytes(self._library.emulator_last_plan(int(backward))).decode()
+
+    def fallbacks(self, tier: str) -> int:
+        """Returns how often a tier gave way to another."""
+        return int(self._library.emulator_fallbacks(tier.encode()))
+
+    def strand(self, case: Case, *, backward: bool) -> None:
+        """Sets the word of tier G's launches for a case, as a kernel does whose wait ran out."""
+        sizes = (case.steps, case.batch, len(case.reverse), case.hidden)
+        self._library.emulator_strand(*sizes, int(backward))
 
     def barriers(self) -> int:
         """In the source of the last kernel that met any."""
