@@ -40,12 +40,35 @@ def weight_tile(
 
 
 @triton.jit
-def operand_tile(p_rows, m_rows, start, K, SPLIT: tl.constexpr, BLOCK_K: tl.constexpr):
-    """(SPLIT, K, B) of what all programs wrote; past the cache of this processor."""
+def operand_tile(
+    p_rows,  # (B,) of pointers to (K,)
+    m_rows,
+    p_first,  # (B,) of pointers to (K,) too, for the rows of m_first, if there are any
+    m_first,
+    any_first,
+    start,
+    K,
+    SPLIT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """(SPLIT, K, B) of what all programs wrote; past the cache of this processor.
+
+    Two loads, as one through pointers that are chosen from two tensors is beyond Triton for AMD.
+    """
     o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :, None]
     o_k += start
-    m = (o_k < K) & m_rows[None, None, :]
-    return tl.load(p_rows[None, None, :] + o_k, mask=m, other=0.0, cache_modifier=".cg")
+    m_k = o_k < K
+    tile = tl.load(
+        p_rows[None, None, :] + o_k,
+        mask=m_k & m_rows[None, None, :],
+        other=0.0,
+        cache_modifier=".cg",
+    )
+    if p_first is not None:
+        if any_first:
+            m = m_k & m_first[None, None, :]
+            tile = tl.where(m, tl.load(p_first[None, None, :] + o_k, mask=m, other=0.0), tile)
+    return tile
 
 
 @triton.jit
@@ -73,6 +96,9 @@ def gate_products(
     p_w,  # (G, H, K)
     p_rows,  # (B,) of pointers to (K,)
     m_rows,
+    p_first,  # the same of the rows of m_first, where any_first says that there may be some
+    m_first,
+    any_first,
     o_u,
     b,
     H,
@@ -88,7 +114,7 @@ def gate_products(
     """W_g h + b_g, (U, B), for the gates from FIRST to before LAST."""
     out = ()
     if RESIDENT:
-        h = operand_tile(p_rows, m_rows, 0, K, SPLIT, BLOCK_K)
+        h = operand_tile(p_rows, m_rows, p_first, m_first, any_first, 0, K, SPLIT, BLOCK_K)
         for g in tl.static_range(FIRST, LAST):
             out = out + (tl.sum(tl.dot(w[g], h, input_precision="ieee"), 0) + b[g],)
     else:
@@ -96,7 +122,7 @@ def gate_products(
         for _ in tl.static_range(FIRST, LAST):
             sums = sums + (tl.zeros((SPLIT, BLOCK_U, BLOCK_B), tl.float32),)
         for k in range(0, K, SPLIT * BLOCK_K):
-            h = operand_tile(p_rows, m_rows, k, K, SPLIT, BLOCK_K)
+            h = operand_tile(p_rows, m_rows, p_first, m_first, any_first, k, K, SPLIT, BLOCK_K)
             added = ()
             for g in tl.static_range(FIRST, LAST):
                 tile = weight_tile(p_w, o_u, g, k, H, K, False, SPLIT, BLOCK_K)
@@ -129,11 +155,11 @@ def summed_products(
     for g in tl.static_range(FIRST, LAST):
         p_gate = p_rows + (g - FIRST + SLOT) * H
         if RESIDENT:
-            d = operand_tile(p_gate, m_rows, 0, H, SPLIT, BLOCK_K)
+            d = operand_tile(p_gate, m_rows, None, None, False, 0, H, SPLIT, BLOCK_K)
             total = tl.dot(w[g], d, total, input_precision="ieee")
         else:
             for k in range(0, H, SPLIT * BLOCK_K):
-                d = operand_tile(p_gate, m_rows, k, H, SPLIT, BLOCK_K)
+                d = operand_tile(p_gate, m_rows, None, None, False, k, H, SPLIT, BLOCK_K)
                 tile = weight_tile(p_w, o_u, g, k, H, H, True, SPLIT, BLOCK_K)
                 total = tl.dot(tile, d, total, input_precision="ieee")
     return tl.sum(total, 0)

@@ -129,17 +129,20 @@ def grid_forward_kernel(
                 if start == i_g * BLOCK_B:
                     wait(p_count, (stage - begin) * tl.num_programs(0))
             p_rows = p_y + (row + tl.where(backward, rows, -rows)) * H
-            m_rows = seen
+            p_first = None
+            any_first = i == 0
             if p_h0 is not None:
-                p_rows = tl.where(first, p_h0 + state * H, p_rows)
-            else:
-                m_rows = seen & ~first
+                p_first = p_h0 + state * H
+                if p_lengths is not None:
+                    # Backward in time, a row's first step is its own last one.
+                    any_first |= backward
             p_out = p_y + o_row * H + o_u[:, None]
             o_tape = o_row * (S * H) + o_u[:, None]
             is_last = start + tl.num_programs(1) * BLOCK_B >= B
             if CELL != "gru_reset_before":
                 s = gate_products(
-                    *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, G),
+                    *(w, p_w, p_rows, seen & ~first, p_first, seen & first, any_first),
+                    *(o_u, b, H, H, 0, G),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 new_h, new_c, saved = cell_forward(x, s, h, c, CELL)
@@ -150,7 +153,8 @@ def grid_forward_kernel(
                 finish(p_count, is_last, p_tape, o_tape, saved, m_in, H, S)
             elif part == 0:
                 s_rz = gate_products(
-                    *(w, p_w, p_rows, m_rows, o_u, b, H, H, 0, 2),
+                    *(w, p_w, p_rows, seen & ~first, p_first, seen & first, any_first),
+                    *(o_u, b, H, H, 0, 2),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 rz, reset = reset_before_gates(x[0], x[1], s_rz[0], s_rz[1], h)
@@ -160,7 +164,7 @@ def grid_forward_kernel(
             else:
                 p_seen = p_reset + state * H
                 s_n = gate_products(
-                    *(w, p_w, p_seen, inside, o_u, b, H, H, 2, 3),
+                    *(w, p_w, p_seen, inside, None, None, False, o_u, b, H, H, 2, 3),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 z = tl.load(p_z + o_state, mask=m_in, other=0.0)

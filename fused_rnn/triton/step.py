@@ -70,7 +70,21 @@ def step_kernel(
         b_x = load_slots(p_b_ih + o_u[:, None], m_u[:, None], H, G)
         b_h = load_slots(p_b_hh + o_u[:, None], m_u[:, None], H, G)
     x = gate_products(
-        *((), p_w_ih, p_x + row * inputs, inside, o_u, b_x, H, inputs, FIRST, LAST),
+        *(
+            (),
+            p_w_ih,
+            p_x + row * inputs,
+            inside,
+            None,
+            None,
+            False,
+            o_u,
+            b_x,
+            H,
+            inputs,
+            FIRST,
+            LAST,
+        ),
         *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
     )
     zeros = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
@@ -83,12 +97,26 @@ def step_kernel(
         c = tl.where(seen[None, :], start_c, 0.0)
     if PART == 1:
         s = gate_products(
-            *((), p_w_hh, p_reset + row * H, inside, o_u, b_h, H, H, FIRST, LAST),
+            *(
+                (),
+                p_w_hh,
+                p_reset + row * H,
+                inside,
+                None,
+                None,
+                False,
+                o_u,
+                b_h,
+                H,
+                H,
+                FIRST,
+                LAST,
+            ),
             *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
         )
     elif p_h0 is not None:
         s = gate_products(
-            *((), p_w_hh, p_h0 + row * H, seen, o_u, b_h, H, H, FIRST, LAST),
+            *((), p_w_hh, p_h0 + row * H, seen, None, None, False, o_u, b_h, H, H, FIRST, LAST),
             *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
         )
     else:
