@@ -11,10 +11,12 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from cases import CELLS, DTYPES, Case, judge, make, options, run
+from cases import CELLS, DTYPES, Case, Inputs, judge, make, options, run
 from special import judge_rows, rows_of_specials, with_specials
-from triton_interpreter import LIBRARY, programs_together
+from torch import Tensor
+from triton_interpreter import LIBRARY, lost_signal, programs_together
 
+from fused_rnn.ops import PAIRS
 from fused_rnn.testing import assert_within_budget
 from fused_rnn.triton import common, configurations, layer
 from fused_rnn.triton.configurations import Device, Grid
@@ -178,3 +180,42 @@ def test_recurrences_that_do_not_fit_at_once(monkeypatch: pytest.MonkeyPatch) ->
     with programs_together(monkeypatch) as launched:
         grid_run(case, STREAMED, 3, monkeypatch)
     assert launched == [2, 2, 2, 2]
+
+
+def forward_only(case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
+    """y, hn, cn and what is kept."""
+    return PAIRS["triton"].forward(*inputs[:6], case.cell, list(case.reverse), True)
+
+
+def backward_only(case: Case, inputs: Inputs, y: Tensor, tape: Tensor) -> tuple[Tensor, ...]:
+    """dx, dh0 and dc0."""
+    cotangents = (*inputs.cotangents, None)[:3]
+    options, needed = (case.cell, list(case.reverse)), (True, True, False)
+    return PAIRS["triton"].backward(*cotangents, *inputs[:6], y, tape, *options, *needed)[:3]
+
+
+@pytest.mark.parametrize("cell", ["rnn_relu", "gru", "gru_reset_before", "lstm"])
+def test_a_lost_signal_ends_the_wait(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NaN for all that depends on it, and an error of the next call; no other call has any."""
+    case = Case(cell, 3, 2, 6, 20, "fp32")
+    inputs = make(case)
+    monkeypatch.setattr(layer, "choose", lambda *_: RESIDENT)
+    monkeypatch.setattr(configurations, "device_of", lambda device: Device(8, 0))
+    with programs_together(monkeypatch), lost_signal(monkeypatch, 0):
+        y, hn, cn, *_ = forward_only(case, inputs)
+    # The first step needs nobody, but for the textbook GRU's r * h.
+    alone = 0 if cell == "gru_reset_before" else 1
+    assert y[:alone].isfinite().all() and y[alone:].isnan().all() and hn.isnan().all()
+    assert cell != "lstm" or cn.isnan().all()
+    with programs_together(monkeypatch):
+        with pytest.raises(RuntimeError, match="ran out.* NaN: grid_forward, T 3, B 2, N 1, H 20"):
+            forward_only(case, inputs)
+        y, hn, cn, *kept = forward_only(case, inputs)
+        with lost_signal(monkeypatch, 0):
+            dx, dh0, dc0 = backward_only(case, inputs, y, kept[0])
+        dx = dx.flip(0)
+        assert dx[:alone].isfinite().all() and dx[alone:].isnan().all() and dh0.isnan().all()
+        assert cell != "lstm" or dc0.isnan().all()
+        with pytest.raises(RuntimeError, match="ran out.* NaN: grid_backward, T 3, B 2, N 1, H 20"):
+            forward_only(case, inputs)
+        judge(case, run(case, inputs, "triton"), "triton")

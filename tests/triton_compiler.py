@@ -16,8 +16,11 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 CUOBJDUMP = Path(triton.__path__[0], "backends", "nvidia", "bin", "cuobjdump")
-# Bytes of shared memory a program may have: the CUDA programming guide's table of capacities.
-SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Of an MI300.
+AMD = "gfx942"
+# Bytes of shared memory a program may have: the CUDA programming guide's table of capacities, and
+# the local data share of AMD's compute units.
+SHARED: dict[int | str, int] = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, AMD: 64 * 1024}
 
 
 class Figures(NamedTuple):
@@ -32,21 +35,22 @@ class Figures(NamedTuple):
 class _Driver:
     """Answers for a device of one architecture."""
 
-    def __init__(self, architecture: int) -> None:
-        self._target = GPUTarget("cuda", architecture, 32)
+    def __init__(self, architecture: int | str) -> None:
+        amd = architecture == AMD
+        self._target = GPUTarget("hip" if amd else "cuda", architecture, 64 if amd else 32)
 
     def get_current_target(self) -> GPUTarget:
         return self._target
 
     def get_current_device(self) -> int:
-        return self._target.arch
+        return list(SHARED).index(self._target.arch)
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
 
 @contextmanager
-def compile_only(architecture: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def compile_only(architecture: int | str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Launches inside compile their kernel, which is put into the list, and run nothing."""
     compiled: list[Any] = []
     run = JITFunction.run

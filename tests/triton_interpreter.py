@@ -21,9 +21,11 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from fused_rnn import triton as backend
+from fused_rnn.triton import exchange
 
 _Builder = interpreter.InterpreterBuilder
 _create_dot, _patch_lang_tensor = _Builder.create_dot, interpreter._patch_lang_tensor
+_create_atomic_rmw = _Builder.create_atomic_rmw
 
 
 def _widened(operand: Any) -> Any:
@@ -121,3 +123,24 @@ def programs_together(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             yield launched
         finally:
             sys.setswitchinterval(before)
+
+
+@contextmanager
+def lost_signal(monkeypatch: pytest.MonkeyPatch, which: int) -> Iterator[None]:
+    """One signal of a program to the others never arrives, the `which`-th; a wait ends in seconds.
+
+    But not sooner: the others begin later, and are to have the time that they need.
+    """
+    signals = itertools.count()
+
+    def atomic(builder: Any, operation: Any, pointer: Any, value: Any, *rest: Any) -> Any:
+        if value.data.item() == 0:
+            time.sleep(0.01)
+        elif value.data.item() == 1 and next(signals) == which:
+            value = interpreter.TensorHandle(np.zeros_like(value.data), value.dtype)
+        return _create_atomic_rmw(builder, operation, pointer, value, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Builder, "create_atomic_rmw", atomic)
+        patch.setattr(exchange, "POLLS", tl.constexpr(300))
+        yield

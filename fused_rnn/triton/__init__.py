@@ -11,8 +11,10 @@ from ..ops import PAIRS
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # A launch takes their directions as the bits of one number.
 MOST_RECURRENCES = 62
-# Of Triton, and of a device's compute capability.
-_OLDEST = (3, 6)
+# Versions of Triton that build every kernel within its limits: the compiler's choices are its own,
+# and another one's unseen. 2.14 of torch brings the newest.
+_OLDEST, _NEWEST = (3, 6), (3, 8)
+# A device's compute capability.
 OLDEST_CAPABILITY = (8, 0)
 
 
@@ -29,9 +31,14 @@ def why_unavailable() -> str | None:
         import triton
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < _OLDEST:
-        return f"Triton 3.6 or later is needed, {triton.__version__} is installed"
-    return None
+    return _why_not_version(triton.__version__)
+
+
+def _why_not_version(version: str) -> str | None:
+    if _OLDEST <= tuple(int(part) for part in version.split(".")[:2]) <= _NEWEST:
+        return None
+    tested = " to ".join(f"{major}.{minor}" for major, minor in (_OLDEST, _NEWEST))
+    return f"its kernels were tested with Triton {tested}, {version} is installed"
 
 
 def _forward(*arguments: Any) -> Any:

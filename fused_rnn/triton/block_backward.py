@@ -19,6 +19,7 @@ from .common import (
     visit,
 )
 from .configurations import Block
+from .gates import spread
 from .problem import GRADS, SLOTS, Backward, reverse_bits, sizes
 
 
@@ -94,17 +95,22 @@ def block_backward_kernel(
         if CELL == "gru_reset_before":
             dn, dz, direct = reset_before_output_backward(v[1], v[2], h, d)
             d_reset = tl.dot(w[2], dn.to(dtype), input_precision="ieee")
+            d_reset = spread(d_reset, BLOCK_H, BLOCK_B)
             if PADDED:
                 d_reset = tl.where(m_u[:, None], d_reset, 0.0)
             dr, more = reset_before_gates_backward(v[0], h, d_reset)
-            dv, dc_before = (dn, dr, dz), dc
-            through = tl.dot(w[0], dr.to(dtype), direct + more, input_precision="ieee")
-            through = tl.dot(w[1], dz.to(dtype), through, input_precision="ieee")
+            dv, dc_before, direct = (dn, dr, dz), dc, direct + more
+            fed = (dr.to(dtype), dz.to(dtype))
         else:
-            dv, through, dc_before = cell_backward(v, h, c, d, dc, CELL)
+            dv, direct, dc_before = cell_backward(v, h, c, d, dc, CELL)
+            fed = ()
             for g in tl.static_range(G):
                 # The GRU's slots n r z q: its gates r z n meet dr, dz and dq.
-                through = tl.dot(w[g], dv[g + D - G].to(dtype), through, input_precision="ieee")
+                fed = fed + (dv[g + D - G].to(dtype),)
+        sums = tl.zeros((BLOCK_H, BLOCK_B), tl.float32)
+        for g in tl.static_range(2 if CELL == "gru_reset_before" else G):
+            sums = tl.dot(w[g], fed[g], sums, input_precision="ieee")
+        through = direct + spread(sums, BLOCK_H, BLOCK_B)
         store_inside(p_dg + o_row * (D * H) + o_u[:, None], dv, m_in, m, H, D)
         if PADDED:
             # Units past the last keep zeros: sums of infinite gradients would meet all others.

@@ -15,15 +15,37 @@ from .common import (
     visit,
 )
 from .configurations import Block
+from .gates import apart, gate_rows, spread
 from .problem import SLOTS, Forward, reverse_bits, sizes
 
 
 @triton.jit
-def recurrent_sums(w, h, b, FIRST: tl.constexpr, LAST: tl.constexpr):
+def gates_matrix(p_w, H, FIRST: tl.constexpr, LAST: tl.constexpr, BLOCK_H: tl.constexpr):
+    """(H*P, H) of the gates from FIRST to before LAST, of each unit side by side."""
+    o_u, gate = gate_rows(0, LAST - FIRST, BLOCK_H)
+    o_k = tl.arange(0, BLOCK_H)[None, :]
+    m = ((o_u < H) & (gate < LAST - FIRST))[:, None] & (o_k < H)
+    return tl.load(p_w + ((gate + FIRST) * H + o_u)[:, None] * H + o_k, mask=m, other=0.0)
+
+
+@triton.jit
+def recurrent_sums(
+    w,  # (H*P, H)
+    h,
+    b,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
     """W_g h + b_g, (H, B), for the gates from FIRST to before LAST."""
+    sums = tl.dot(w, h, input_precision="ieee")
+    if LAST - FIRST == 1:
+        sums = spread(sums, BLOCK_H, BLOCK_B)
+    parts = apart(sums, LAST - FIRST, BLOCK_H, BLOCK_B)
     out = ()
     for g in tl.static_range(FIRST, LAST):
-        out = out + (tl.dot(w[g], h, input_precision="ieee") + b[g],)
+        out = out + (parts[g - FIRST] + b[g],)
     return out
 
 
@@ -64,10 +86,12 @@ def block_forward_kernel(
     o_state = (i_n.to(tl.int64) * B + o_b)[None, :] * H + o_u[:, None]
     length = row_lengths(p_lengths, o_b, m_b, T)
 
-    w = ()
-    for g in tl.static_range(G):
-        o_w = ((i_n * G + g) * H + o_u[:, None]) * H + o_u[None, :]
-        w = w + (tl.load(p_w + o_w, mask=m_u[:, None] & m_u[None, :], other=0.0),)
+    p_w += i_n * G * H * H
+    if CELL == "gru_reset_before":
+        w = gates_matrix(p_w, H, 0, 2, BLOCK_H)
+        w_n = gates_matrix(p_w, H, 2, 3, BLOCK_H)
+    else:
+        w = gates_matrix(p_w, H, 0, G, BLOCK_H)
     if p_bias is not None:
         b = load_slots(p_bias + (i_n * G * H + o_u)[:, None], m_u[:, None], H, G)
     else:
@@ -88,15 +112,15 @@ def block_forward_kernel(
         o_row = (row + t * rows)[None, :]
         o_next = o_row + tl.where(backward, -rows, rows)
         if CELL == "gru_reset_before":
-            s = recurrent_sums(w, before_h.to(dtype), b, 0, 2)
+            s = recurrent_sums(w, before_h.to(dtype), b, 0, 2, BLOCK_H, BLOCK_B)
             rz, reset = reset_before_gates(x[0], x[1], s[0], s[1], before_h)
             if PADDED:
                 reset = tl.where(m_u[:, None], reset, 0.0)
-            s = recurrent_sums(w, reset.to(dtype), b, 2, 3)
+            s = recurrent_sums(w_n, reset.to(dtype), b, 2, 3, BLOCK_H, BLOCK_B)
             n, new_h = reset_before_output(x[2], s[0], rz[1], before_h)
             new_c, saved = c, (rz[0], rz[1], n)
         else:
-            s = recurrent_sums(w, before_h.to(dtype), b, 0, G)
+            s = recurrent_sums(w, before_h.to(dtype), b, 0, G, BLOCK_H, BLOCK_B)
             new_h, new_c, saved = cell_forward(x, s, before_h, before_c, CELL)
         # The next step's gates are on their way while this step's results are stored.
         x = load_slots(p_xg + o_next * (G * H) + o_u[:, None], m & (i + 1 < T), H, G)

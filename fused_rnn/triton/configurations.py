@@ -71,13 +71,28 @@ def device_of(device: torch.device) -> Device:
     return Device(found.multi_processor_count, found.shared_memory_per_block_optin)
 
 
+def gate_rows(count: int) -> int:
+    """Returns the rows of a product for one unit's gates: sizes are powers of two."""
+    return 4 if count == 3 else count
+
+
 def shared_bytes(form: Block | Grid, cell: str, dtype: torch.dtype) -> int:
-    """At most as much shared memory a program takes: its weights, and operands of its products."""
+    """At most as much shared memory a program needs: its weights, and operands or sums."""
+    rows, size = gate_rows(GATES[cell]), dtype.itemsize
     if isinstance(form, Block):
-        rows, columns, operand = form.block_h, form.block_h, 4 * form.block_b
+        units, columns = form.block_h, form.block_h
+        operand, sums = size * GATES[cell] * form.block_h, 4 * rows * units
     else:
-        rows, columns, operand = form.block_u, form.split * form.block_k, form.block_b
-    return dtype.itemsize * columns * (GATES[cell] * rows + operand)
+        units, columns = form.block_u, form.split * form.block_k
+        operand, sums = size * columns, 4 * form.split * rows * units
+    return size * columns * rows * units + form.block_b * max(operand, sums)
+
+
+def operands_at_once(form: Grid, cell: str, dtype: torch.dtype, device: Device) -> int:
+    """Of how many gates the operands fit beside the weights of all, backward; one at least."""
+    bytes_of_column = dtype.itemsize * form.split * form.block_k
+    left = device.shared - bytes_of_column * GATES[cell] * form.block_u
+    return max(1, min(GATES[cell], left // (bytes_of_column * form.block_b)))
 
 
 def choose(cell: str, hidden: int, dtype: torch.dtype, device: Device) -> Block | Grid:

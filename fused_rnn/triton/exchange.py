@@ -14,29 +14,53 @@ import triton.language as tl
 
 from . import configurations
 from .configurations import Grid
+from .gates import added, apart, gate_rows
+
+# Polls of a wait before it gives up: seconds, where a stage takes microseconds.
+POLLS = tl.constexpr(1 << 22)
+# A count that waits have ended at: no signals add up to what would lift it above zero.
+LOST = tl.constexpr(-(1 << 31))
 
 
 @triton.jit
-def weight_tile(
-    p_w,  # (G, H, K), or (G, K, H) to be transposed
-    o_u,
-    gate,
+def gates_tile(
+    p_w,  # (G, H, K)
+    first_unit,
     start,
     H,
     K,
-    TRANSPOSED: tl.constexpr,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    BLOCK_U: tl.constexpr,
 ):
-    """(SPLIT, U, K) of a gate's matrix or its transpose, from column `start`."""
+    """(SPLIT, U*P, K) of the gates from FIRST to before LAST, from column `start`."""
     o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
-    o_k, o_u = o_k + start, o_u[None, :, None]
-    m = (o_u < H) & (o_k < K)
-    if TRANSPOSED:
-        o = (o_k + tl.cast(gate * K, tl.int64)) * H + o_u
-    else:
-        o = (o_u + tl.cast(gate * H, tl.int64)) * K + o_k
-    return tl.load(p_w + o, mask=m, other=0.0)
+    o_k += start
+    o_u, gate = gate_rows(first_unit, LAST - FIRST, BLOCK_U)
+    m = ((o_u < H) & (gate < LAST - FIRST))[None, :, None] & (o_k < K)
+    o_row = o_u + (gate + FIRST).to(tl.int64) * H
+    return tl.load(p_w + o_row[None, :, None] * K + o_k, mask=m, other=0.0)
+
+
+@triton.jit
+def transposed_tile(
+    p_w,  # (G, H, H)
+    first_unit,
+    gate,
+    start,
+    H,
+    SPLIT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+):
+    """(SPLIT, U, K) of the transpose of a gate's matrix, from its column `start`."""
+    o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
+    o_k += start
+    o_u = (first_unit + tl.arange(0, BLOCK_U))[None, :, None]
+    o = (o_k + tl.cast(gate * H, tl.int64)) * H + o_u
+    return tl.load(p_w + o, mask=(o_u < H) & (o_k < H), other=0.0)
 
 
 @triton.jit
@@ -72,35 +96,17 @@ def operand_tile(
 
 
 @triton.jit
-def resident_tiles(
-    p_w,  # (G, H, H)
-    o_u,
-    H,
-    G: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-    SPLIT: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    RESIDENT: tl.constexpr,
-):
-    """A tile for each gate that holds all of K; none where they are read at every step."""
-    w = ()
-    if RESIDENT:
-        for g in tl.static_range(G):
-            w = w + (weight_tile(p_w, o_u, g, 0, H, H, TRANSPOSED, SPLIT, BLOCK_K),)
-    return w
-
-
-@triton.jit
 def gate_products(
-    w,
+    w,  # (SPLIT, U*P, K), all of K, alone; empty where it is read each time
     p_w,  # (G, H, K)
     p_rows,  # (B,) of pointers to (K,)
     m_rows,
     p_first,  # the same of the rows of m_first, where any_first says that there may be some
     m_first,
     any_first,
-    o_u,
+    first_unit,
     b,
+    doubt,
     H,
     K,
     FIRST: tl.constexpr,
@@ -111,39 +117,36 @@ def gate_products(
     BLOCK_B: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):
-    """W_g h + b_g, (U, B), for the gates from FIRST to before LAST."""
-    out = ()
+    """W_g h + b_g, (U, B), for the gates from FIRST to before LAST; `doubt` is a wait's."""
+    P: tl.constexpr = 4 if LAST - FIRST == 3 else LAST - FIRST
     if RESIDENT:
         h = operand_tile(p_rows, m_rows, p_first, m_first, any_first, 0, K, SPLIT, BLOCK_K)
-        for g in tl.static_range(FIRST, LAST):
-            out = out + (tl.sum(tl.dot(w[g], h, input_precision="ieee"), 0) + b[g],)
+        sums = tl.dot(w[0], h, input_precision="ieee")
     else:
-        sums = ()
-        for _ in tl.static_range(FIRST, LAST):
-            sums = sums + (tl.zeros((SPLIT, BLOCK_U, BLOCK_B), tl.float32),)
+        sums = tl.zeros((SPLIT, BLOCK_U * P, BLOCK_B), tl.float32)
         for k in range(0, K, SPLIT * BLOCK_K):
             h = operand_tile(p_rows, m_rows, p_first, m_first, any_first, k, K, SPLIT, BLOCK_K)
-            added = ()
-            for g in tl.static_range(FIRST, LAST):
-                tile = weight_tile(p_w, o_u, g, k, H, K, False, SPLIT, BLOCK_K)
-                added = added + (tl.dot(tile, h, sums[g - FIRST], input_precision="ieee"),)
-            sums = added
-        for g in tl.static_range(FIRST, LAST):
-            out = out + (tl.sum(sums[g - FIRST], 0) + b[g],)
+            tile = gates_tile(p_w, first_unit, k, H, K, FIRST, LAST, SPLIT, BLOCK_K, BLOCK_U)
+            sums = tl.dot(tile, h, sums, input_precision="ieee")
+    parts = apart(added(sums, SPLIT, BLOCK_U * P, BLOCK_B), LAST - FIRST, BLOCK_U, BLOCK_B)
+    out = ()
+    for g in tl.static_range(FIRST, LAST):
+        out = out + (parts[g - FIRST] + (b[g] + doubt),)
     return out
 
 
 @triton.jit
 def summed_products(
-    w,
+    w,  # (SPLIT, U, K) of each gate, all of K; empty where they are read each time
     p_w,  # (G, H, H)
     p_rows,  # (B,) of pointers to (D, H)
     m_rows,
-    o_u,
+    first_unit,
     H,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     SLOT: tl.constexpr,
+    AHEAD: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_U: tl.constexpr,
@@ -152,24 +155,45 @@ def summed_products(
 ):
     """The sum over the gates from FIRST to before LAST of W_g^T d_g, (U, B); d_FIRST is in SLOT."""
     total = tl.zeros((SPLIT, BLOCK_U, BLOCK_B), tl.float32)
-    for g in tl.static_range(FIRST, LAST):
-        p_gate = p_rows + (g - FIRST + SLOT) * H
-        if RESIDENT:
-            d = operand_tile(p_gate, m_rows, None, None, False, 0, H, SPLIT, BLOCK_K)
-            total = tl.dot(w[g], d, total, input_precision="ieee")
-        else:
+    if RESIDENT:
+        for first in tl.static_range(FIRST, LAST, AHEAD):
+            # These are on their way before the first of them is needed.
+            d = ()
+            for g in tl.static_range(first, min(first + AHEAD, LAST)):
+                p_gate = p_rows + (g - FIRST + SLOT) * H
+                d = d + (operand_tile(p_gate, m_rows, None, None, False, 0, H, SPLIT, BLOCK_K),)
+            for g in tl.static_range(first, min(first + AHEAD, LAST)):
+                total = tl.dot(w[g], d[g - first], total, input_precision="ieee")
+    else:
+        for g in tl.static_range(FIRST, LAST):
+            p_gate = p_rows + (g - FIRST + SLOT) * H
             for k in range(0, H, SPLIT * BLOCK_K):
                 d = operand_tile(p_gate, m_rows, None, None, False, k, H, SPLIT, BLOCK_K)
-                tile = weight_tile(p_w, o_u, g, k, H, H, True, SPLIT, BLOCK_K)
+                tile = transposed_tile(p_w, first_unit, g, k, H, SPLIT, BLOCK_K, BLOCK_U)
                 total = tl.dot(tile, d, total, input_precision="ieee")
-    return tl.sum(total, 0)
+    return added(total, SPLIT, BLOCK_U, BLOCK_B)
 
 
 @triton.jit
-def wait(p_count, target):
-    """Returns once the group's programs have finished `target` stages among them."""
-    while tl.atomic_add(p_count, 0, sem="acquire", scope="gpu") < target:
-        pass
+def wait(p_count, target, p_stuck, kind):
+    """Zero, once the group's programs have finished `target` stages among them.
+
+    NaN where they have not in so long that a signal must be lost: for all that depends on them.
+    Whoever waits for this program in turn finds the count below zero, and ends too.
+    """
+    # What a loop carries has to be made of its arguments, not of constants.
+    found = target
+    polls = target * 0
+    waits = polls == 0
+    while waits:
+        found = tl.atomic_add(p_count, 0, sem="acquire", scope="gpu")
+        polls += 1
+        waits = (found >= 0) & (found < target) & (polls < POLLS)
+    lost = found < target
+    if lost:
+        tl.atomic_min(p_count, LOST, sem="relaxed", scope="gpu")
+        tl.store(p_stuck, kind)
+    return tl.where(lost, float("nan"), 0.0)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from ..ops import GATES
+from . import configurations, stuck
 from .common import (
     cell_backward,
     load_before,
@@ -19,8 +20,8 @@ from .common import (
     store_inside,
     visit,
 )
-from .configurations import Grid
-from .exchange import launches, resident_tiles, signal, summed_products, wait
+from .configurations import Grid, operands_at_once
+from .exchange import launches, signal, summed_products, transposed_tile, wait
 from .grid_forward import STAGES
 from .problem import GRADS, SLOTS, Backward, reverse_bits, sizes
 
@@ -41,7 +42,7 @@ def store_carried(p_state, o_state, before, after, inside, seen, m):
     tl.store(p_state + o_state, carried, mask=m)
 
 
-@triton.jit(do_not_specialize=["T", "B", "N", "reverse", "n_first", "begin", "end"])
+@triton.jit(do_not_specialize=["T", "B", "N", "reverse", "n_first", "begin", "end", "kind"])
 def grid_backward_kernel(
     p_dy,  # (T, B, N, H)
     p_dhn,  # (N, B, H)
@@ -59,6 +60,7 @@ def grid_backward_kernel(
     p_dh,  # (N, B, H) float32, what reaches h past the products
     p_dc,
     p_count,  # (recurrences, groups)
+    p_stuck,  # (1,)
     T,
     B,
     N,
@@ -67,12 +69,14 @@ def grid_backward_kernel(
     n_first,
     begin,
     end,
+    kind,
     CELL: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
     D: tl.constexpr,
     FED: tl.constexpr,  # gates whose gradients reach h at once
     SLOT: tl.constexpr,  # of the first of them
+    AHEAD: tl.constexpr,  # of them whose operands are in shared memory at once
     STAGES: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -82,12 +86,16 @@ def grid_backward_kernel(
 ):
     i_g, i_n = tl.program_id(1), n_first + tl.program_id(2)
     backward = ((reverse >> i_n) & 1) != 0
-    o_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
+    first_unit = tl.program_id(0) * BLOCK_U
+    o_u = first_unit + tl.arange(0, BLOCK_U)
     m_u = o_u < H
     dtype = p_y.dtype.element_ty
     rows = B.to(tl.int64) * N
     p_w += (i_n * G).to(tl.int64) * H * H
-    w = resident_tiles(p_w, o_u, H, G, True, SPLIT, BLOCK_K, RESIDENT)
+    w = ()
+    if RESIDENT:
+        for g in tl.static_range(G):
+            w = w + (transposed_tile(p_w, first_unit, g, 0, H, SPLIT, BLOCK_K, BLOCK_U),)
     if p_count is not None:
         p_count += tl.program_id(2) * tl.num_programs(1) + i_g
 
@@ -96,6 +104,7 @@ def grid_backward_kernel(
         i, part = stage // STAGES, stage % STAGES
         t = tl.where(backward, i, T - 1 - i)
         later = tl.where(backward, i - 1, T - i)
+        doubt = 0.0
         for start in range(i_g * BLOCK_B, B, tl.num_programs(1) * BLOCK_B):
             o_b = start + tl.arange(0, BLOCK_B)
             m_b = o_b < B
@@ -121,15 +130,17 @@ def grid_backward_kernel(
             dh = load_carried(p_dhn, p_dh, o_state, stage, m)
             if p_count is not None:
                 if start == i_g * BLOCK_B:
-                    wait(p_count, (stage - begin) * tl.num_programs(0))
+                    target = (stage - begin) * tl.num_programs(0)
+                    doubt = wait(p_count, target, p_stuck, kind)
             p_out, m_out = p_dg + o_row * (D * H) + o_u[:, None], m & (i < T)
             if part == 0:
                 p_rows = p_dg + ((o_b + later * B.to(tl.int64)) * N + i_n) * D * H
                 # The slots n r z q of the GRUs: gates r z n meet dr, dz and dq, if there is one.
                 dh += summed_products(
-                    *(w, p_w, p_rows, carries, o_u, H, 0, FED, SLOT),
+                    *(w, p_w, p_rows, carries, first_unit, H, 0, FED, SLOT, AHEAD),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
+                dh += doubt
                 if p_dh0 is not None:
                     tl.store(p_dh0 + o_state, dh.to(dtype), mask=m & (i == T))
                 if p_dc0 is not None:
@@ -152,10 +163,10 @@ def grid_backward_kernel(
             if CELL == "gru_reset_before":
                 if part == 1:
                     d_reset = summed_products(
-                        *(w, p_w, p_dg + row * D * H, inside, o_u, H, 2, 3, 0),
+                        *(w, p_w, p_dg + row * D * H, inside, first_unit, H, 2, 3, 0, 1),
                         *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                     )
-                    dr, more = reset_before_gates_backward(v[0], h, d_reset)
+                    dr, more = reset_before_gates_backward(v[0], h, d_reset + doubt)
                     store_inside(p_out + H, (dr,), m_in, m_out, H, 1)
                     dh += tl.where(seen[None, :], more, 0.0)
                     tl.store(p_dh + o_state, dh, mask=m)
@@ -169,18 +180,22 @@ def grid_backward(a: Backward, form: Grid) -> None:
     dh = torch.empty((count, batch, hidden), dtype=torch.float32, device=a.y.device)
     dc = torch.empty_like(dh) if a.cell == "lstm" else None
     gates, grads, stages = GATES[a.cell], GRADS[a.cell], STAGES[a.cell]
+    device = configurations.device_of(a.y.device)
+    ahead = operands_at_once(form, a.cell, a.y.dtype, device)
+    kind = stuck.number("grid_backward", steps, batch, count, hidden)
     for launch in launches(form, batch, count, hidden, stages * steps + 1, a.y.device):
         grid_backward_kernel[launch.grid](
             *(a.dy, a.dhn, a.dcn, a.w_hh, a.h0, a.c0, a.lengths, a.resets),
-            *(a.y, a.tape, a.dg, a.dh0, a.dc0, dh, dc, launch.count),
+            *(a.y, a.tape, a.dg, a.dh0, a.dc0, dh, dc, launch.count, stuck.word()),
             *(steps, batch, count, hidden, reverse_bits(a.reverse)),
-            *(launch.first, launch.begin, launch.end),
+            *(launch.first, launch.begin, launch.end, kind),
             CELL=a.cell,
             G=gates,
             S=SLOTS[a.cell],
             D=grads,
             FED=gates if stages == 1 else 2,
             SLOT=int(a.cell in ("gru", "gru_reset_before")),
+            AHEAD=ahead,
             STAGES=stages,
             RESIDENT=form.resident,
             num_stages=1,

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from ..ops import GATES
+from . import stuck
 from .common import (
     cell_forward,
     load_slots,
@@ -16,7 +17,7 @@ from .common import (
     visit,
 )
 from .configurations import Grid
-from .exchange import gate_products, launches, resident_tiles, signal_after, wait
+from .exchange import gate_products, gates_tile, launches, signal_after, wait
 from .problem import SLOTS, Forward, reverse_bits, sizes
 
 # The textbook GRU exchanges twice in a step: r * h before the product with W_hn, then h.
@@ -50,7 +51,7 @@ def finish(p_count, is_last, p_tape, o_tape, saved, m, H, SLOTS: tl.constexpr):
         store_slots(p_tape + o_tape, saved, m, H, SLOTS)
 
 
-@triton.jit(do_not_specialize=["T", "B", "N", "reverse", "n_first", "begin", "end"])
+@triton.jit(do_not_specialize=["T", "B", "N", "reverse", "n_first", "begin", "end", "kind"])
 def grid_forward_kernel(
     p_xg,  # (T, B, N, G, H)
     p_w,  # (N, G, H, H)
@@ -68,6 +69,7 @@ def grid_forward_kernel(
     p_z,  # (N, B, H) float32, of the textbook GRU
     p_reset,  # (N, B, H), its r * h: read by all before the next step's is stored
     p_count,  # (recurrences, groups)
+    p_stuck,  # (1,)
     T,
     B,
     N,
@@ -76,6 +78,7 @@ def grid_forward_kernel(
     n_first,
     begin,
     end,
+    kind,
     CELL: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
@@ -88,12 +91,18 @@ def grid_forward_kernel(
 ):
     i_g, i_n = tl.program_id(1), n_first + tl.program_id(2)
     backward = ((reverse >> i_n) & 1) != 0
-    o_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
+    first_unit = tl.program_id(0) * BLOCK_U
+    o_u = first_unit + tl.arange(0, BLOCK_U)
     m_u = o_u < H
     dtype = p_y.dtype.element_ty
     rows = B.to(tl.int64) * N
     p_w += (i_n * G).to(tl.int64) * H * H
-    w = resident_tiles(p_w, o_u, H, G, False, SPLIT, BLOCK_K, RESIDENT)
+    w, w_n = (), ()
+    if RESIDENT:
+        TOGETHER: tl.constexpr = 2 if STAGES == 2 else G
+        w = (gates_tile(p_w, first_unit, 0, H, H, 0, TOGETHER, SPLIT, BLOCK_K, BLOCK_U),)
+        if STAGES == 2:
+            w_n = (gates_tile(p_w, first_unit, 0, H, H, 2, 3, SPLIT, BLOCK_K, BLOCK_U),)
     if p_bias is not None:
         b = load_slots(p_bias + (i_n * G * H + o_u)[:, None], m_u[:, None], H, G)
     else:
@@ -104,6 +113,7 @@ def grid_forward_kernel(
     for stage in range(begin, end):
         i, part = stage // STAGES, stage % STAGES
         t = tl.where(backward, T - 1 - i, i)
+        doubt = 0.0
         for start in range(i_g * BLOCK_B, B, tl.num_programs(1) * BLOCK_B):
             o_b = start + tl.arange(0, BLOCK_B)
             m_b = o_b < B
@@ -127,7 +137,8 @@ def grid_forward_kernel(
                 h = carried(p_h, p_h0, o_state, m_later, m_first)
             if p_count is not None:
                 if start == i_g * BLOCK_B:
-                    wait(p_count, (stage - begin) * tl.num_programs(0))
+                    target = (stage - begin) * tl.num_programs(0)
+                    doubt = wait(p_count, target, p_stuck, kind)
             p_rows = p_y + (row + tl.where(backward, rows, -rows)) * H
             p_first = None
             any_first = i == 0
@@ -142,7 +153,7 @@ def grid_forward_kernel(
             if CELL != "gru_reset_before":
                 s = gate_products(
                     *(w, p_w, p_rows, seen & ~first, p_first, seen & first, any_first),
-                    *(o_u, b, H, H, 0, G),
+                    *(first_unit, b, doubt, H, H, 0, G),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 new_h, new_c, saved = cell_forward(x, s, h, c, CELL)
@@ -154,7 +165,7 @@ def grid_forward_kernel(
             elif part == 0:
                 s_rz = gate_products(
                     *(w, p_w, p_rows, seen & ~first, p_first, seen & first, any_first),
-                    *(o_u, b, H, H, 0, 2),
+                    *(first_unit, b, doubt, H, H, 0, 2),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 rz, reset = reset_before_gates(x[0], x[1], s_rz[0], s_rz[1], h)
@@ -164,7 +175,8 @@ def grid_forward_kernel(
             else:
                 p_seen = p_reset + state * H
                 s_n = gate_products(
-                    *(w, p_w, p_seen, inside, None, None, False, o_u, b, H, H, 2, 3),
+                    *(w_n, p_w, p_seen, inside, None, None, False),
+                    *(first_unit, b, doubt, H, H, 2, 3),
                     *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, RESIDENT),
                 )
                 z = tl.load(p_z + o_state, mask=m_in, other=0.0)
@@ -188,11 +200,13 @@ def grid_forward(a: Forward, form: Grid) -> None:
     c, z = state(torch.float32, "lstm"), state(torch.float32, "gru_reset_before")
     reset = state(a.y.dtype, "gru_reset_before")
     stages = STAGES[a.cell] * steps
+    kind = stuck.number("grid_forward", steps, batch, count, hidden)
     for launch in launches(form, batch, count, hidden, stages, a.y.device):
         grid_forward_kernel[launch.grid](
             *(a.xg, a.w_hh, a.bias, a.h0, a.c0, a.lengths, a.resets, a.y, a.hn, a.cn, a.tape),
-            *(h, c, z, reset, launch.count, steps, batch, count, hidden, reverse_bits(a.reverse)),
-            *(launch.first, launch.begin, launch.end),
+            *(h, c, z, reset, launch.count, stuck.word()),
+            *(steps, batch, count, hidden, reverse_bits(a.reverse)),
+            *(launch.first, launch.begin, launch.end, kind),
             CELL=a.cell,
             G=GATES[a.cell],
             S=SLOTS[a.cell],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..ops import GATES, Weights, split
-from . import configurations
+from . import configurations, stuck
 from .block_backward import block_backward
 from .block_forward import block_forward
 from .configurations import Block, choose, streamed
@@ -33,6 +33,7 @@ def forward(
     products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y (T, B, N, H), hn and cn (N, B, H), and what is kept; see `ops`."""
+    stuck.check()
     steps, batch, _ = x.shape
     count, parts = len(reverse), split(weights, len(reverse))
     hidden = parts[0].w_hh.shape[1]
@@ -80,6 +81,7 @@ def backward(
     products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx (T, B, I), dh0 and dc0 (N, B, H), and a gradient for each weight; see `ops`."""
+    stuck.check()
     steps, batch, count, hidden = y.shape
     parts = split(weights, count)
     dg = x.new_empty((steps, batch, count, GRADS[cell], hidden))

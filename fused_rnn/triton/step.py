@@ -54,7 +54,8 @@ def step_kernel(
 ):
     FIRST: tl.constexpr = 2 if PART == 1 else 0
     LAST: tl.constexpr = 2 if CELL == "gru_reset_before" and PART == 0 else G
-    o_u = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
+    first_unit = tl.program_id(0) * BLOCK_U
+    o_u = first_unit + tl.arange(0, BLOCK_U)
     o_b = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     m_u, m_b = o_u < H, o_b < B
     m = m_u[:, None] & m_b[None, :]
@@ -70,22 +71,8 @@ def step_kernel(
         b_x = load_slots(p_b_ih + o_u[:, None], m_u[:, None], H, G)
         b_h = load_slots(p_b_hh + o_u[:, None], m_u[:, None], H, G)
     x = gate_products(
-        *(
-            (),
-            p_w_ih,
-            p_x + row * inputs,
-            inside,
-            None,
-            None,
-            False,
-            o_u,
-            b_x,
-            H,
-            inputs,
-            FIRST,
-            LAST,
-        ),
-        *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
+        *((), p_w_ih, p_x + row * inputs, inside, None, None, False),
+        *(first_unit, b_x, 0.0, H, inputs, FIRST, LAST, SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
     )
     zeros = tl.zeros((BLOCK_U, BLOCK_B), tl.float32)
     h, c, start_h, start_c = zeros, zeros, zeros, zeros
@@ -97,27 +84,13 @@ def step_kernel(
         c = tl.where(seen[None, :], start_c, 0.0)
     if PART == 1:
         s = gate_products(
-            *(
-                (),
-                p_w_hh,
-                p_reset + row * H,
-                inside,
-                None,
-                None,
-                False,
-                o_u,
-                b_h,
-                H,
-                H,
-                FIRST,
-                LAST,
-            ),
-            *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
+            *((), p_w_hh, p_reset + row * H, inside, None, None, False),
+            *(first_unit, b_h, 0.0, H, H, FIRST, LAST, SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
         )
     elif p_h0 is not None:
         s = gate_products(
-            *((), p_w_hh, p_h0 + row * H, seen, None, None, False, o_u, b_h, H, H, FIRST, LAST),
-            *(SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
+            *((), p_w_hh, p_h0 + row * H, seen, None, None, False),
+            *(first_unit, b_h, 0.0, H, H, FIRST, LAST, SPLIT, BLOCK_K, BLOCK_U, BLOCK_B, False),
         )
     else:
         s = ()
