@@ -71,14 +71,14 @@ def device_of(device: torch.device) -> Device:
     return Device(found.multi_processor_count, found.shared_memory_per_block_optin)
 
 
-def gate_rows(count: int) -> int:
-    """Returns the rows of a product for one unit's gates: sizes are powers of two."""
+def padded(count: int) -> int:
+    """Returns how many gates a unit has in a product: sizes are powers of two."""
     return 4 if count == 3 else count
 
 
 def shared_bytes(form: Block | Grid, cell: str, dtype: torch.dtype) -> int:
     """At most as much shared memory a program needs: its weights, and operands or sums."""
-    rows, size = gate_rows(GATES[cell]), dtype.itemsize
+    rows, size = padded(GATES[cell]), dtype.itemsize
     if isinstance(form, Block):
         units, columns = form.block_h, form.block_h
         operand, sums = size * GATES[cell] * form.block_h, 4 * rows * units

@@ -14,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def gate_rows(first_unit, COUNT: tl.constexpr, BLOCK_U: tl.constexpr):
-    """Unit and gate of each row, (U*P,)."""
+    """Unit and gate of each row, (U*P,); P gates a unit, as `configurations.padded` has it."""
     P: tl.constexpr = 4 if COUNT == 3 else COUNT
     o = tl.arange(0, BLOCK_U * P)
     return first_unit + o // P, o % P
