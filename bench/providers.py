@@ -106,6 +106,8 @@ def query_of(problem: Problem) -> backends.Query:
     reverse = (0, 1) if case.directions == 2 else (0,)
     return backends.Query(
         *(case.cell, problem.x.dtype, problem.x.device.type, reverse, problem.resets is not None),
+        device_index=problem.x.device.index,
+        hidden=case.hidden,
         shape=(case.steps, case.batch, case.hidden),
     )
 

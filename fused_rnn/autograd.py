@@ -97,7 +97,7 @@ def layer(
     if tracing and transformed():
         # Inside a traced graph, transforms see the op alone and know no rule for it.
         backend = "reference"
-    if backend in RECOMPUTED and _operation_by_operation(backend, x, tracing):
+    if operation_by_operation(backend, x):
         given = (x, h0, c0, weights, lengths, resets)
         return recomputed.layer(backend, *given, cell=cell, reverse=reverse, products=products)
     if tracing or torch._C._is_tracing():
@@ -126,9 +126,11 @@ def takes_packed(backend: str, device: torch.device) -> bool:
     return backend == "native" and device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _operation_by_operation(backend: str, x: Tensor, tracing: bool) -> bool:
+def operation_by_operation(backend: str, x: Tensor) -> bool:
     """Whether PyTorch's operations are called where its op could be, by `ops.RECOMPUTED`."""
-    if tracing:
+    if backend not in RECOMPUTED:
+        return False
+    if torch.compiler.is_compiling():
         return transformed() or to_onnx()
     if backend == "reference":
         return True

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from . import native, triton
+from . import native, proven, triton
+from .triton.configurations import TABLE, Block, Grid
 
 
 class Query(NamedTuple):
@@ -22,7 +23,16 @@ class Query(NamedTuple):
     reverse: tuple[int, ...] = (0,)
     resets: bool = False
     projection: bool = False
+    device_index: int | None = None  # None is the current one
+    hidden: int | None = None  # H, where it is known
     shape: tuple[int, int, int] | None = None  # T, B, H, for what `explain` tells of the kernels
+
+    @property
+    def cuda_index(self) -> int:
+        """Which of the CUDA devices it is."""
+        if self.device_index is not None or not torch.cuda.is_available():
+            return self.device_index or 0
+        return torch.cuda.current_device()
 
 
 def _why_not_native(query: Query) -> str | None:
@@ -36,7 +46,7 @@ def _why_not_native(query: Query) -> str | None:
         return "its LSTM has no projection of the output on CUDA devices"
     if len(query.reverse) > native.CUDA_RECURRENCES:
         return f"it runs {native.CUDA_RECURRENCES} recurrences side by side on CUDA, not more"
-    return native.why_cuda_unavailable()
+    return native.why_cuda_unavailable(query.cuda_index)
 
 
 def _why_not_triton(query: Query) -> str | None:
@@ -48,7 +58,15 @@ def _why_not_triton(query: Query) -> str | None:
         return "its LSTM has no projection of the output"
     if len(query.reverse) > triton.MOST_RECURRENCES:
         return f"it runs {triton.MOST_RECURRENCES} recurrences side by side, not more"
-    return triton.why_unavailable()
+    return _why_triton_unavailable(query.cuda_index)
+
+
+def _why_triton_unavailable(index: int) -> str | None:
+    return triton.why_unavailable(index)
+
+
+# As in `native`: not for the compiler to look into.
+_why_triton_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _why_not_torch(query: Query) -> str | None:
@@ -67,6 +85,29 @@ def _why_not_reference(query: Query) -> str | None:
     return None
 
 
+def _why_not_automatic(name: str, query: Query) -> str | None:
+    """Why `auto` leaves to others what a backend can run; None where it does not."""
+    if name not in KERNELS or query.device != "cuda":
+        return None
+    dtype, index = query.dtype, query.cuda_index
+    reason = proven.why_unproven(name, query.cell, str(dtype).removeprefix("torch."), index)
+    if reason is not None:
+        return reason
+    if query.hidden is None or dtype not in _EXACT or _why_not_torch(query) is not None:
+        return None
+    if name == "native":
+        kept = native.largest_kept(query.cell, dtype, index)
+    else:
+        kept = max(most for most, form in TABLE[8 * dtype.itemsize].items() if _stays(form))
+    if query.hidden <= kept:
+        return None
+    return f"of more than {kept} units it reads the weights in {dtype} anew for each step"
+
+
+def _stays(form: Block | Grid) -> bool:
+    return isinstance(form, Block) or form.resident
+
+
 # In the order `auto` asks.
 PREDICATES: dict[str, Callable[[Query], str | None]] = {
     "native": _why_not_native,
@@ -76,6 +117,8 @@ PREDICATES: dict[str, Callable[[Query], str | None]] = {
 }
 # The backends with this package's kernels; falling past them is worth a warning.
 KERNELS = ("native", "triton")
+# The types without kernels for large layers on CUDA devices.
+_EXACT = (torch.float32, torch.float64)
 
 _requested: ContextVar[str] = ContextVar("fused_rnn_backend", default="auto")
 
@@ -114,7 +157,8 @@ def choose(query: Query, requested: str = "auto") -> str:
     """The backend that runs `query`.
 
     A request by name goes before `use_backend`, which goes before the automatic choice; only
-    that last one looks further when a backend cannot run.
+    that last one looks further when a backend cannot run, and past kernels for GPUs that are not
+    proven on the device (`proven`).
 
     Raises:
         RuntimeError: the backend asked for by name cannot run `query`.
@@ -122,23 +166,37 @@ def choose(query: Query, requested: str = "auto") -> str:
     """
     name = asked_for(requested)
     if name == "auto":
-        return _first_able(query)
+        name, reasons = _first_able(query)
+        if name not in KERNELS and not torch.compiler.is_compiling():
+            headline = f"fused_rnn: no fused kernel serves this input, {name!r} runs instead"
+            _warn_once(headline, *reasons)
+        return name
     reason = PREDICATES[name](query)
     if reason is not None:
         raise RuntimeError(f"backend {name!r} was asked for and cannot run this: {reason}")
     return name
 
 
-def _first_able(query: Query) -> str:
-    reasons = []
-    for name, why_not in PREDICATES.items():
-        reason = why_not(query)
+def planned(query: Query, requested: str = "auto") -> str:
+    """The name that `choose` comes to, without a warning, and whether or not it can run."""
+    name = asked_for(requested)
+    return _first_able(query)[0] if name == "auto" else name
+
+
+def why_not(name: str, query: Query) -> str | None:
+    """Why `auto` does not take a backend for `query`; None where it would."""
+    return PREDICATES[name](query) or _why_not_automatic(name, query)
+
+
+def _first_able(query: Query) -> tuple[str, list[str]]:
+    """The backend that `auto` takes, and what kept it from those before."""
+    reasons: list[str] = []
+    for name in PREDICATES:
+        reason = why_not(name, query)
         if reason is None:
             break
         reasons.append(f"{name}: {reason}")
-    if name not in KERNELS and not torch.compiler.is_compiling():
-        _warn_once(f"fused_rnn: no fused kernel serves this input, {name!r} runs instead", *reasons)
-    return name
+    return name, reasons
 
 
 @functools.cache
@@ -155,10 +213,10 @@ def explain(query: Query, requested: str = "auto") -> str:
     """
     chosen = choose(query, requested)
     lines = [f"{chosen} runs this", *_plans(query, chosen)]
-    for name, why_not in PREDICATES.items():
+    for name in PREDICATES:
         if name == chosen:
             break
-        lines.append(f"  not {name}: {why_not(query) or f'{chosen} was asked for'}")
+        lines.append(f"  not {name}: {why_not(name, query) or f'{chosen} was asked for'}")
     return "\n".join(lines)
 
 
@@ -168,10 +226,12 @@ def _plans(query: Query, chosen: str) -> Iterator[str]:
         return
     steps, batch, hidden = query.shape
     sizes = dict(steps=steps, batch=batch, recurrences=len(query.reverse), hidden=hidden)
-    device = native.cuda_device(torch.cuda.current_device())
+    device = native.cuda_device(query.cuda_index)
     for name, backward in (("forward", False), ("backward", True)):
         plan = native.cuda_plan(query.cell, query.dtype, **sizes, device=device, backward=backward)
         yield f"  {name}: {plan}"
+    for tier, count in native.fallbacks().items():
+        yield f"  tier {tier} was refused as too large {count} times in this process"
 
 
 @contextmanager

@@ -93,7 +93,9 @@ class FusedCell(Convertible, Prepackable, Watchable, nn.RNNCellBase):
             hn, cn = prepacked_step(*contiguous(x, h0, c0), packs[0])
             return (hn,) if cn is None else (hn, cn)
         cell = self._cell()
-        query = backends.Query(cell, x.dtype, x.device.type)
+        query = backends.Query(
+            cell, x.dtype, x.device.type, device_index=x.device.index, hidden=self.hidden_size
+        )
         backend = backends.choose(query, self.backend)
         # A layer of one direction and one step.
         _, hn, cn = layer(

@@ -69,6 +69,8 @@ class Convertible(nn.Module):
         fused = recast(module, twin, without=CACHES, **own, **AS_BUILTIN)
         if isinstance(module, nn.RNNBase) and isinstance(fused, nn.RNNBase):
             carry_replaced(module, fused)
+            # In its own units, which torch.nn's may not be.
+            fused.flatten_parameters()
         return fused
 
     def to_torch(self) -> Any:

@@ -2,11 +2,15 @@
 """The weights of a layer in torch.nn's order, and the list of them that nn.RNNBase keeps."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
+import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
+from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.nn.utils import parametrize
 
+from . import backends
 from .validation import check_present
 
 Weights = list[Tensor | None]
@@ -31,6 +35,11 @@ class FlatWeights(nn.RNNBase):
     """
 
     _handed_out: _HandedOut | None = None
+    backend: str
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        raise NotImplementedError
 
     def __init__(self, *options: Any) -> None:
         super().__init__(*options)
@@ -86,7 +95,59 @@ class FlatWeights(nn.RNNBase):
             del self._handed_out
 
     def flatten_parameters(self) -> None:
-        """Nothing: the kernels take weights wherever they lie."""
+        """Lays the weights out as cuDNN wants them, where it is what would run this layer.
+
+        Weights of one call stand in one buffer, in cuDNN's order; from anywhere else it would copy
+        them at each call, and say so. A call runs the whole stack, or with dropout, which is
+        PyTorch's own here, a layer of it; the unit follows `dropout` as it is when this is called.
+        Parameters stay the same objects. What lies so already is left where it is, and so are
+        weights that share their memory, are computed anew for each call, or are no plain tensors.
+
+        Our own kernels, and PyTorch's layers on other devices, take weights wherever they lie.
+        """
+        weights = [self._parameters.get(name) for name in self._flat_weights_names]
+        if not self._are_for_cudnn(weights):
+            return
+        # As many as PyTorch's functions are given at once, by `functional.stack`.
+        layers, directions = 1 if self.dropout else self.num_layers, 2 if self.bidirectional else 1
+        per = len(weights) // self.num_layers
+        units = [weights[at : at + per * layers] for at in range(0, len(weights), per * layers)]
+        if _have_buffers(units):
+            return
+        inputs = self.input_size
+        with torch.cuda.device_of(weights[0]), torch.no_grad():
+            for unit in units:
+                torch._cudnn_rnn_flatten_weight(
+                    unit,
+                    per // directions,
+                    inputs,
+                    get_cudnn_mode(self.mode),
+                    self.hidden_size,
+                    self.proj_size,
+                    layers,
+                    self.batch_first,
+                    bool(self.bidirectional),
+                )
+                inputs = (self.proj_size or self.hidden_size) * directions
+
+    def _are_for_cudnn(self, weights: list[Any]) -> TypeGuard[list[Tensor]]:
+        first = weights[0]
+        if any(type(weight) is not nn.Parameter for weight in weights) or not _suits_cudnn(first):
+            return False
+        if any((w.dtype, w.device) != (first.dtype, first.device) for w in weights):
+            return False
+        if len({weight.data_ptr() for weight in weights}) != len(weights):
+            return False
+        query = backends.Query(
+            self._cell(),
+            first.dtype,
+            first.device.type,
+            (0, 1) if self.bidirectional else (0,),
+            projection=self.proj_size > 0,
+            device_index=first.device.index,
+            hidden=self.hidden_size,
+        )
+        return backends.planned(query, self.backend) == "torch"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._handed_out is not None and name in self._flat_weights_names:
@@ -102,15 +163,44 @@ class FlatWeights(nn.RNNBase):
         super().__setstate__(state)
         for name in CACHES:
             self.__dict__.pop(name, None)
+        # A copy in memory has a place of its own for each weight.
+        self.flatten_parameters()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         self._init_flat_weights()
-        return nn.Module._apply(self, fn, recurse)
+        moved = nn.Module._apply(self, fn, recurse)
+        self.flatten_parameters()
+        return moved
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        before = self._addresses()
+        super()._load_from_state_dict(*arguments)
+        if self._addresses() != before:
+            # Other parameters or memory: with `assign`, or swapped. A copy stays where it is.
+            self.flatten_parameters()
+
+    def _addresses(self) -> list[int]:
+        """Where the weights lie that cuDNN could take."""
+        weights = [self._parameters.get(name) for name in self._flat_weights_names]
+        plain = [weight for weight in weights if type(weight) is nn.Parameter]
+        return [weight.data_ptr() for weight in plain if _suits_cudnn(weight)]
 
     def _replicate_for_data_parallel(self) -> nn.Module:
         replica: FlatWeights = nn.Module._replicate_for_data_parallel(self)
         replica._init_flat_weights()
         return replica
+
+
+def _suits_cudnn(weight: Tensor) -> bool:
+    suits = weight.is_cuda and cudnn.is_acceptable(weight)
+    return bool(suits and torch._use_cudnn_rnn_flatten_weight())
+
+
+def _have_buffers(units: list[list[Tensor]]) -> bool:
+    """Whether each unit has a buffer of its own, which begins with its first weight."""
+    buffers = [{weight.untyped_storage().data_ptr() for weight in unit} for unit in units]
+    begin = all(unit[0].storage_offset() == 0 for unit in units)
+    return begin and len(set.union(*buffers)) == sum(map(len, buffers)) == len(units)
 
 
 def carry_replaced(old: nn.RNNBase, new: nn.RNNBase) -> None:

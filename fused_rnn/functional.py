@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from . import backends, precision, validation
+from . import autograd, backends, precision, torch_backend, validation
 from .autograd import contiguous, layer, records_gradient, takes_packed, transformed
 from .ops import GATES, LayerOutput, copy, layout, prepacked_forward
 from .packing import Packing
@@ -60,10 +60,13 @@ def stack(
     shape = layout(weights, cell)
     if lengths is not None or resets is not None:
         lengths, resets = _kept(lengths, resets, by=(x, h0, c0, *weights))
-    query = (cell, x.dtype, x.device.type, reverse, resets is not None, shape.projection)
-    name = backends.choose(backends.Query(*query), backend)
-    how = _How(cell, reverse, name)
+    options = (reverse, resets is not None, shape.projection, x.device.index, shape.hidden)
+    name = backends.choose(backends.Query(cell, x.dtype, x.device.type, *options), backend)
     count = len(weights) // (shape.per_recurrence * directions)
+    # Where weights are laid out for it; see `FlatWeights.flatten_parameters`.
+    at_once = name == "torch" and count > 1 and not dropout and not torch.compiler.is_compiling()
+    at_once = at_once and autograd.operation_by_operation(name, x)
+    how = _How(cell, reverse, name, at_once)
     between = partial(drop, p=dropout) if training and dropout else None
     if packing is None:
         return _layers(how, count, x, h0, c0, weights, lengths, resets, between)
@@ -99,6 +102,7 @@ class _How(NamedTuple):
     cell: str
     reverse: tuple[int, ...]
     backend: str
+    at_once: bool  # PyTorch runs them all in one call
 
 
 def _layers(
@@ -113,16 +117,19 @@ def _layers(
     between: Callable[[Tensor], Tensor] | None,
 ) -> LayerOutput:
     """`count` layers, with `between` applied between them."""
-    cell, reverse, backend = how
-    if count == 1:
-        y, hn, cn = layer(
-            x, h0, c0, weights, lengths, resets, cell=cell, reverse=reverse, backend=backend
+    cell, reverse, backend, at_once = how
+    if at_once:
+        y, hn, cn = torch_backend.layer(
+            x, h0, c0, weights, lengths, cell=cell, reverse=reverse, layers=count
         )
-        # One direction needs no more than a squeeze, the cheaper view.
-        return LayerOutput(y.squeeze(-2) if len(reverse) == 1 else y.flatten(-2), hn, cn)
+        return LayerOutput(y.flatten(-2), hn, cn)
     run = partial(
         layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=backend
     )
+    if count == 1:
+        y, hn, cn = run(x, h0, c0, weights)
+        # One direction needs no more than a squeeze, the cheaper view.
+        return LayerOutput(y.squeeze(-2) if len(reverse) == 1 else y.flatten(-2), hn, cn)
     per = len(weights) // count
     hs, cs = [], []
     for at in range(count):

@@ -139,6 +139,8 @@ def explain(module: nn.Module, input: Tensor | PackedSequence) -> str:
         data.device.type,
         (0, 1) if both else (0,),
         projection=bool(getattr(module, "proj_size", 0)),
+        device_index=data.device.index,
+        hidden=module.hidden_size,
         shape=(*_steps_and_batch(module, input), module.hidden_size),
     )
     return backends.explain(query, module.backend)

@@ -47,6 +47,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable):
     def __init__(self, mode: str, *options: Any, backend: str) -> None:
         super().__init__(mode, *options)
         self.backend = backends.check_name(backend)
+        self.flatten_parameters()
 
     def _cell(self) -> str:
         """The name of the equations, a key of `ops.GATES`."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The compiled extensions: whether they are there, how they were built, what they would run."""
 
+from bisect import bisect_left
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -35,6 +36,10 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # How many recurrences one launch takes, and blocks a cluster: 16 from compute capability 9.0 on.
 CUDA_RECURRENCES = 64
 LARGEST_CLUSTER = 16
+# The compute capability of Orin, the one of the Jetson family among those of the kernels.
+_JETSON = (8, 7)
+# What a plan is asked for, to see where weights no longer stay.
+_MOST_UNITS, _MANY_ROWS = 4096, 4096
 
 
 class CudaDevice(NamedTuple):
@@ -50,18 +55,24 @@ def why_unavailable() -> str | None:
     return _REASON
 
 
-@cache
-def why_cuda_unavailable() -> str | None:
-    """Returns why the CUDA kernels cannot run here, or None if they can."""
+def why_cuda_unavailable(index: int = 0) -> str | None:
+    """Returns why the CUDA kernels cannot run on a device, or None if they can."""
     if _CUDA_REASON is not None:
         return _CUDA_REASON
+    return _why_not_built_for(index)
+
+
+@cache
+def _why_not_built_for(index: int) -> str | None:
+    if index >= torch.cuda.device_count():
+        # Nothing runs there; shapes alone are asked for.
+        return None
     built = str(_cuda_build_info()["CUDA architectures"])
-    for index in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(index)
-        if not any(_runs_on(name, major, minor) for name in built.split()):
-            found = f"device {index} has compute capability {major}.{minor}"
-            return f"its CUDA kernels were built for {built}, {found}"
-    return None
+    major, minor = torch.cuda.get_device_capability(index)
+    if any(_runs_on(name, major, minor) for name in built.split()):
+        return None
+    found = f"device {index} has compute capability {major}.{minor}"
+    return f"its CUDA kernels were built for {built}, {found}"
 
 
 def _cuda_build_info() -> dict[str, str]:
@@ -71,11 +82,12 @@ def _cuda_build_info() -> dict[str, str]:
 def _runs_on(architecture: str, major: int, minor: int) -> bool:
     """Whether a device runs what nvcc compiled for an architecture, such as "80" or "90a".
 
-    Code runs on later devices of its major version, code with an "a" only where it was meant to:
-    "CUDA C++ Programming Guide", binary compatibility and feature sets.
+    Code runs on later devices of its major version, code with an "a" only where it was meant to,
+    and between cards and the modules of the Jetson family none does: "CUDA C++ Programming Guide",
+    binary compatibility and feature sets.
     """
     built = divmod(int(architecture.removesuffix("a")), 10)
-    if architecture.endswith("a"):
+    if architecture.endswith("a") or _JETSON in (built, (major, minor)):
         return built == (major, minor)
     return built[0] == major and built[1] <= minor
 
@@ -127,6 +139,55 @@ def cuda_plan(
             backward=backward,
         )
     )
+
+
+def largest_kept(cell: str, dtype: torch.dtype, index: int) -> int:
+    """Returns the most units whose weights a CUDA device keeps between steps, for every batch.
+
+    Larger layers take a library's product and a launch for each step. Where no plan can be made,
+    none is known to be too large.
+    """
+    return _largest_kept(cell, dtype, index)
+
+
+@cache
+def _largest_kept(cell: str, dtype: torch.dtype, index: int) -> int:
+    if _C is None or index >= torch.cuda.device_count():
+        return _MOST_UNITS
+    sizes, device = dict(steps=2, batch=_MANY_ROWS, recurrences=1), cuda_device(index)
+
+    def is_too_large(hidden: int) -> bool:
+        plans = (
+            cuda_plan(cell, dtype, hidden=hidden, device=device, backward=backward, **sizes)
+            for backward in (False, True)
+        )
+        return any(plan.startswith("tier L") for plan in plans)
+
+    return bisect_left(range(1, _MOST_UNITS), True, key=is_too_large)
+
+
+def last_plan(backward: bool = False) -> str:
+    """Returns which CUDA kernels ran the last such pass of this thread, as `cuda_plan` says it.
+
+    Raises:
+        RuntimeError: there is no extension with CUDA kernels.
+    """
+    if _CUDA is None:
+        raise RuntimeError(_CUDA_REASON)
+    return str(_CUDA.last_plan(backward))
+
+
+def fallbacks() -> dict[str, int]:
+    """Returns how often a device refused the kernels planned, as too large, by their tier.
+
+    Others ran in their place; empty without the CUDA kernels.
+    """
+    return {} if _CUDA is None else dict(_CUDA.fallbacks())
+
+
+def cuda_library() -> str | None:
+    """Returns the file of the extension with the CUDA kernels; None where it is not loaded."""
+    return None if _CUDA is None else _CUDA.__file__
 
 
 def build_info() -> dict[str, str]:
@@ -199,3 +260,9 @@ def _loaded() -> ModuleType:
     if _C is None:
         raise RuntimeError(_REASON)
     return _C
+
+
+# What torch.compiler.assume_constant_result does, without the import of the compiler, which cannot
+# look into the extensions: what a device can do is the same at every call.
+why_cuda_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+largest_kept._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -25,13 +25,14 @@ class _Call(NamedTuple):
     weights: list[Tensor]
     bias: bool
     bidirectional: bool
+    layers: int
 
     def run(self, leading: list[Tensor], states: list[Tensor], *batch_first: bool) -> list[Tensor]:
         """Outputs and final states; `leading` is the input, or packed data and its batch sizes."""
         hx = states[0] if len(states) == 1 else tuple(states)
-        # One layer, no dropout; in training mode, so that cuDNN keeps what its gradient needs.
-        options = (self.bias, 1, 0.0, torch.is_grad_enabled(), self.bidirectional, *batch_first)
-        return list(FUNCTIONS[self.cell](*leading, hx, self.weights, *options))
+        # Without dropout; in training mode, so that cuDNN keeps what its gradient needs.
+        options = (self.bias, self.layers, 0.0, torch.is_grad_enabled(), self.bidirectional)
+        return list(FUNCTIONS[self.cell](*leading, hx, self.weights, *options, *batch_first))
 
 
 def layer(
@@ -43,18 +44,26 @@ def layer(
     *,
     cell: str,
     reverse: Sequence[int],
+    layers: int = 1,
 ) -> LayerOutput:
-    """The outputs and final states of one or both directions; arguments as in the reference."""
+    """The outputs and final states of one or both directions; arguments as in the reference.
+
+    Those of several layers, one upon the other, are of the last and of all: cuDNN works at some of
+    them side by side.
+    """
     out, inner = x.dtype, x.dtype
     if x.device.type == "cpu" and out in (torch.bfloat16, torch.float16):
         # PyTorch would keep the state itself in the half type, and oneDNN may refuse it.
         inner = torch.float32
     sizes, count, batch = layout(weights, cell), len(reverse), x.shape[1]
     x = x.to(inner)
-    states = [x.new_zeros(count, batch, sizes.output) if h0 is None else h0.to(inner)]
+    rows = layers * count
+    states = [x.new_zeros(rows, batch, sizes.output) if h0 is None else h0.to(inner)]
     if cell == "lstm":
-        states.append(x.new_zeros(count, batch, sizes.hidden) if c0 is None else c0.to(inner))
-    call = _Call(cell, [w.to(inner) for w in weights], sizes.bias, count == 2)
+        states.append(x.new_zeros(rows, batch, sizes.hidden) if c0 is None else c0.to(inner))
+    # cuDNN refuses other states.
+    states = [state.contiguous() for state in states]
+    call = _Call(cell, [w.to(inner) for w in weights], sizes.bias, count == 2, layers)
     # Packing refuses a batch of no rows, and no row has a length.
     if lengths is None or batch == 0:
         y, *last = call.run([x], states, False)

@@ -16,6 +16,8 @@ from fused_rnn.testing import assert_within_budget
 
 PLAIN = Query("gru", torch.float32, "cpu")
 CUDA = PLAIN._replace(device="cuda")
+# The capability of device 0.
+OLD, NEW = {0: (7, 5)}, {0: (9, 0)}
 
 
 def only(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:
@@ -134,8 +136,11 @@ print(fused_rnn.explain(fused_rnn.FusedGRU(2, 3), torch.randn(4, 1, 2)).splitlin
     ("replaced", "reason"),
     [
         ({}, "sees no CUDA device"),
-        ({"is_available": lambda: True, "get_device_capability": lambda: (7, 5)}, "capability 8.0"),
-        ({"is_available": lambda: True, "get_device_capability": lambda: (9, 0)}, "imported"),
+        (
+            {"is_available": lambda: True, "get_device_capability": lambda _: (7, 5)},
+            "capability 8.0",
+        ),
+        ({"is_available": lambda: True, "get_device_capability": lambda _: (9, 0)}, "imported"),
     ],
     ids=["device", "capability", "triton"],
 )

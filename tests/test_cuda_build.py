@@ -154,6 +154,9 @@ def test_plans_of_unknown_things() -> None:
         ("90a", (8, 0), False),
         ("90a", (10, 0), False),
         ("86", (8, 0), False),
+        ("80 90a 100a", (8, 7), False),
+        ("80 87", (8, 7), True),
+        ("87", (8, 9), False),
     ],
 )
 def test_devices_that_were_built_for(
@@ -163,6 +166,6 @@ def test_devices_that_were_built_for(
     monkeypatch.setattr(native, "_cuda_build_info", lambda: {"CUDA architectures": built})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-    reason = native.why_cuda_unavailable.__wrapped__()
+    reason = native._why_not_built_for.__wrapped__(0)
     expected = f"built for {built}, device 0 has compute capability " + "{}.{}".format(*capability)
     assert reason is None if able else expected in str(reason)

@@ -13,7 +13,7 @@ FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
     | {"exporting", "_C", "_C_cuda"},
     {"transforms", "packing", "recomputed", "precision", "products", "selection", "identity"}
-    | {"rebinding", "flops", "overrides", "per_sample"},
+    | {"rebinding", "flops", "overrides", "per_sample", "proven"},
     {"autograd", "backends"},
     {"functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"},

@@ -19,13 +19,13 @@ OLDEST_CAPABILITY = (8, 0)
 
 
 @functools.cache
-def why_unavailable() -> str | None:
-    """Returns why no kernel can run here, or None if they can."""
+def why_unavailable(index: int = 0) -> str | None:
+    """Returns why no kernel can run on a CUDA device, or None if they can."""
     if torch.version.hip is not None:
         return "its kernels are made for NVIDIA GPUs, this PyTorch is built for AMD's"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
-    if torch.cuda.get_device_capability() < OLDEST_CAPABILITY:
+    if torch.cuda.get_device_capability(index) < OLDEST_CAPABILITY:
         return "its kernels need compute capability {}.{}".format(*OLDEST_CAPABILITY)
     try:
         import triton
