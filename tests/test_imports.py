@@ -24,7 +24,7 @@ FLOORS = (
 BACKENDS = {"reference", "native", "torch_backend", "triton"}
 # Applications know layers; `doctor` reports on the backends, and judges what it times.
 LAYERS = {"layer", "linear", "cells", "modules", "fuse", "prepacking", "selection", "__init__"}
-DOCTOR = {"backends", "native", "testing"}
+DOCTOR = {"backends", "native", "proven", "testing"}
 # Functions that import what their argument names.
 IMPORTERS = ("import_module", "_imported")
 # The one file for each kind of peers that imports them.
@@ -72,7 +72,9 @@ def test_arrows_point_down(path: Path) -> None:
         if own in BACKENDS:
             assert other in ("ops", "_C", "_C_cuda"), f"backend {own} imports {other}"
         if floor(own) == len(FLOORS) - 1:
-            allowed = LAYERS | FLOORS[-1] | (DOCTOR if path.stem == "doctor" else set())
+            allowed = (
+                LAYERS | FLOORS[-1] | (DOCTOR if path.stem in ("doctor", "proving") else set())
+            )
             assert other in allowed, f"application {path.name} imports {other}"
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import FusedGRU, FusedLSTM, FusedRNN, backends, explain, native, use_backend
 from ..layer import FusedLayer
 from ..testing import assert_within_budget
+from .proving import prove_devices
 from .timing import alternate
 
 Task = Callable[[nn.Module, Tensor, Tensor], list[Tensor]]
@@ -39,6 +40,11 @@ def add_command(commands: Any) -> None:
         type=_shape,
         metavar="B,T,I,H",
         help="compare with torch.nn for ten seconds: batch, steps, input size, hidden size",
+    )
+    parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="check the kernels for GPUs on the CUDA devices here; `auto` takes what is right",
     )
 
 
@@ -69,12 +75,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
             print(f"  {line}")
     print("\nBackends, as `auto` asks them, for a float32 layer:")
     for device in _devices():
-        for name, why_not in backends.PREDICATES.items():
-            reason = why_not(backends.Query("gru", torch.float32, device))
-            print(f"  {device:<5} {name:<10} {'runs' if reason is None else f'no: {reason}'}")
+        query = backends.Query("gru", torch.float32, device.type, device_index=device.index)
+        for name in backends.PREDICATES:
+            reason = backends.why_not(name, query)
+            said = "runs" if reason is None else f"no: {reason}"
+            print(f"  {device!s:<6} {name:<10} {said}")
+    status = prove_devices() if arguments.prove else 0
     if arguments.shape:
-        return _compare(arguments.shape)
-    return 0
+        return _compare(arguments.shape) or status
+    return status
 
 
 def _facts() -> Iterator[tuple[str, str]]:
@@ -108,8 +117,10 @@ def _products() -> Iterator[str]:
         yield f"{str(dtype).removeprefix('torch.'):<9} {measured}; served by {small}{more}"
 
 
-def _devices() -> tuple[str, ...]:
-    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+def _devices() -> Iterator[torch.device]:
+    yield torch.device("cpu")
+    if torch.cuda.is_available():
+        yield from (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
 
 
 def _compare(shape: _Shape) -> int:
