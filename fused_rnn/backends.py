@@ -231,7 +231,7 @@ def _plans(query: Query, chosen: str) -> Iterator[str]:
         plan = native.cuda_plan(query.cell, query.dtype, **sizes, device=device, backward=backward)
         yield f"  {name}: {plan}"
     for tier, count in native.fallbacks().items():
-        yield f"  tier {tier} was refused as too large {count} times in this process"
+        yield f"  {tier} was refused as too large {count} times in this process"
 
 
 @contextmanager

@@ -167,14 +167,21 @@ def _largest_kept(cell: str, dtype: torch.dtype, index: int) -> int:
 
 
 def last_plan(backward: bool = False) -> str:
-    """Returns which CUDA kernels ran the last such pass of this thread, as `cuda_plan` says it.
+    """Returns which CUDA kernels ran the last such pass of this process, as `cuda_plan` says it.
 
     Raises:
         RuntimeError: there is no extension with CUDA kernels.
     """
-    if _CUDA is None:
-        raise RuntimeError(_CUDA_REASON)
-    return str(_CUDA.last_plan(backward))
+    return str(_cuda_loaded().last_plan(backward))
+
+
+def check_waits() -> None:
+    """Raises what the next call would where a wait of a CUDA kernel that has ended ran out.
+
+    Raises:
+        RuntimeError: one ran out; or there is no extension with CUDA kernels.
+    """
+    _cuda_loaded().check_waits()
 
 
 def fallbacks() -> dict[str, int]:
@@ -260,6 +267,12 @@ def _loaded() -> ModuleType:
     if _C is None:
         raise RuntimeError(_REASON)
     return _C
+
+
+def _cuda_loaded() -> ModuleType:
+    if _CUDA is None:
+        raise RuntimeError(_CUDA_REASON)
+    return _CUDA
 
 
 # What torch.compiler.assume_constant_result does, without the import of the compiler, which cannot

@@ -54,8 +54,34 @@ def on_device(case: Case) -> Inputs:
     )
 
 
+def as_planned(case: Case, passes: tuple[bool, ...] = (False, True)) -> None:
+    """Asserts that the kernels planned for a case are those that ran last, and waited for no one
+    in vain."""
+    torch.cuda.synchronize()
+    native.check_waits()
+    for backward in passes:
+        planned = native.cuda_plan(
+            case.cell,
+            DTYPES[case.dtype],
+            steps=case.steps,
+            batch=case.batch,
+            recurrences=len(case.reverse),
+            hidden=case.hidden,
+            device=native.cuda_device(torch.cuda.current_device()),
+            backward=backward,
+        )
+        assert native.last_plan(backward) == planned
+
+
+def ran(case: Case, inputs: Inputs) -> dict[str, Tensor]:
+    """What the kernels planned for a case make of it."""
+    results = run(case, inputs, "native")
+    as_planned(case)
+    return results
+
+
 def found(case: Case) -> dict[str, Tensor]:
-    return {name: t.cpu() for name, t in run(case, on_device(case), "native").items()}
+    return {name: t.cpu() for name, t in ran(case, on_device(case)).items()}
 
 
 @pytest.mark.parametrize(
@@ -88,9 +114,9 @@ def test_thousands_of_steps(cell: str, hidden: int, dtype: str) -> None:
 )
 def test_the_same_bits_every_time(case: Case) -> None:
     inputs = on_device(case)
-    first = run(case, inputs, "native")
+    first = ran(case, inputs)
     for _ in range(5):
-        for name, tensor in run(case, inputs, "native").items():
+        for name, tensor in ran(case, inputs).items():
             assert torch.equal(tensor, first[name]), name
 
 
@@ -110,9 +136,13 @@ def test_cuda_graphs(kind: type, hidden: int) -> None:
     with torch.cuda.stream(side):
         step()
     torch.cuda.current_stream().wait_stream(side)
+    cell = "lstm" if kind is fused_rnn.FusedLSTM else "gru"
+    case = Case(cell, 12, 5, 32, hidden, "bf16")
+    as_planned(case)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
+    as_planned(case)
     for _ in range(3):
         with torch.no_grad():
             x.copy_(torch.randn_like(x))
@@ -126,7 +156,7 @@ def test_nan_and_inf_end(hidden: int) -> None:
     case = Case("gru", 40, 9, 8, hidden, "bf16")
     inputs = on_device(case)
     inputs.x[1, 0], inputs.x[2, 1] = torch.nan, torch.inf
-    y = run(case, inputs, "native")["y"]
+    y = ran(case, inputs)["y"]
     assert y[1:, 0].isnan().all()
     assert y[:, 2:].isfinite().all()
 
@@ -149,4 +179,5 @@ def test_two_streams_and_many_launches(hidden: int) -> None:
         if number % 50 == 49:
             torch.cuda.synchronize()
             assert all(torch.equal(output, expected) for output in outputs)
+            as_planned(case, (False,))
             outputs.clear()

@@ -28,7 +28,12 @@ def seat(**replaced: Any) -> Seat:
     """The CPU, on which one kernel runs everything."""
     kernel = "the one kernel"
     cpu = Seat(
-        torch.device("cpu"), ("native",), lambda: None, lambda *_: kernel, lambda backward: kernel
+        torch.device("cpu"),
+        ("native",),
+        synchronize=lambda: None,
+        planned=lambda *_: kernel,
+        ran=lambda backward: kernel,
+        check_waits=lambda: None,
     )
     return cpu._replace(**replaced)
 
@@ -78,15 +83,19 @@ def test_a_second_call_must_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert "other bits" in proving.prove(seat(), len)["native"]["gru float32"]
 
 
-def test_a_wait_that_ran_out_is_told_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stuck(call: int, y: Any) -> Any:
-        if call > 1:
-            raise RuntimeError("tier C: a wait ran out\nat a shape")
-        return y
+def ran_out() -> None:
+    raise RuntimeError("tier C: a wait ran out\nat a shape")
 
-    run_wrongly(monkeypatch, stuck)
+
+def test_a_wait_that_ran_out_is_told_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_wrongly(monkeypatch, lambda call, y: ran_out() if call > 1 else y)
     verdict = proving.prove(seat(), len)["native"]["gru float64"]
     assert verdict == "T=5 B=3 H=8: tier C: a wait ran out"
+
+
+def test_a_wait_of_the_last_call_is_asked_for() -> None:
+    verdicts = proving.prove(seat(check_waits=ran_out), len)["native"].values()
+    assert set(verdicts) == {"T=5 B=3 H=8: tier C: a wait ran out"}
 
 
 @pytest.mark.parametrize("pass_", [False, True], ids=["forward", "backward"])
@@ -119,7 +128,7 @@ def test_the_command(
     monkeypatch.setattr(proven, "_CACHE", tmp_path)
     monkeypatch.setattr(proven, "key_of", lambda index: proven.Key("a device", *"1234"))
     monkeypatch.setattr(proving, "cuda_seat", lambda index: seat())
-    monkeypatch.setattr(native, "fallbacks", lambda: {"C": 3})
+    monkeypatch.setattr(native, "fallbacks", lambda: {"tier C": 3})
     for name, function in {
         "is_available": lambda: True,
         "device_count": lambda: 1,

@@ -41,6 +41,8 @@ class Seat(NamedTuple):
     # Which kernels are to run a pass, and which ran the last, for the native backend.
     planned: Callable[[str, torch.dtype, Shape, bool], str]
     ran: Callable[[bool], str]
+    # Raises where a wait of its kernels ran out.
+    check_waits: Callable[[], None]
 
 
 class _Case(NamedTuple):
@@ -78,6 +80,7 @@ def cuda_seat(index: int) -> Seat:
         lambda: torch.cuda.synchronize(device),
         planned,
         native.last_plan,
+        native.check_waits,
     )
 
 
@@ -211,6 +214,7 @@ def _twice(
     first, again = (_run(layer, name, leaves, cotangents) for _ in range(2))
     seat.synchronize()
     if name == "native":
+        seat.check_waits()
         for backward in (False, True):
             planned = seat.planned(case.cell, case.dtype, case.shape, backward)
             ran = seat.ran(backward)
@@ -258,7 +262,7 @@ def prove_devices() -> int:
         print(f"\nProving device {index}, {torch.cuda.get_device_name(index)}:", flush=True)
         found = prove(cuda_seat(index), lambda line: print(line, flush=True))
         for tier, count in native.fallbacks().items():
-            print(f"  tier {tier} was refused as too large {count} times")
+            print(f"  {tier} was refused as too large {count} times")
         print(f"Kept in {proven.save(index, found)}")
         wrong += sum(bool(why) for verdicts in found.values() for why in verdicts.values())
     return 1 if wrong else 0
