@@ -4,6 +4,7 @@
 FUSED_RNN_BUILD=0: a pure Python install. FUSED_RNN_CUDA=1 or 0: with the CUDA one or without."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ TORCH_TARGET = (2, 11)
 
 CXX_FLAGS = ["-std=c++20", "-O2", "-g0", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
 CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+NVCC = shutil.which("nvcc") or CUDA_HOME / "bin" / "nvcc"
 # The folder of each extension's kernels, which its Makefile compiles: flags differ from file to
 # file, and PyTorch's own rules for .cu files refuse to work under its CPU builds.
 KERNELS = {"fused_rnn._C": "csrc/cpu", "fused_rnn._C_cuda": "csrc/cuda"}
@@ -51,7 +53,7 @@ def make_objects(folder: str) -> list[str]:
     """Returns the object files of the kernels in a folder, built by its Makefile."""
     build = Path("build", Path(folder).name).absolute()
     jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
-    make = ["make", "-C", folder, f"-j{jobs}", f"BUILD={build}", f"NVCC={CUDA_HOME}/bin/nvcc"]
+    make = ["make", "-C", folder, f"-j{jobs}", f"BUILD={build}", f"NVCC={NVCC}"]
     subprocess.run(make, check=True)
     return sorted(str(path) for path in build.glob("*.o"))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Our GPU kernels and their peers, case by case into a file that a next run resumes.
 
-python -m bench.gpu quick|grid OUTDIR [--seconds N]
+python -m bench.gpu first|second|grid OUTDIR [--seconds N]
 """
 
 import argparse
@@ -14,25 +14,27 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench import first_call, gpu_report, machine, problems
+from bench import first_call, gpu_report, machine, problems, rehearsal
 from bench.cases import Case
-from bench.gpu_providers import BUILDS, COMPILED, FAILURES, dtype_of
+from bench.gpu_providers import BUILDS, COMPILED, EAGER, FAILURES, GRAPHS, dtype_of
 from bench.harness import Row, empty_row
 from bench.problems import Gate, Problem
 from bench.providers import Call, NoPeer, Unavailable, query_of
 from bench.race import LEAVE
-from fused_rnn import backends
+from fused_rnn import backends, native
 
 _HIDDEN = (64, 128, 256, 512, 768, 1024, 2048)
 _BATCH = (1, 8, 16, 64, 128)
 _STEPS = (64, 1024, 1)
-# B, T, H of the cases that are worth minutes of compilation.
-_COMPILED_SHAPES = ((16, 64, 128), (64, 64, 512), (16, 1024, 768))
+# B, T, H of the first rows, and of the cases that are worth minutes of compilation.
+_FIRST = ((16, 64, 128), (64, 64, 512), (16, 1024, 768))
 # Enough to push everything out of the second-level cache.
 _FLUSH_BYTES = 256 << 20
 # A gate walks the same kernels on a shorter sequence, where float64 takes no minutes.
 _GATE_STEPS = 64
 _WARMUP, _SAMPLES, _SECONDS = 3, 30, 2.0
+
+PARTS = ("first", "second", "grid")
 
 Timer = Callable[[Callable[[], Any]], dict[str, Any]]
 
@@ -55,10 +57,8 @@ def _case(cell: str, batch: int, steps: int, hidden: int, dtype: str = "bfloat16
 
 def cases(part: str) -> list[Case]:
     """The cases of a part, the most telling first."""
-    if part == "quick":
-        first = ((16, 1024, 768), (16, 64, 128), (64, 64, 512))
-        shapes = (*first, (16, 1, 512), (1, 1024, 1024), (16, 1024, 64))
-        return [_case(cell, *shape) for shape in shapes for cell in ("lstm", "gru")]
+    if part != "grid":
+        return [_case(cell, *shape) for shape in _FIRST for cell in ("lstm", "gru")]
     grid = [
         _case(cell, batch, steps, hidden)
         for steps in _STEPS
@@ -72,7 +72,13 @@ def cases(part: str) -> list[Case]:
 
 
 def tasks(part: str) -> Iterator[Task]:
-    """What a part measures: first calls, then all that is soon ready, then the rest."""
+    """What a part measures; of the grid first calls, then all that is soon ready, then the rest."""
+    if part != "grid":
+        # Several steps, which no cell takes.
+        names = EAGER if part == "first" else GRAPHS
+        names = tuple(name for name in names if "cell" not in name)
+        yield from (Task(case, mode, names) for case in cases(part) for mode in case.modes)
+        return
     for hidden in (128, 1024):
         yield Task(_case("lstm", 16, 64, hidden), "first call", ("fused_rnn-triton",))
     chosen = cases(part)
@@ -82,7 +88,7 @@ def tasks(part: str) -> Iterator[Task]:
         names = tuple(n for n in BUILDS if n not in COMPILED and not (twice and "float16" in n))
         yield from (Task(case, mode, names) for mode in case.modes)
     for case in chosen:
-        if (case.batch, case.steps, case.hidden) in _COMPILED_SHAPES and case.layers == 1:
+        if (case.batch, case.steps, case.hidden) in _FIRST and case.layers == 1:
             yield from (Task(case, mode, COMPILED) for mode in case.modes)
 
 
@@ -154,7 +160,12 @@ def _measured(desk: _Desk, name: str, timer: Timer) -> Row:
         found = {"served_by": call.served_by, "error": error}
         if ours:
             found["plan"] = backends.explain(desk.query(), call.served_by)
-        return found | timer(call.run)
+        found |= timer(call.run)
+        if call.served_by == "native" and desk.query().device == "cuda":
+            native.check_waits()
+            found["ran"] = [native.last_plan(backward) for backward in (False, True)]
+            found["fallbacks"] = native.fallbacks()
+        return found
     except NoPeer as why:
         return {"reason": str(why), "no_peer": True}
     except Unavailable as why:
@@ -164,7 +175,10 @@ def _measured(desk: _Desk, name: str, timer: Timer) -> Row:
         return {"reason": f"failed: {type(failure).__name__}: {first}"}
 
 
-def measure(task: Task, device: str = "cuda", timer: Timer = timed) -> Iterator[Row]:
+_TIMER = rehearsal.timer(timed)
+
+
+def measure(task: Task, device: str = rehearsal.DEVICE, timer: Timer = _TIMER) -> Iterator[Row]:
     """A row for each provider: times, or the reason why there are none.
 
     Raises:
@@ -183,7 +197,7 @@ def measure(task: Task, device: str = "cuda", timer: Timer = timed) -> Iterator[
         with torch.set_grad_enabled(task.mode == "train"):
             found = _measured(desk, name, timer)
         yield empty_row(task.case, task.mode, name) | {"no_peer": False} | found
-        if device == "cuda":
+        if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
@@ -204,7 +218,7 @@ def run_part(part: str, path: Path, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("part", choices=("quick", "grid"))
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=400.0, help="stop after these")
     arguments = parser.parse_args()

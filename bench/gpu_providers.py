@@ -56,10 +56,14 @@ _EAGER: dict[str, Build] = {
     # The type in which cuDNN is at its best.
     "torch.nn-float16": partial(_peer, "torch.nn"),
 }
+_GRAPHED: dict[str, Build] = {
+    f"{name}-graph": partial(_graphed, build) for name, build in _EAGER.items()
+}
+EAGER, GRAPHS = tuple(_EAGER), tuple(_GRAPHED)
 # Every provider by the name its rows carry.
 BUILDS: dict[str, Build] = {
     **_EAGER,
-    **{f"{name}-graph": partial(_graphed, build) for name, build in _EAGER.items()},
+    **_GRAPHED,
     "torch.compile": partial(_peer, "torch.compile"),
     **peers.FLASHRNN,
 }

@@ -32,9 +32,17 @@ _VECTORS = {
 
 
 def git(*arguments: str) -> str:
-    """What git answers about this checkout; empty where there is none."""
+    """What git answers about this checkout; empty where there is none, or no git."""
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def commit() -> str:
+    """The commit that is checked out, and whether the package differs from it."""
+    changed = bool(git("status", "--porcelain", "--", "fused_rnn", "csrc"))
+    return git("rev-parse", "--short=12", "HEAD") + "+changes" * changed
 
 
 def failed_import(error: Exception) -> str:
@@ -109,7 +117,6 @@ def _driver() -> str | None:
 def record() -> dict[str, Any]:
     """The columns that are the same in every row of a run."""
     has_gpu = torch.cuda.is_available()
-    commit = git("rev-parse", "--short=12", "HEAD")
     return {
         "machine": name(),
         "cpu": _cpu("model name") or platform.machine(),
@@ -124,7 +131,6 @@ def record() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _version("triton"),
-        "commit": commit
-        + "+changes" * bool(git("status", "--porcelain", "--", "fused_rnn", "csrc")),
+        "commit": os.environ.get("FUSED_RNN_COMMIT") or commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }

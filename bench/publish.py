@@ -102,7 +102,7 @@ def support_table() -> str:
     for name in backends.PREDICATES:
         for devices, (what, passed) in _BACKENDS[name].items():
             if passed and name not in ran:
-                what = f"{what}: {passed}, {_OWED.format('build')}"
+                what = f"{what}: {passed}, {_OWED.format('first')}"
             lines.append(_support(name, devices, what))
     header = ["backend", "what it is", "devices", "cells", "data types", "resets"]
     header.append("backward in graphs")
@@ -173,13 +173,12 @@ def gpu_section() -> str:
     """The means measured on a GPU; the command that is owed where there are none."""
     rows = gpu_rows()
     if not rows:
-        parts = ", then ".join(f"`{part}`" for part in ("quick", "stress", "grid"))
         oldest = ".".join(str(part) for part in triton.OLDEST_CAPABILITY)
         return (
             f"No GPU has run the CUDA kernels (built for {_architectures()}) and the Triton "
             f"kernels (compute capability {oldest} and later) yet. What is owed: "
-            f"`bench/gpu.sh build out`, then {parts} in place of `build`, on a machine with a GPU, "
-            "torch and nvcc."
+            "`bench/gpu.sh first out`, then `second` and `grid` in place of `first`, on a machine "
+            "with a GPU, torch and nvcc."
         )
     files = sorted(RESULTS.glob("gpu*.jsonl"))
     links = ", ".join(f"[{path.stem}](bench/results/{path.stem}.md)" for path in files)
