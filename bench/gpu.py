@@ -149,6 +149,19 @@ class _Desk:
         return (call if whole is short else build(whole, self._mode)), error
 
 
+def _ran(query: backends.Query, served_by: str) -> Row:
+    """Which CUDA kernels ran last, and how often others did that were planned too large.
+
+    Raises:
+        RuntimeError: a wait of theirs ran out.
+    """
+    if (served_by, query.device) != ("native", "cuda"):
+        return {}
+    native.check_waits()
+    ran = [native.last_plan(backward) for backward in (False, True)]
+    return {"ran": ran, "fallbacks": native.fallbacks()}
+
+
 def _measured(desk: _Desk, name: str, timer: Timer) -> Row:
     """What is found of one provider."""
     try:
@@ -160,12 +173,7 @@ def _measured(desk: _Desk, name: str, timer: Timer) -> Row:
         found = {"served_by": call.served_by, "error": error}
         if ours:
             found["plan"] = backends.explain(desk.query(), call.served_by)
-        found |= timer(call.run)
-        if call.served_by == "native" and desk.query().device == "cuda":
-            native.check_waits()
-            found["ran"] = [native.last_plan(backward) for backward in (False, True)]
-            found["fallbacks"] = native.fallbacks()
-        return found
+        return found | timer(call.run) | _ran(desk.query(), call.served_by)
     except NoPeer as why:
         return {"reason": str(why), "no_peer": True}
     except Unavailable as why:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench import gpu, gpu_providers, gpu_report, machine, peers, problems, publish
 from bench.cases import Case
 from bench.harness import Row, empty_row
 from bench.problems import Problem
 from bench.providers import Call, Unavailable
-from fused_rnn import native
+from fused_rnn import backends, native
 
 TIMES = {"p20": 1e-3, "p50": 2e-3, "p80": 3e-3, "peak_bytes": 100}
 SMALL = Case("gru", 3, 5, 8, 16, "test", "gpu", "bfloat16")
@@ -64,6 +65,17 @@ def test_no_time_without_a_right_result(
     monkeypatch.setitem(gpu_providers.BUILDS, name, build)
     (found,) = gpu.measure(gpu.Task(SMALL, "infer", (name,)), "cpu", lambda run: TIMES)
     assert found["p50"] is None and found["reason"].startswith("wrong: ")
+
+
+def test_rows_say_which_kernels_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(native, "check_waits", lambda: asked.append(None))
+    monkeypatch.setattr(native, "last_plan", lambda backward: f"tier {'GC'[backward]}")
+    monkeypatch.setattr(native, "fallbacks", lambda: {"tier C": 2})
+    query = backends.Query("gru", torch.bfloat16, "cuda")
+    found = gpu._ran(query, "native")
+    assert found == {"ran": ["tier G", "tier C"], "fallbacks": {"tier C": 2}} and asked
+    assert not gpu._ran(query, "triton") and not gpu._ran(query._replace(device="cpu"), "native")
 
 
 def test_a_file_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
