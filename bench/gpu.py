@@ -129,7 +129,7 @@ class _Desk:
         """The problem cut to some steps, in a type."""
         key = steps, dtype
         if key not in self._problems:
-            made = problems.make(self._case._replace(steps=steps))
+            made = problems.make(rehearsal.shrunk(self._case._replace(steps=steps)))
             self._problems[key] = made.to(self._device, getattr(torch, dtype))
         return self._problems[key]
 

@@ -117,13 +117,13 @@ def first_calls(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Lines for a terminal: each case and mode, then the means."""
     yield (
-        f"{'case':<40} {'mode':<6}{'CUDA us':>10}{'Triton us':>10}{'torch.nn':>10}"
+        f"{'case':<40} {'mode':<6}{'CUDA us':>10}{'Triton us':>10}{'torch.nn':>10}{'float16':>10}"
         f"{'ratio':>7}{'ratio':>7}{'graphs':>7}{'graphs':>7}"
     )
     for (case, mode), by in grouped(rows).items():
         if mode == "first call":
             continue
-        names = (["fused_rnn"], ["fused_rnn-triton"], _TORCH)
+        names = (["fused_rnn"], ["fused_rnn-triton"], _TORCH, ["torch.nn-float16"])
         times = [_time(by, own) for own in names]
         shown = "".join("         –" if t is None else f"{1e6 * t:10.1f}" for t in times)
         graphs = [f"{name}-graph" for name in _TORCH]
@@ -131,9 +131,18 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         ratios += [ratio(by, f"{own}-graph", graphs) for own in OURS]
         shown += "".join("      –" if one is None else f"{one:7.2f}" for one in ratios)
         yield f"{case:<40} {mode:<6}{shown}"
-        yield from (f"    {line}" for line in reasons(by))
+        yield from (f"    {line}" for line in (*reasons(by), *_kernels(by)))
     yield from ("", " | ".join(_MEANS), *(" | ".join(line) for line in means(rows)))
     yield from first_calls(rows)
+
+
+def _kernels(by: dict[str, Row]) -> Iterator[str]:
+    """Which CUDA kernels ran last in a case, forward and backward."""
+    row = by.get("fused_rnn", {})
+    for tier, count in row.get("fallbacks", {}).items():
+        yield f"{tier} was refused as too large {count} times so far"
+    if row.get("ran"):
+        yield f"ran: {'; '.join(plan.partition(':')[0] for plan in row['ran'] if plan)}"
 
 
 def reasons(by: dict[str, Row]) -> Iterator[str]:

@@ -122,8 +122,11 @@ def test_means_are_those_of_the_targets() -> None:
     assert ("Triton", "T = 1 × torch.nn", "one step") not in lines
 
 
-def test_tables_say_what_is_missing() -> None:
-    text = "\n".join(gpu_report.table(recorded()))
+def test_tables_say_what_is_missing_and_what_ran() -> None:
+    rows = recorded()
+    rows[0] |= {"ran": ["tier G, 8 blocks: it fits", ""], "fallbacks": {"tier C": 2}}
+    text = "\n".join(gpu_report.table(rows))
+    assert "ran: tier G, 8 blocks\n" in text and "tier C was refused as too large 2 times" in text
     assert "fused_rnn-triton: failed: RuntimeError: no" in text
     assert "3.2 s until its first results" in text
     full = gpu_report.full(recorded())
