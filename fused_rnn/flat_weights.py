@@ -105,6 +105,9 @@ class FlatWeights(nn.RNNBase):
 
         Our own kernels, and PyTorch's layers on other devices, take weights wherever they lie.
         """
+        if torch.compiler.is_compiling():
+            # Called from a forward, as is usual: a graph moves no parameters.
+            return
         weights = [self._parameters.get(name) for name in self._flat_weights_names]
         if not self._are_for_cudnn(weights):
             return

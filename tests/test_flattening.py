@@ -208,6 +208,29 @@ def test_nothing_is_flattened_here() -> None:
     fused_rnn.FusedGRU(3, 5, device="meta").flatten_parameters()
 
 
+def test_called_from_a_forward(calls: list[Call]) -> None:
+    """A graph is whole for all that, and moves nothing."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = fused_rnn.FusedGRU(3, 5, backend="torch")
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.rnn.flatten_parameters()
+            return self.rnn(x)[0]
+
+    model = Model()
+    for p in model.parameters():
+        p.data = p.detach().clone()
+    calls.clear()
+    torch._dynamo.reset()
+    torch.compile(model, fullgraph=True, backend="eager")(torch.randn(4, 2, 3))
+    assert not calls
+    model(torch.randn(4, 2, 3))
+    assert len(calls) == 1
+
+
 def test_conversion_lays_out_anew(calls: list[Call]) -> None:
     plain = nn.LSTM(3, 5, 2, dropout=0.5)
     model = fused_rnn.fuse(nn.Sequential(plain))

@@ -54,6 +54,18 @@ class _Case(NamedTuple):
         return f"T={self.shape.T} B={self.shape.B} H={self.shape.H}"
 
 
+class _Problem(NamedTuple):
+    layer: FusedLayer
+    x: Tensor
+    cotangents: tuple[Tensor, Tensor]  # of outputs, and of each state
+
+    def doubled(self) -> "_Problem":
+        """The same numbers in float64."""
+        dy, dstate = self.cotangents
+        layer = deepcopy(self.layer).double()
+        return _Problem(layer, self.x.double(), (dy.double(), dstate.double()))
+
+
 class _Lost(RuntimeError):
     """The device does not answer any more."""
 
@@ -135,15 +147,15 @@ def _try(seat: Seat, case: _Case, verdicts: dict[str, str]) -> None:
     Raises:
         _Lost: the device answers no more, which is said of the backend that ran last.
     """
-    layer, leaves, cotangents = _problem(seat.device, case)
+    problem = _problem(seat.device, case)
     try:
-        truths = _run(deepcopy(layer).double(), "reference", *_doubled(leaves, cotangents))
-        references = _run(layer, "reference", leaves, cotangents)
+        truths = _run(problem.doubled(), "reference")
+        references = _run(problem, "reference")
     except RuntimeError as error:
         raise _Lost(_first_line(error)) from error
     for name in (name for name, verdict in verdicts.items() if not verdict):
         try:
-            results = _twice(seat, case, name, layer, leaves, cotangents)
+            results = _twice(seat, case, name, problem)
             for actual, truth, reference in zip(results, truths, references, strict=True):
                 assert_within_budget(actual, truth, reference)
         except _failures() as error:
@@ -154,10 +166,7 @@ def _try(seat: Seat, case: _Case, verdicts: dict[str, str]) -> None:
                 raise _Lost(f"by {name}: {_first_line(lost)}") from lost
 
 
-def _problem(
-    device: torch.device, case: _Case
-) -> tuple[FusedLayer, list[Tensor], tuple[Tensor, Tensor]]:
-    """A layer, its input in a list, and cotangents of its outputs and states."""
+def _problem(device: torch.device, case: _Case) -> _Problem:
     (T, B, H), dtype = case.shape, case.dtype
     torch.manual_seed(0)
     layer = _layer(case.cell, H)
@@ -165,8 +174,8 @@ def _problem(
     if case.cell == "rnn_relu":
         _keep_off_the_kink(x, layer)
     layer = layer.to(device, dtype)
-    dy, dhn = (torch.randn(shape).to(device, dtype) for shape in ((T, B, H), (1, B, H)))
-    return layer, [x.to(device, dtype)], (dy, dhn)
+    dy, dstate = (torch.randn(shape).to(device, dtype) for shape in ((T, B, H), (1, B, H)))
+    return _Problem(layer, x.to(device, dtype), (dy, dstate))
 
 
 def _layer(cell: str, hidden: int) -> FusedLayer:
@@ -190,28 +199,14 @@ def _keep_off_the_kink(x: Tensor, layer: FusedLayer) -> None:
     first[:, 0] = torch.where(first[:, 0] > 0, 4.0, -4.0)
 
 
-def _doubled(
-    leaves: list[Tensor], cotangents: tuple[Tensor, Tensor]
-) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-    dy, dhn = cotangents
-    return [leaf.double() for leaf in leaves], (dy.double(), dhn.double())
-
-
-def _twice(
-    seat: Seat,
-    case: _Case,
-    name: str,
-    layer: FusedLayer,
-    leaves: list[Tensor],
-    cotangents: tuple[Tensor, Tensor],
-) -> list[Tensor]:
+def _twice(seat: Seat, case: _Case, name: str, problem: _Problem) -> list[Tensor]:
     """The results of a backend, whose kernels are those planned and do the same again.
 
     Raises:
         AssertionError: they are not, or do not.
         RuntimeError: a wait of theirs ran out.
     """
-    first, again = (_run(layer, name, leaves, cotangents) for _ in range(2))
+    first, again = (_run(problem, name) for _ in range(2))
     seat.synchronize()
     if name == "native":
         seat.check_waits()
@@ -225,16 +220,15 @@ def _twice(
     return first
 
 
-def _run(
-    layer: FusedLayer, name: str, leaves: list[Tensor], cotangents: tuple[Tensor, Tensor]
-) -> list[Tensor]:
+def _run(problem: _Problem, name: str) -> list[Tensor]:
     """Outputs, states and gradients of a layer on a backend."""
-    (x,) = (leaf.detach().requires_grad_() for leaf in leaves)
+    layer, x = problem.layer, problem.x.detach().requires_grad_()
     with backends.use_backend(name):
         y, state = layer(x)
     states = state if isinstance(state, tuple) else (state,)
     outputs = (y, *states)
-    given = (*cotangents, *cotangents[1:])[: len(outputs)]
+    dy, dstate = problem.cotangents
+    given = (dy, *[dstate] * len(states))
     grads = torch.autograd.grad(outputs, (x, *layer.parameters()), given)
     return [t.detach() for t in (*outputs, *grads)]
 
