@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 from bench.machine import ROOT
 from bench.rehearsal import REHEARSED
@@ -29,6 +30,8 @@ class Session:
         self._end, self._text = time.monotonic() + seconds * SLOWER, out / f"{part}.txt"
         self._text.write_text("")
         (self.scratch / "logs").mkdir()
+        # Steps may run side by side.
+        self._telling = Lock()
 
     def say(self, *lines: str) -> None:
         """Prints lines, and keeps them in the part's text."""
@@ -70,11 +73,11 @@ class Session:
         status = self.run(name, command, most, **more)
         lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines() or [""]
         verdict = {0: "ok", 124: "out of time"}.get(status, f"failed ({status})")
-        self.say(f"{name:<26} {verdict:<12} {time.monotonic() - start:6.1f} s  {lines[-1][:200]}")
-        if status:
-            self.say(*(f"    {line[:200]}" for line in lines[-15:-1]))
-            self.failed.append(name)
-        self.pack()
+        told = f"{name:<26} {verdict:<12} {time.monotonic() - start:6.1f} s  {lines[-1][:200]}"
+        with self._telling:
+            self.say(told, *(f"    {line[:200]}" for line in lines[-15:-1] if status))
+            self.failed += [name] * bool(status)
+            self.pack()
         return not status
 
     def pack(self) -> None:

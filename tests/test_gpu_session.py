@@ -115,6 +115,20 @@ def test_each_smoke_falls_to_its_tier() -> None:
     assert {smoke.tier for smoke in SMOKES.values()} == {"", *(f"tier {one}" for one in "SCGL")}
 
 
+def test_smokes_end_with_the_first_form_that_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commands(*arguments: str) -> list[str]:
+        return python(f"raise SystemExit({int(arguments[2:] == ('block', 'backward'))})")
+
+    monkeypatch.setattr(gpu_session, "_python", commands)
+    session = Session("first", tmp_path)
+    assert not gpu_session.smoke(session)
+    assert session.failed == ["block backward"]
+    forms = {line.partition("  ")[0] for line in (tmp_path / "first.txt").read_text().splitlines()}
+    assert forms == {f"{name} {pass_}" for name in list(SMOKES)[:3] for pass_ in gpu_smoke.PASSES}
+
+
 @pytest.mark.parametrize("wrong", ["number", "tier", "bits"])
 def test_a_smoke_that_is_wrong(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "DEVICE", "cpu")
