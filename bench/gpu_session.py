@@ -86,9 +86,15 @@ def build(session: Session) -> bool:
     architecture = note("architectures") if carried else rehearsal.architecture()
     session.say("objects: " + ("carried" if carried else f"compiled here, for {architecture}"))
     command = _python("setup.py", "-q", "build_ext", "--inplace")
-    jobs = str(os.cpu_count())
+    # Ninja lies beside Python, and without it files are compiled one after another.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return session.step(
-        "build", command, FUSED_RNN_CUDA="1", ARCHITECTURES=architecture, MAX_JOBS=jobs
+        "build",
+        command,
+        FUSED_RNN_CUDA="1",
+        ARCHITECTURES=architecture,
+        MAX_JOBS=str(os.cpu_count()),
+        PATH=path,
     )
 
 
