@@ -146,8 +146,8 @@ def _kernels(by: dict[str, Row]) -> Iterator[str]:
 
 
 def reasons(by: dict[str, Row]) -> Iterator[str]:
-    """Why providers have no time in a case, ours and torch.nn's."""
-    for name in (*OURS, *_TORCH):
+    """Why providers have no time in a case, ours and torch.nn's, as they are and as graphs."""
+    for name in (name + end for end in ("", "-graph") for name in (*OURS, *_TORCH)):
         if by.get(name, {}).get("reason"):
             yield f"{name}: {by[name]['reason']}"
 

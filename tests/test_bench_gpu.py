@@ -124,9 +124,11 @@ def test_means_are_those_of_the_targets() -> None:
 
 def test_tables_say_what_is_missing_and_what_ran() -> None:
     rows = recorded()
+    rows.append(row(STEP, "step", "fused_rnn-graph", None, reason="failed: no capture"))
     rows[0] |= {"ran": ["tier G, 8 blocks: it fits", ""], "fallbacks": {"tier C": 2}}
     text = "\n".join(gpu_report.table(rows))
     assert "ran: tier G, 8 blocks\n" in text and "tier C was refused as too large 2 times" in text
+    assert "fused_rnn-graph: failed: no capture" in text
     assert "fused_rnn-triton: failed: RuntimeError: no" in text
     assert "3.2 s until its first results" in text
     full = gpu_report.full(recorded())
