@@ -18,6 +18,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("native_prepack", TORCH_BOX(&fused_rnn::prepack));
   m.impl("native_prepacked_forward", TORCH_BOX(&fused_rnn::prepacked_forward));
   m.impl("native_prepacked_step", TORCH_BOX(&fused_rnn::prepacked_step));
+  m.impl("native_stored_forward", TORCH_BOX(&fused_rnn::stored_forward));
   m.impl("native_prepack_linear", TORCH_BOX(&fused_rnn::prepack_linear));
   m.impl("native_prepacked_linear", TORCH_BOX(&fused_rnn::prepacked_linear));
   m.impl("native_log_softmax", TORCH_BOX(&fused_rnn::log_softmax));
@@ -52,6 +53,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "How this extension was built.");
   m.def("instruction_sets", &fused_rnn::instruction_sets,
         "Instruction sets that this machine runs, the fastest first.");
+  m.def("stored_instruction_sets", &fused_rnn::stored_instruction_sets,
+        "Those with kernels for weights of fewer bits, the fastest first.");
+  m.def(
+      "stored_instruction_set", [] { return fused_rnn::stored_kernels().name; },
+      "The one of these in use.");
+  m.def("set_stored_instruction_set", &fused_rnn::set_stored_instruction_set, pybind11::arg("name"),
+        "Uses one of these from now on; ValueError if this machine does not run it.");
   m.def("instruction_set", &fused_rnn::instruction_set, "The instruction set in use.");
   m.def("set_instruction_set", &fused_rnn::set_instruction_set, pybind11::arg("name"),
         "Uses one instruction set from now on; ValueError if this machine does not run it.");

@@ -8,6 +8,7 @@ from .fuse import explain, fuse, unfuse
 from .modules import FusedGRU, FusedLSTM, FusedRNN
 from .patching import patched_torch_nn
 from .prepacking import prepacked
+from .quantization import quantize
 
 __all__ = [
     "FusedGRU",
@@ -21,6 +22,7 @@ __all__ = [
     "fuse",
     "patched_torch_nn",
     "prepacked",
+    "quantize",
     "unfuse",
     "use_backend",
 ]

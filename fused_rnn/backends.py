@@ -169,7 +169,7 @@ def choose(query: Query, requested: str = "auto") -> str:
         name, reasons = _first_able(query)
         if name not in KERNELS and not torch.compiler.is_compiling():
             headline = f"fused_rnn: no fused kernel serves this input, {name!r} runs instead"
-            _warn_once(headline, *reasons)
+            warn_once(headline, *reasons)
         return name
     reason = PREDICATES[name](query)
     if reason is not None:
@@ -200,7 +200,8 @@ def _first_able(query: Query) -> tuple[str, list[str]]:
 
 
 @functools.cache
-def _warn_once(headline: str, *reasons: str) -> None:
+def warn_once(headline: str, *reasons: str) -> None:
+    """Warns of a backend that is not the fastest, of each headline and reasons once."""
     warnings.warn("; ".join((headline, *reasons)), RuntimeWarning, stacklevel=2)
 
 

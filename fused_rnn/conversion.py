@@ -2,7 +2,6 @@
 """One module's state under another class: torch.nn's modules and their fused twins."""
 
 import copy
-import sys
 import warnings
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -11,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from .exporting import refuse_script
 from .flat_weights import CACHES, carry_replaced
-from .identity import asked_by_isinstance
+from .identity import Passing
 from .rebinding import rebound
 from .subclasses import taker
 
@@ -22,30 +21,13 @@ C = TypeVar("C", bound="Convertible")
 # asks so looks for the longer name of a file of torch.nn.
 AS_BUILTIN = {"__module__": "torch.nn"}
 
-# Past the property of that name below.
-_CLASS: Any = vars(object)["__class__"]
 
+class Convertible(Passing):
+    """A module that takes over from its twin in torch.nn, passes for it and hands back to it."""
 
-class Convertible(nn.Module):
-    """A module that takes over from its twin in torch.nn and hands back to it.
-
-    It passes for the twin: `isinstance(FusedGRU(3, 5), nn.GRU)`. What asks for the class itself
-    sees the true one: `type(m) is nn.GRU`, `issubclass(type(m), nn.GRU)`, functools.singledispatch,
-    and in code that torch.compile compiles also isinstance with several classes at once.
-    """
-
-    # The twin, and the attributes that it lacks. The class holds, as their defaults, the values
-    # under which both compute the same.
-    _torch_class: ClassVar[type[nn.Module]]
+    # The attributes that the twin lacks. The class holds, as their defaults, the values under which
+    # both compute the same.
     _own_attributes: ClassVar[tuple[str, ...]] = ("backend",)
-
-    @property
-    def __class__(self) -> type:
-        return self._torch_class if asked_by_isinstance(sys._getframe().f_back) else type(self)
-
-    @__class__.setter
-    def __class__(self, cls: type) -> None:
-        _CLASS.__set__(self, cls)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -113,10 +95,6 @@ class Convertible(nn.Module):
         own = {name: getattr(self, name) for name in self._own_attributes}
         extra = [f", {name}={v}" for name, v in own.items() if v != getattr(type(self), name)]
         return "".join([super().extra_repr(), *extra])
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """As the oldest protocols have it: later ones ask that `__class__` be the true class."""
-        return super().__reduce_ex__(1)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

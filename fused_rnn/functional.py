@@ -8,7 +8,7 @@ follows torch.set_float32_matmul_precision (`products`).
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.functional import dropout as drop
 
 from . import autograd, backends, precision, torch_backend, validation
 from .autograd import contiguous, layer, records_gradient, takes_packed, transformed
-from .ops import GATES, LayerOutput, copy, layout, prepacked_forward
+from .ops import GATES, LayerOutput, copy, layout
 from .packing import Packing
 
 Lengths = Tensor | Sequence[int] | None
@@ -144,27 +144,27 @@ def _layers(
     return LayerOutput(x, torch.cat(hs), cells)
 
 
-def prepacked_stack(
+def inferred_stack(
+    runs: Sequence[Callable[..., Sequence[Any]]],
     x: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
-    packs: Sequence[Tensor],
     lengths: Tensor | None,
     resets: Tensor | None,
 ) -> LayerOutput:
-    """What `stack` returns, from packed weights: without gradients, without dropout.
+    """What `stack` returns, of ops without derivatives: no gradients, no dropout.
 
     Args:
-        packs: of each layer, what `ops.prepack` makes of its weights.
+        runs: of each layer, what returns y (T, B, N*P), hn and cn of (x, h, c, lengths, resets).
         others: as `stack` takes them.
     """
     x, h0, c0, lengths, resets = contiguous(x, h0, c0, lengths, resets)
-    if len(packs) == 1:
-        return LayerOutput(*prepacked_forward(x, h0, c0, packs[0], lengths, resets))
+    if len(runs) == 1:
+        return LayerOutput(*runs[0](x, h0, c0, lengths, resets))
     hs, cs = [], []
-    before = [[None] * len(packs) if s is None else s.chunk(len(packs)) for s in (h0, c0)]
-    for h, c, pack in zip(*before, packs, strict=True):
-        x, hn, cn = prepacked_forward(x, h, c, pack, lengths, resets)
+    before = [[None] * len(runs) if s is None else s.chunk(len(runs)) for s in (h0, c0)]
+    for h, c, run in zip(*before, runs, strict=True):
+        x, hn, cn = run(x, h, c, lengths, resets)
         hs.append(hn)
         cs.append(cn)
     return LayerOutput(x, torch.cat(hs), None if cs[0] is None else torch.cat(cs))

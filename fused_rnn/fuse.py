@@ -14,6 +14,7 @@ from .cells import FusedCell, FusedGRUCell, FusedLSTMCell, FusedRNNCell
 from .conversion import Convertible
 from .layer import FusedLayer
 from .modules import FusedGRU, FusedLSTM, FusedRNN
+from .quantized import Quantized
 from .recurrent import kind_of
 from .subclasses import refusal
 
@@ -56,12 +57,12 @@ def fuse(model: nn.Module, *, subclasses: bool = False) -> nn.Module:
         elif reason is None and fused is not None:
             takers[module] = fused
     if left:
-        _warn("fuse", left)
+        warn_left("fuse", left)
     elif not takers and not done:
         expected = "fuse: expected a model with recurrent modules of torch.nn"
         warnings.warn(f"{expected}, got none in {type(model).__name__}", stacklevel=2)
     twins = {m: fused.from_torch(m, subclasses=subclasses) for m, fused in takers.items()}
-    return _replaced(model, twins)
+    return replaced(model, twins)
 
 
 def unfuse(model: nn.Module) -> nn.Module:
@@ -93,11 +94,11 @@ def unfuse(model: nn.Module) -> nn.Module:
         else:
             fused.append(module)
     if left:
-        _warn("unfuse", left)
-    return _replaced(model, {module: module.to_torch() for module in fused})
+        warn_left("unfuse", left)
+    return replaced(model, {module: module.to_torch() for module in fused})
 
 
-def _replaced(model: nn.Module, twins: dict[Any, Any]) -> nn.Module:
+def replaced(model: nn.Module, twins: dict[Any, Any]) -> nn.Module:
     """`model`, or its twin, with the modules inside replaced by theirs."""
     for module in (*model.modules(), *twins.values()):
         for name, child in module._modules.items():
@@ -114,8 +115,8 @@ def _is_inside(path: str, others: Iterable[str]) -> bool:
     return any(not other or path.startswith(f"{other}.") for other in others)
 
 
-def _warn(function: str, left: dict[str, str]) -> None:
-    """Warns the caller of `function` of what stays as it is, by path."""
+def warn_left(function: str, left: dict[str, str]) -> None:
+    """Warns the caller of `function`, which calls this, of what stays as it is, by path."""
     lines = [f"  {path or 'the model itself'}: {what}" for path, what in left.items()]
     warnings.warn("\n".join([f"{function} leaves as they are:", *lines]), stacklevel=3)
 
@@ -124,8 +125,10 @@ def explain(module: nn.Module, input: Tensor | PackedSequence) -> str:
     """Which backend `module` would run `input` on now, and what keeps it from the faster ones.
 
     Raises:
-        TypeError: `module` is not a fused layer or cell.
+        TypeError: `module` is not a fused layer or cell, nor a quantized one.
     """
+    if isinstance(module, Quantized):
+        return module._explain()
     if not isinstance(module, FusedLayer | FusedCell):
         raise TypeError(f"module: expected a fused layer or cell, got {type(module).__name__}")
     data = input.data if isinstance(input, PackedSequence) else input

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Whether an object's `__class__` is asked for by isinstance, or by who wants the class itself."""
+"""Modules that pass for one of torch.nn where isinstance asks, and are what they are elsewhere."""
 
 import opcode
+import sys
 from types import CodeType, FrameType
+from typing import Any, ClassVar
+
+from torch import nn
 
 # The instructions that read an attribute; isinstance looks from within a call, or a `match`.
 _READS = {opcode.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") if name in opcode.opmap}
@@ -46,3 +50,30 @@ def _instruction(frame: FrameType) -> int:
 def _names(code: CodeType) -> tuple[str, ...]:
     """All names that code may call something by; `isinstance` is sometimes made a local one."""
     return code.co_names + code.co_varnames + code.co_freevars
+
+
+# Past the property of that name below.
+_CLASS: Any = vars(object)["__class__"]
+
+
+class Passing(nn.Module):
+    """A module that passes for its twin in torch.nn: `isinstance(FusedGRU(3, 5), nn.GRU)`.
+
+    What asks for the class itself sees the true one: `type(m) is nn.GRU`,
+    `issubclass(type(m), nn.GRU)`, functools.singledispatch, and in code that torch.compile compiles
+    also isinstance with several classes at once.
+    """
+
+    _torch_class: ClassVar[type[nn.Module]]
+
+    @property
+    def __class__(self) -> type:
+        return self._torch_class if asked_by_isinstance(sys._getframe().f_back) else type(self)
+
+    @__class__.setter
+    def __class__(self, cls: type) -> None:
+        _CLASS.__set__(self, cls)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As the oldest protocols have it: later ones ask that `__class__` be the true class."""
+        return super().__reduce_ex__(1)

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .layer import FusedLayer, States
+from .forms import States
+from .layer import FusedLayer
 
 
 class FusedRNN(FusedLayer):

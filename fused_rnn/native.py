@@ -226,6 +226,33 @@ def why_not_amx() -> str:
     return str(_loaded().why_not_amx())
 
 
+def stored_instruction_sets() -> list[str]:
+    """Returns the instruction sets with kernels for weights of fewer bits, the fastest first."""
+    return [] if _C is None else list(_C.stored_instruction_sets())
+
+
+def stored_instruction_set() -> str:
+    """Returns the one of these in use.
+
+    Raises:
+        RuntimeError: there is no extension.
+    """
+    return str(_loaded().stored_instruction_set())
+
+
+def set_stored_instruction_set(name: str) -> None:
+    """Makes every later call of a quantized module use one instruction set.
+
+    Args:
+        name: one of `stored_instruction_sets()`, or "auto", the fastest, as at first.
+
+    Raises:
+        ValueError: this machine does not run it.
+        RuntimeError: there is no extension.
+    """
+    _loaded().set_stored_instruction_set(name)
+
+
 def serving(dtype: torch.dtype) -> tuple[str, str]:
     """Returns the instruction sets for a dtype: for most layers, and where its tiles pay.
 

@@ -42,6 +42,11 @@ _UNDERIVED = {
     "native_prepacked_step": (
         "(Tensor x, Tensor? h0, Tensor? c0, Tensor prepacked) -> (Tensor hn, Tensor? cn)"
     ),
+    # Weights of fewer bits: panels, with int8 scales and sums, then biases; see quantized.py.
+    "native_stored_forward": (
+        "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, Tensor? resets, "
+        "str cell, int[] reverse, int hidden, int output) -> (Tensor y, Tensor hn, Tensor? cn)"
+    ),
     "native_prepack_linear": "(Tensor weight, Tensor? bias) -> Tensor",
     "native_prepacked_linear": "(Tensor x, Tensor prepacked, int columns) -> Tensor",
     "native_log_softmax": "(Tensor x) -> (Tensor log_probs, Tensor peaks)",
@@ -221,6 +226,30 @@ def _fake_backward(
     )
 
 
+def _fake_stored_forward(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    cell: str,
+    reverse: list[int],
+    hidden: int,
+    output: int,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    _check_devices(x, h0, c0, *weights, lengths, resets)
+    *rows, _ = x.shape
+    count = len(reverse)
+    # A step has neither T nor N.
+    states = (rows[0],) if len(rows) == 1 and lengths is None else (count, batch_size(x, lengths))
+    return (
+        x.new_empty((*rows, count * output)),
+        x.new_empty((*states, output)),
+        x.new_empty((*states, hidden)) if cell == "lstm" else None,
+    )
+
+
 def _define(backend: str) -> OpPair:
     """Both ops of `backend`, defined with their fakes; its library adds the kernels."""
     for kind, schema, fake in (
@@ -249,10 +278,12 @@ copy = _define_copy()
 PAIRS = {backend: _define(backend) for backend in (*COMPILED, *RECOMPUTED)}
 
 for _name, _schema in _UNDERIVED.items():
-    torch.library.define(f"fused_rnn::{_name}", _schema)
+    torch.library.define(f"fused_rnn::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
+torch.library.register_fake("fused_rnn::native_stored_forward", _fake_stored_forward)
 prepack = torch.ops.fused_rnn.native_prepack.default
 prepacked_forward = torch.ops.fused_rnn.native_prepacked_forward.default
 prepacked_step = torch.ops.fused_rnn.native_prepacked_step.default
+stored_forward = torch.ops.fused_rnn.native_stored_forward.default
 prepack_linear = torch.ops.fused_rnn.native_prepack_linear.default
 prepacked_linear = torch.ops.fused_rnn.native_prepacked_linear.default
 log_softmax = torch.ops.fused_rnn.native_log_softmax.default

@@ -239,17 +239,9 @@ def check_cell(
     As in torch.nn sizes come before dtypes, and absent states have `hidden_size` columns.
     """
     w_ih, w_hh = weights[:2]
-    rows, features = x.shape
-    if features != w_ih.size(1):
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {features} expected {w_ih.size(1)}"
-        )
-    expected = (rows, w_hh.size(1))
-    if not states and hidden_size != expected[1]:
-        _raise_cell_state(0, (rows, hidden_size), *expected)
-    for index, state in enumerate(states):
-        if state.shape != expected:
-            _raise_cell_state(index, state.shape, *expected)
+    check_cell_sizes(x, states, w_ih.size(1), w_hh.size(1))
+    if not states and hidden_size != w_hh.size(1):
+        _raise_cell_state(0, (x.size(0), hidden_size), x.size(0), w_hh.size(1))
     check_devices(weights, x)
     if x.dtype != w_ih.dtype:
         raise RuntimeError(
@@ -257,6 +249,16 @@ def check_cell(
         )
     for state in states:
         check_state_like(state, x)
+
+
+def check_cell_sizes(x: Tensor, states: Sequence[Tensor], inputs: int, hidden: int) -> None:
+    """Raises unless rows, (B, I), and states, (B, H), have so many columns."""
+    rows, features = x.shape
+    if features != inputs:
+        raise RuntimeError(f"input has inconsistent input_size: got {features} expected {inputs}")
+    for index, state in enumerate(states):
+        if state.shape != (rows, hidden):
+            _raise_cell_state(index, state.shape, rows, hidden)
 
 
 def _raise_cell_state(index: int, shape: tuple[int, ...], rows: int, hidden: int) -> None:

@@ -13,11 +13,12 @@ FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
     | {"exporting", "_C", "_C_cuda"},
     {"transforms", "packing", "recomputed", "precision", "products", "selection", "identity"}
-    | {"rebinding", "flops", "overrides", "per_sample", "proven"},
+    | {"rebinding", "flops", "overrides", "per_sample", "proven", "forms", "stored"},
     {"autograd", "backends"},
     {"functional", "prepacking"},
-    {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"},
-    {"fuse", "recurrent", "patching"},
+    {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"}
+    | {"quantized"},
+    {"fuse", "recurrent", "patching", "quantization"},
     {"__init__"},
     {"text", "seq2seq", "cli", "__main__"},
 )

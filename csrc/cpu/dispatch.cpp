@@ -38,6 +38,25 @@ const std::vector<const Kernels*>& available() {
 // The set asked for by name; null: the fastest for each call.
 std::atomic<const Kernels*> asked_for{nullptr};
 
+// The same of the kernels for weights of fewer bits.
+const std::vector<const StoredKernels*>& stored_available() {
+  static const std::vector<const StoredKernels*> found = [] {
+    std::vector<const StoredKernels*> sets;
+    [[maybe_unused]] const Processor& has = processor();
+#if defined(__x86_64__)
+    if (has.avx512_vnni) sets.push_back(&kStoredAvx512);
+    if (has.avx2) sets.push_back(&kStoredAvx2);
+#elif defined(__aarch64__)
+    sets.push_back(&kStoredNeon);
+#endif
+    sets.push_back(&kStoredPortable);
+    return sets;
+  }();
+  return found;
+}
+
+std::atomic<const StoredKernels*> stored_asked_for{nullptr};
+
 bool has_tiles(const Kernels& kernels) { return !kernels.serves(Dtype::kDouble); }
 
 // The fastest set without tiles.
@@ -77,6 +96,12 @@ bool three_parts_pay(const Shape& s) {
   return gates > 1 && gates * s.H * (s.I + s.P) <= kWeights;
 }
 
+[[noreturn]] void refuse(const std::string& name, const std::vector<std::string>& known) {
+  std::string names = "auto";
+  for (const std::string& one : known) names += " " + one;
+  throw std::invalid_argument("instruction set: expected one of " + names + ", got " + name);
+}
+
 std::atomic<bool> concurrent_regions{false};
 
 // Multiply-adds that take about as long as waking another thread.
@@ -101,9 +126,26 @@ void set_instruction_set(const std::string& name) {
   for (const Kernels* kernels : available()) {
     if (name == kernels->name) return asked_for.store(kernels);
   }
-  std::string names = "auto";
-  for (const std::string& known : instruction_sets()) names += " " + known;
-  throw std::invalid_argument("instruction set: expected one of " + names + ", got " + name);
+  refuse(name, instruction_sets());
+}
+
+std::vector<std::string> stored_instruction_sets() {
+  std::vector<std::string> names;
+  for (const StoredKernels* kernels : stored_available()) names.emplace_back(kernels->name);
+  return names;
+}
+
+void set_stored_instruction_set(const std::string& name) {
+  if (name == "auto") return stored_asked_for.store(nullptr);
+  for (const StoredKernels* kernels : stored_available()) {
+    if (name == kernels->name) return stored_asked_for.store(kernels);
+  }
+  refuse(name, stored_instruction_sets());
+}
+
+const StoredKernels& stored_kernels() {
+  const StoredKernels* asked = stored_asked_for.load(std::memory_order_relaxed);
+  return asked ? *asked : *stored_available().front();
 }
 
 std::string why_not_amx() { return processor().why_not_amx; }

@@ -48,6 +48,12 @@ const Kernels& packed_kernels(Dtype dtype, int64_t inputs, int64_t units);
 // For one call of a layer that packs its weights itself.
 const Kernels& layer_kernels(const Shape& shape);
 
+// Sets with kernels for weights of fewer bits, the fastest first; the one in use is the first, or
+// what was asked for, "auto" for the first again.
+std::vector<std::string> stored_instruction_sets();
+void set_stored_instruction_set(const std::string& name);
+const StoredKernels& stored_kernels();
+
 // Threads that are worth waking for so many multiply-adds.
 int team_size(double multiply_adds);
 

@@ -16,21 +16,25 @@ class ForwardPass {
   typedef SumOf<Op> C;
   typedef Vec<C> V;
   typedef Math<C> M;
+  typedef typename Kept<Op>::Row Row;
+  typedef typename Kept<Op>::Factor Factor;
   static constexpr int L = kLanes<C>;
   static constexpr int G = gate_count(cell);
   static constexpr bool kKeepState = keeps_state(cell, sizeof(IO) == 2);
   static constexpr int S = tape_slots(cell, sizeof(IO) == 2);
   // Vectors of units in a panel, so that a panel has enough vectors to hide latencies.
-  static constexpr int kUnitVecs = G == 1                             ? 4
+  static constexpr int kUnitVecs = kStored<Op>                        ? stored_units(cell) / L
+                                   : G == 1                           ? 4
                                    : cell == Cell::kGruResetBefore    ? 2
                                    : cell == Cell::kGru && kTiled<Op> ? 2
                                                                       : 1;
   static constexpr bool kSplitGates = cell == Cell::kGruResetBefore;
   static constexpr bool kIsGru = cell == Cell::kGru || cell == Cell::kGruResetBefore;
   // The GRU mixes the previous state in; where products take a narrower copy it keeps its own.
-  static constexpr bool kOwnState = kIsGru && !std::is_same<Op, C>::value;
+  static constexpr bool kOwnState = kIsGru && !std::is_same<Row, C>::value;
   static constexpr int kPanelColumns = G * kUnitVecs * L;
-  static constexpr int kMostVecs = G * kUnitVecs > kMaxVecs ? G * kUnitVecs : kMaxVecs;
+  static constexpr int kOutputVecs = kStored<Op> ? kStoredOutputs / L : kMaxVecs;
+  static constexpr int kMostVecs = G * kUnitVecs > kOutputVecs ? G * kUnitVecs : kOutputVecs;
 
  public:
   static size_t workspace(const Forward& args, int threads) {
@@ -71,6 +75,7 @@ class ForwardPass {
     const IO* matrix;
     Op* packed;   // null: taken as it lies
     bool at_use;  // packed a panel at a time, into the place of one
+    StoredMatrix stored;
 
     Op* panel(int64_t index) const {
       return packed + (at_use ? 0 : index) * panel_size<Op>(map, K);
@@ -87,8 +92,8 @@ class ForwardPass {
 
   // Shared by the threads of one recurrence.
   struct Shared : Prepared {
-    Op *h[2], *inner;  // (B, ld): state before and after a step; r * h, or h before projection
-    C *state, *c, *z;  // (B, ld)
+    Row *h[2], *inner;  // (B, ld): state before and after a step; r * h, or h before projection
+    C *state, *c, *z;   // (B, ld)
   };
 
   ForwardPass(const Forward& args, char* workspace, int threads, int rank);
@@ -101,7 +106,7 @@ class ForwardPass {
 
   // Whether this thread alone multiplies with its panels of the input's weights, and once.
   bool projects_once() const {
-    return !args_.prepacked && packs() && steps_ == s_.T && split_.row_groups == 1;
+    return !args_.prepacked && !kStored<Op> && packs() && steps_ == s_.T && split_.row_groups == 1;
   }
 
   // ---- packing and initial state
@@ -110,26 +115,34 @@ class ForwardPass {
 
   void pack_weights(const Weights& w);
 
+  // Weights that are stored are read where they lie; only biases are added up.
+  void take_stored(const StoredWeights& w);
+
   static void pack(const Product& product, int64_t panel);
 
   // Rows a[0 .. count) times one panel, added to init.
-  static void multiply(const Product& product, int64_t panel, const Op* const* a, int64_t count,
+  static void multiply(const Product& product, int64_t panel, const Factor* const* a, int64_t count,
                        const C* init, C* c, int64_t c_stride) {
-    if constexpr (!kTiled<Op>) {
-      if (!product.packed) {
-        return dot_panel(product.map, panel, product.matrix, product.K, a, count, init, c,
-                         c_stride);
+    if constexpr (kStored<Op>) {
+      multiply_stored<Op>(product.map, panel, product.stored, product.K, a, count, init, c,
+                          c_stride);
+    } else {
+      if constexpr (!kTiled<Op>) {
+        if (!product.packed) {
+          return dot_panel(product.map, panel, product.matrix, product.K, a, count, init, c,
+                           c_stride);
+        }
       }
+      multiply_panel<Op>(
+          product.map, panel, product.panel(panel), product.K, [&](int64_t r) { return a[r]; },
+          round_up(product.K, kDepth<Op>), count, init, c, c_stride);
     }
-    multiply_panel<Op>(
-        product.map, panel, product.panel(panel), product.K, [&](int64_t r) { return a[r]; },
-        round_up(product.K, kDepth<Op>), count, init, c, c_stride);
   }
 
   // Cuts rows into what `multiply` takes at once: f(first, count).
   template <class F>
   static void cut_rows(const Product& product, int64_t panel, int64_t rows, F f) {
-    if (product.packed) {
+    if (!kStored<Op> && product.packed) {
       for_rows<Op>(rows, product.map.used_vecs(panel), f);
     } else {
       for_blocks(rows, kBlockRows<Op>, f);
@@ -184,7 +197,9 @@ class ForwardPass {
   }
 
   void project_panel(const Product& product, int64_t panel, int64_t count, int64_t column) {
-    if (product.at_use) pack(product, panel);
+    if constexpr (!kStored<Op>) {
+      if (product.at_use) pack(product, panel);
+    }
     const C* bias = shared_.bias + panel * kPanelColumns + column;
     cut_rows(product, panel, count, [&](int64_t first, int64_t rows) {
       multiply(product, panel, x_rows_ + first, rows, bias, xg_row(panel, first) + column,
@@ -192,8 +207,8 @@ class ForwardPass {
     });
   }
 
-  const Op* operand(const IO* x, int64_t index) {
-    if constexpr (std::is_same<IO, Op>::value) {
+  const Factor* operand(const IO* x, int64_t index) {
+    if constexpr (std::is_same<IO, Factor>::value) {
       if (s_.I == ld_x_) return x;
     }
     put_row(converted_, ld_x_, index, x, s_.I);
@@ -217,6 +232,28 @@ class ForwardPass {
   }
   int64_t operand_rows() const { return kTiled<Op> ? split_.row_groups * group_rows_ : s_.B; }
 
+  // Rows as products take them: those that threads share, or this thread's copy in integers.
+  struct Factors {
+    const Factor* rows;
+    int64_t ld;
+  };
+
+  Factors factors(const Row* rows, int64_t ld, int64_t K, int64_t active) const {
+    if constexpr (std::is_same<Row, Factor>::value) {
+      return {rows, ld};
+    } else {
+      const int64_t narrow = factor_ld<Op>(K);
+      for (int64_t j = 0; j < active; ++j) {
+        put_row(factors_, narrow, j, rows + operand_row(j) * ld, K);
+      }
+      return {factors_, narrow};
+    }
+  }
+
+  const Factor* factor_row(const Factors& factors, int64_t j) const {
+    return factors.rows + (std::is_same<Row, Factor>::value ? operand_row(j) : j) * factors.ld;
+  }
+
   At at(int64_t j, int64_t t, int64_t offset) const {
     const int64_t p = rows_.position(j), b = args_.rows.order[p], length = args_.rows.length[p];
     return At{p,
@@ -232,22 +269,25 @@ class ForwardPass {
     const int64_t t = rows_.time(k), active = rows_.active(t);
     now_ = shared_.h[k & 1];
     next_ = shared_.h[(k & 1) ^ 1];
+    const Factors h = factors(now_, ld_p_, s_.P, active);
     panels_.at_step(k, [&](int64_t p) {
-      for_products(shared_.hidden, p, now_, ld_p_, active,
+      for_products(shared_.hidden, p, h, active,
                    [&](int64_t j, const C* sum) { finish_gates(at(j, t, offset), p, sum); });
     });
     if constexpr (kSplitGates) {
       place_.wait_units(team);
+      const Factors reset_h = factors(shared_.inner, ld_h_, s_.H, active);
       panels_.at_step(k, [&](int64_t p) {
-        for_products(shared_.hidden_n, p, shared_.inner, ld_h_, active,
+        for_products(shared_.hidden_n, p, reset_h, active,
                      [&](int64_t j, const C* sum) { finish_n(at(j, t, offset), p, sum); });
       });
     }
     if (s_.projected) {
       place_.wait_units(team);
       const Range mine(outputs_.panels(), place_.unit_group, split_.unit_groups);
+      const Factors inner = factors(shared_.inner, ld_h_, s_.H, active);
       for (int64_t p = mine.begin; p < mine.end; ++p) {
-        for_products(shared_.output, p, shared_.inner, ld_h_, active,
+        for_products(shared_.output, p, inner, active,
                      [&](int64_t j, const C* sum) { finish_output(at(j, t, offset), p, sum); });
       }
     }
@@ -256,13 +296,13 @@ class ForwardPass {
 
   // Multiplies the active rows of an operand with one panel; f(row, sums) gets each row's.
   template <class F>
-  void for_products(const Product& product, int64_t panel, const Op* operand, int64_t ld,
-                    int64_t active, F f) {
+  void for_products(const Product& product, int64_t panel, const Factors& factors, int64_t active,
+                    F f) {
     alignas(64) C sums[kBlockRows<Op> * kMostVecs * L];
-    const Op* a[kBlockRows<Op>];
+    const Factor* a[kBlockRows<Op>];
     const int vecs = product.map.used_vecs(panel);
     cut_rows(product, panel, active, [&](int64_t first, int64_t count) {
-      for (int64_t r = 0; r < count; ++r) a[r] = operand + operand_row(first + r) * ld;
+      for (int64_t r = 0; r < count; ++r) a[r] = factor_row(factors, first + r);
       multiply(product, panel, a, count, nullptr, sums, vecs * L);
       for (int64_t r = 0; r < count; ++r) f(first + r, sums + r * vecs * L);
     });
@@ -308,9 +348,9 @@ class ForwardPass {
   int64_t ld_p_, ld_h_, ld_x_, group_rows_, steps_, capacity_, n_ = 0;
   Shared shared_{};
   C* xg_ = nullptr;
-  Op* converted_ = nullptr;
-  const Op** x_rows_ = nullptr;
-  Op *now_ = nullptr, *next_ = nullptr;
+  Factor *converted_ = nullptr, *factors_ = nullptr;
+  const Factor** x_rows_ = nullptr;
+  Row *now_ = nullptr, *next_ = nullptr;
 };
 
 }  // namespace FUSED_RNN_ISA

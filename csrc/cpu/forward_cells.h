@@ -62,7 +62,7 @@ void ForwardPass<IO, Op, cell>::finish_n(const At& a, int64_t panel, const C* su
 
 template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::finish_output(const At& a, int64_t panel, const C* sum) {
-  for (int v = 0; v < kMaxVecs; ++v) {
+  for (int v = 0; v < kOutputVecs; ++v) {
     const int64_t u = panel * outputs_.width() + v * L, lanes = s_.P - u;
     if (lanes <= 0) break;
     emit(a, u, lanes, load(sum + v * L));

@@ -11,7 +11,7 @@ ForwardPass<IO, Op, cell>::ForwardPass(const Forward& args, char* workspace, int
       s_(args.shape),
       gates_{kSplitGates ? 2 : G, kUnitVecs, 0, s_.H},
       gate_n_{1, kUnitVecs, 2, s_.H},
-      outputs_(plain_map<C>(s_.P)),
+      outputs_{1, kOutputVecs, 0, s_.P},
       split_(plan_split<Op>(s_.N, s_.B, gates_.panels(), s_.P, G * kUnitVecs, threads)),
       place_(split_, rank),
       rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
@@ -19,7 +19,7 @@ ForwardPass<IO, Op, cell>::ForwardPass(const Forward& args, char* workspace, int
       arena_(workspace) {
   ld_p_ = round_up(s_.P, max(16, kDepth<Op>));
   ld_h_ = round_up(s_.H, max(16, kDepth<Op>));
-  ld_x_ = round_up(s_.I, kDepth<Op>);
+  ld_x_ = factor_ld<Op>(s_.I);
   const int64_t group_rows = (s_.B + split_.row_groups - 1) / split_.row_groups;
   group_rows_ = round_up(group_rows, kRowsTogether<Op>);
   steps_ = min(s_.T, max(1, kProjectRows / max(group_rows, 1)));
@@ -32,11 +32,12 @@ void ForwardPass<IO, Op, cell>::lay_out() {
   for (int g = 0; g < split_.recurrence_groups; ++g) {
     Shared shared{};
     if (!args_.prepacked) {
-      static_cast<Prepared&>(shared) = lay_out_weights(arena_, packs(), projects_once());
+      static_cast<Prepared&>(shared) =
+          lay_out_weights(arena_, !kStored<Op> && packs(), projects_once());
     }
     if (kSplitGates) shared.z = arena_.take<C>(s_.B * ld_h_);
-    for (Op*& h : shared.h) h = arena_.take<Op>(operand_rows() * ld_p_);
-    if (kSplitGates || s_.projected) shared.inner = arena_.take<Op>(operand_rows() * ld_h_);
+    for (Row*& h : shared.h) h = arena_.take<Row>(operand_rows() * ld_p_);
+    if (kSplitGates || s_.projected) shared.inner = arena_.take<Row>(operand_rows() * ld_h_);
     if (kOwnState) shared.state = arena_.take<C>(s_.B * ld_p_);
     if (cell == Cell::kLstm) shared.c = arena_.take<C>(s_.B * ld_h_);
     if (g == place_.recurrence_group) shared_ = shared;
@@ -44,11 +45,13 @@ void ForwardPass<IO, Op, cell>::lay_out() {
   // This thread's own buffers lie behind those of the ranks before it.
   const int64_t most_panels = (gates_.panels() + split_.unit_groups - 1) / split_.unit_groups;
   const int threads = split_.recurrence_groups * place_.recurrence_size();
-  const bool direct = std::is_same<IO, Op>::value && s_.I == ld_x_;
+  const bool direct = std::is_same<IO, Factor>::value && s_.I == ld_x_;
+  const int64_t copies = std::is_same<Row, Factor>::value ? 0 : group_rows_;
   for (int rank = 0; rank < threads; ++rank) {
     C* xg = arena_.take<C>(most_panels * capacity_ * kPanelColumns);
-    Op* converted = arena_.take<Op>(direct ? 0 : capacity_ * ld_x_);
-    const Op** x_rows = arena_.take<const Op*>(capacity_);
+    Factor* converted = arena_.take<Factor>(direct ? 0 : capacity_ * ld_x_);
+    Factor* factors = arena_.take<Factor>(copies * factor_ld<Op>(max(s_.H, s_.P)));
+    const Factor** x_rows = arena_.take<const Factor*>(capacity_);
     Op* panel = arena_.take<Op>(projects_once() ? panel_size<Op>(gates_, s_.I) : 0);
     if (rank == place_.rank()) {
       for (Product* product : {&shared_.input, &shared_.input_n}) {
@@ -56,6 +59,7 @@ void ForwardPass<IO, Op, cell>::lay_out() {
       }
       xg_ = xg;
       converted_ = converted;
+      factors_ = factors;
       x_rows_ = x_rows;
     }
   }
@@ -66,7 +70,7 @@ typename ForwardPass<IO, Op, cell>::Prepared ForwardPass<IO, Op, cell>::lay_out_
     Arena& arena, bool packed, bool input_at_use) const {
   const auto product = [&](const PanelMap<C>& map, int64_t K, bool at_use = false) {
     const int64_t size = packed && !at_use ? packed_size<Op>(map, K) : 0;
-    return Product{map, K, nullptr, size ? arena.take<Op>(size) : nullptr, at_use};
+    return Product{map, K, nullptr, size ? arena.take<Op>(size) : nullptr, at_use, {}};
   };
   Prepared weights{};
   weights.input = product(gates_, s_.I, input_at_use);
@@ -95,7 +99,9 @@ template <class IO, class Op, Cell cell>
 void ForwardPass<IO, Op, cell>::prepare(int64_t n) {
   n_ = n;
   rows_.reverse = args_.reverse[n] != 0;
-  if (args_.prepacked) {
+  if constexpr (kStored<Op>) {
+    take_stored(args_.stored[n]);
+  } else if (args_.prepacked) {
     // Laid out as `prepack` did, and only read.
     Arena arena(const_cast<char*>(args_.prepacked) + n * args_.prepacked_bytes);
     static_cast<Prepared&>(shared_) = lay_out_weights(arena, true, false);
@@ -123,6 +129,21 @@ void ForwardPass<IO, Op, cell>::pack_weights(const Weights& w) {
   if (s_.projected) {
     const Range mine(outputs_.panels(), place_.recurrence_rank(), place_.recurrence_size());
     for (int64_t p = mine.begin; p < mine.end; ++p) pack(shared_.output, p);
+  }
+}
+
+template <class IO, class Op, Cell cell>
+void ForwardPass<IO, Op, cell>::take_stored(const StoredWeights& w) {
+  shared_.input.stored = w.input;
+  shared_.hidden.stored = w.hidden;
+  shared_.output.stored = w.output;
+  shared_.input_n.stored = w.input_n;
+  shared_.hidden_n.stored = w.hidden_n;
+  Weights biases{};
+  biases.b_ih = w.b_ih;
+  biases.b_hh = w.b_hh;
+  for (int64_t p = panels_.begin; p < panels_.end; ++p) {
+    if (p % split_.row_groups == place_.row_group) pack_bias(biases, p);
   }
 }
 
@@ -165,7 +186,7 @@ void ForwardPass<IO, Op, cell>::start_row(int64_t j) {
     h0 = c0 = nullptr;
   }
   const int64_t op = operand_row(j);
-  for (Op* h : shared_.h) put_row(h, ld_p_, op, h0, s_.P);
+  for (Row* h : shared_.h) put_row(h, ld_p_, op, h0, s_.P);
   if (kOwnState) convert(shared_.state + p * ld_p_, h0, s_.P, ld_p_);
   if (cell == Cell::kLstm) convert(shared_.c + p * ld_h_, c0, s_.H, ld_h_);
   if (shared_.inner) put_row(shared_.inner, ld_h_, op, static_cast<const IO*>(nullptr), 0);

@@ -43,6 +43,15 @@ std::tuple<Tensor, std::optional<Tensor>> prepacked_step(Tensor x, std::optional
                                                          std::optional<Tensor> c0,
                                                          Tensor prepacked);
 
+// The same of weights of fewer bits, which come as stored.h has them: of each recurrence the panels
+// of w_ih and w_hh, for the textbook GRU without n and then of n, and of w_hr; of int8 with scales
+// and sums; then b_ih and b_hh, or neither. `hidden` and `output` are H and P. One step of one
+// recurrence, x (B, I), has states (B, P) and (B, H).
+std::tuple<Tensor, Tensor, std::optional<Tensor>> stored_forward(
+    Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
+    std::optional<Tensor> lengths, std::optional<Tensor> resets, std::string cell,
+    std::vector<int64_t> reverse, int64_t hidden, int64_t output);
+
 // x w^T + b of rows x, (rows, I), and weights (O, I) and (O,).
 Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias);
 Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What products take: rows one after another, or split into parts that lie in tiles (split.h).
+// What products take: rows one after another, or split into parts that lie in tiles (split.h), and
+// weights of fewer bits than they are multiplied in (stored.h).
 #pragma once
 
 namespace fused_rnn {
@@ -21,6 +22,38 @@ const uint16_t* words(const Parts<parts>* at) {
   return reinterpret_cast<const uint16_t*>(at);
 }
 
+// A weight stored as W and multiplied as float32.
+template <class W>
+struct Wide {
+  W value;
+};
+
+// An integer of a weight, or of a row, times the scale of its row.
+struct Int8 {
+  int8_t value;
+};
+
+// Whether weights come as they are stored, in panels that are the same for all instruction sets.
+template <class Op>
+constexpr bool kStored = std::is_same<Op, Int8>::value;
+template <class W>
+constexpr bool kStored<Wide<W>> = true;
+
+// What rows are kept as, and what they are multiplied as.
+template <class Op>
+struct Kept {
+  typedef Op Row, Factor;
+};
+template <>
+struct Kept<Int8> {
+  typedef float Row;
+  typedef Int8 Factor;
+};
+template <class W>
+struct Kept<Wide<W>> {
+  typedef float Row, Factor;
+};
+
 template <class Op>
 constexpr int kParts = 0;
 template <int parts>
@@ -34,9 +67,10 @@ constexpr bool kTiled = kParts<Op> > 0;
 template <class Op>
 constexpr int kRowsTogether = kTiled<Op> ? 16 : 1;
 template <class Op>
-constexpr int kDepth = kTiled<Op>        ? 32
-                       : sizeof(Op) == 2 ? 2
-                                         : 1;
+constexpr int kDepth = kTiled<Op>                      ? 32
+                       : std::is_same<Op, Int8>::value ? 4
+                       : kStored<Op> || sizeof(Op) > 2 ? 1
+                                                       : 2;
 
 constexpr int64_t kTileBytes = 1024;
 

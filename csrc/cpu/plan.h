@@ -64,6 +64,9 @@ VEC_FN Split plan_split(int64_t N, int64_t B, int64_t panels, int64_t K, int vec
     double cycles = units > 1 ? kMeeting : 0;
     if constexpr (kTiled<Op>) {
       cycles += tiled_step_cycles<kParts<Op>>(group, share_of_panels, K, vecs);
+    } else if constexpr (kStored<Op>) {
+      const int64_t depth = kDepth<Op>, fours = (vecs + kMaxVecs - 1) / kMaxVecs;
+      cycles += step_cycles(group, share_of_panels * fours, (K + depth - 1) / depth, kMaxVecs);
     } else {
       cycles += step_cycles(group, share_of_panels, K, vecs);
     }

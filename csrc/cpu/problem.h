@@ -80,6 +80,22 @@ struct Weights {
   const void* w_hr;  // (P, H) or null
 };
 
+// A matrix of int8 or 16-bit weights in panels (stored.h); of int8 with what each of its rows is
+// scaled by, and sums up to.
+struct StoredMatrix {
+  const void* panels;
+  const float* scales;
+  const int32_t* sums;
+};
+
+struct StoredWeights {
+  StoredMatrix input, hidden, output, input_n, hidden_n;  // as ForwardPass has them
+  const float* b_ih;                                      // (G*H,) or null
+  const float* b_hh;                                      // (G*H,) or null
+};
+
+enum class Storage { kInt8, kBf16, kHalf };
+
 struct WeightGrads {
   void* w_ih;
   void* w_hh;
@@ -102,6 +118,8 @@ struct Forward {
   void* tape;              // (T, B, N, S, H) or null
   const char* prepacked;   // (N, prepacked_bytes) or null: weights as `prepack` left them
   int64_t prepacked_bytes;
+  Storage storage;
+  const StoredWeights* stored;  // (N,) or null: weights of fewer bits
 };
 
 struct Backward {
@@ -179,6 +197,15 @@ struct Kernels {
   // Repeats a product whose operands lie near, kProductBytes of zeros; returns the multiply-adds.
   double (*multiply_zeros)(Dtype, char* zeros, int64_t times);
 };
+
+// Those that run layers whose weights are stored in fewer bits, forward, in float32.
+struct StoredKernels {
+  const char* name;
+  size_t (*workspace)(const Forward&, int threads);
+  void (*forward)(const Forward&, char* workspace, Team&, int rank);
+};
+
+extern const StoredKernels kStoredAvx512, kStoredAvx2, kStoredNeon, kStoredPortable;
 
 // Those of the processor family that was built for, and the twin of AMX.
 extern const Kernels kAmx, kAvx512Bf16, kAvx512, kAvx2, kNeonBf16, kNeon, kPortable, kAmxTwin;

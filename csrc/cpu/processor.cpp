@@ -66,6 +66,7 @@ Processor ask() {
   found.avx2 = avx && bit(extended.b, 5) && bit(base.c, 12) && bit(base.c, 29);
   found.avx512 = found.avx2 && wide && bit(extended.b, 16) && bit(extended.b, 17) &&
                  bit(extended.b, 30) && bit(extended.b, 31);
+  found.avx512_vnni = found.avx512 && bit(extended.c, 11);
   found.avx512_bf16 = found.avx512 && bit(more.a, 5);
   const Registers maker(0);
   found.fast_bf16 = !(maker.b == signature_INTEL_ebx && maker.c == signature_INTEL_ecx);

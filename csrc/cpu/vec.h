@@ -17,6 +17,7 @@ typedef float FloatV __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
 typedef double DoubleV __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
 typedef int32_t IntV __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
 typedef uint16_t ShortV __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 2)));
+typedef int8_t ByteV __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 4)));
 
 template <class C>
 struct VecOf;
@@ -94,12 +95,6 @@ VEC_FN DoubleV load(const double* p) {
   return v;
 }
 
-VEC_FN FloatV load(const Bf16* p) {
-  ShortV bits;
-  __builtin_memcpy(&bits, p, sizeof bits);
-  return (FloatV)(__builtin_convertvector(bits, IntV) << 16);
-}
-
 VEC_FN void store(float* p, FloatV v) { __builtin_memcpy(p, &v, sizeof v); }
 VEC_FN void store(double* p, DoubleV v) { __builtin_memcpy(p, &v, sizeof v); }
 
@@ -137,11 +132,15 @@ VEC_FN V alternate(V a, V b, std::integer_sequence<int, l...>) {
 //   splat        a number in every lane
 //   fma          a * b + c, rounded once where there is an instruction for it
 //   load, store  of float16
+//   widen        16-bit lanes to 32 bits
+//   narrow       to bytes, lanes of at most 127 in magnitude (on kDotOffset)
 //   load_part, store_part  the first n lanes, n < lanes, of float and double; FUSED_RNN_MASKS says
 //                that there are such
 //   lanes_above  bit l: whether lane l of a is above that of b
 //   add_pairs    to each lane of a sum, the products of its pairs of bfloat16
 //   round_pairs  pairs of bfloat16, of a lane each
+//   add_fours    to each lane of a sum, the products of its four int8 and those of a dot_factor
+//                (kDotOffset is on these and to be taken off the sum)
 #ifdef FUSED_RNN_PLAIN
 #include "vec_plain.h"
 #else
@@ -150,6 +149,12 @@ VEC_FN V alternate(V a, V b, std::integer_sequence<int, l...>) {
 
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
+
+VEC_FN FloatV load(const Bf16* p) {
+  ShortV bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return (FloatV)(widen(bits) << 16);
+}
 
 #ifdef FUSED_RNN_MASKS
 template <class IO>

@@ -42,6 +42,19 @@ VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
   return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
 }
 
+VEC_FN IntV widen(ShortV bits) { return (IntV)_mm512_cvtepu16_epi32((__m256i)bits); }
+VEC_FN ByteV narrow(IntV v) { return (ByteV)_mm512_cvtepi32_epi8((__m512i)v); }
+
+#ifdef FUSED_RNN_DOT_INT8
+constexpr int kDotOffset = 128;  // one of the factors has no sign
+
+typedef __m512i DotFactor;
+VEC_FN DotFactor dot_factor(int32_t four) { return _mm512_set1_epi32(four); }
+VEC_FN IntV add_fours(IntV sum, DotFactor x, IntV w) {
+  return (IntV)_mm512_dpbusd_epi32((__m512i)sum, x, (__m512i)w);
+}
+#endif
+
 #ifdef FUSED_RNN_DOT_BF16
 VEC_FN FloatV add_pairs(FloatV sum, IntV a, IntV b) {
   return (FloatV)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);

@@ -22,6 +22,20 @@ VEC_FN void store(Half* p, FloatV v) {
   vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v)));
 }
 
+VEC_FN IntV widen(ShortV bits) { return __builtin_convertvector(bits, IntV); }
+VEC_FN ByteV narrow(IntV v) { return __builtin_convertvector(v, ByteV); }
+
+constexpr int kDotOffset = 0;
+
+typedef int8x16_t DotFactor;
+VEC_FN DotFactor dot_factor(int32_t four) { return vreinterpretq_s8_s32(vdupq_n_s32(four)); }
+VEC_FN IntV add_fours(IntV sum, DotFactor x, IntV w) {
+  const int8x16_t bytes = (int8x16_t)w;
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(bytes)));
+  const int32x4_t high = vpaddlq_s16(vmull_high_s8(x, bytes));
+  return sum + (IntV)vpaddq_s32(low, high);
+}
+
 VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {
   return vaddvq_u32((uint32x4_t)((a > b) & IntV{1, 2, 4, 8}));
 }

@@ -9,7 +9,15 @@ namespace FUSED_RNN_ISA {
 VEC_FN FloatV splat(float value) { return value - FloatV{}; }
 VEC_FN DoubleV splat(double value) { return value - DoubleV{}; }
 
+#ifdef FUSED_RNN_FUSED
+// Rounded once, as by the instructions of others.
+VEC_FN FloatV fma(FloatV a, FloatV b, FloatV c) {
+  for (int l = 0; l < kLanes<float>; ++l) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
+  return c;
+}
+#else
 VEC_FN FloatV fma(FloatV a, FloatV b, FloatV c) { return a * b + c; }
+#endif
 VEC_FN DoubleV fma(DoubleV a, DoubleV b, DoubleV c) { return a * b + c; }
 
 VEC_FN FloatV load(const Half* p) {
@@ -19,6 +27,19 @@ VEC_FN FloatV load(const Half* p) {
 }
 VEC_FN void store(Half* p, FloatV v) {
   for (int l = 0; l < kLanes<float>; ++l) from_float(p + l, v[l]);
+}
+
+VEC_FN IntV widen(ShortV bits) { return __builtin_convertvector(bits, IntV); }
+VEC_FN ByteV narrow(IntV v) { return __builtin_convertvector(v, ByteV); }
+
+constexpr int kDotOffset = 0;
+
+typedef IntV DotFactor;
+VEC_FN DotFactor dot_factor(int32_t four) { return four + IntV{}; }
+VEC_FN IntV add_fours(IntV sum, DotFactor x, IntV w) {
+#pragma GCC unroll 4
+  for (int left = 24; left >= 0; left -= 8) sum += ((x << left) >> 24) * ((w << left) >> 24);
+  return sum;
 }
 
 VEC_FN uint32_t lanes_above(FloatV a, FloatV b) {

@@ -99,6 +99,9 @@ def _facts() -> Iterator[tuple[str, str]]:
             "instruction sets",
             f"{', '.join(native.instruction_sets())}; in use: " + (native.instruction_set()),
         )
+        stored = native.stored_instruction_sets()
+        used = native.stored_instruction_set()
+        yield "quantized weights", f"{', '.join(stored)}; in use: {used}"
         yield "AMX", native.why_not_amx() or "yes, and the kernel permits it"
     yield "threads", str(torch.get_num_threads())
     if not torch.cuda.is_available():

@@ -3,5 +3,6 @@
 
 from .cells import STEPS, State
 from .layer import layer
+from .products import INTEGERS
 
-__all__ = ["STEPS", "State", "layer"]
+__all__ = ["INTEGERS", "STEPS", "State", "layer"]

@@ -19,6 +19,8 @@ from torch.nn import functional
 # How many parts a number has, and which meet besides the leading ones, small products first.
 _PARTS = {6: 3, 3: 2, 1: 1}
 _LESSER = {6: ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1)), 3: ((1, 0), (0, 1)), 1: ()}
+# In place of a number of products: rows of x as integers, w as it is; see `_as_integers`.
+INTEGERS = 8
 _LARGEST = torch.finfo(torch.bfloat16).max
 _setting = torch._C._get_fp32_precision_getter
 
@@ -31,9 +33,12 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None, products: int = 6) -> 
         w: weights, (M, K).
         b: bias, (M,), added in the type of x; None is zeros.
         products: for each of float32, 6, 3 or 1. 6 are torch's own, where it has not been told to
-            round float32 itself. A graph of torch.compile always takes torch's own, and has exact
+            round float32 itself. INTEGERS, without derivatives: exact ones of rows of x that are
+            rounded to 8 bits. A graph of torch.compile always takes torch's own, and has exact
             cotangents by 3 and 1.
     """
+    if products == INTEGERS:
+        return functional.linear(_as_integers(x), w, b)
     if products == 6 and not _torch_rounds(x):
         return functional.linear(x, w, b)
     if torch.compiler.is_compiling():
@@ -42,6 +47,13 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None, products: int = 6) -> 
     else:
         y = _Product.apply(x, w, products)
     return y if b is None else y + b
+
+
+def _as_integers(x: Tensor) -> Tensor:
+    """Each row as the integers nearest to x * 127 / m times m / 127, m its largest magnitude."""
+    largest = x.abs().amax(-1, keepdim=True)
+    scale = torch.where(largest > 2.0**-100, largest / 127, 0)
+    return torch.where(scale == 0, 0, torch.round(x / torch.where(scale == 0, 1, scale))) * scale
 
 
 def _torch_rounds(x: Tensor) -> bool:

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+// Kernels for weights of fewer bits, on AVX2 with FMA and F16C.
+#include <immintrin.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "problem.h"
+#include "team.h"
+
+#define FUSED_RNN_ISA stored_avx2
+#define FUSED_RNN_VECTOR_BYTES 32
+#define FUSED_RNN_INTRINSICS "vec_avx2.h"
+#include "stored_kernels.h"
+
+namespace fused_rnn {
+constinit const StoredKernels kStoredAvx2 = stored_avx2::make_stored_kernels("avx2");
+}  // namespace fused_rnn
