@@ -121,11 +121,43 @@ def search(rows: Sequence[Row]) -> list[str]:
     return paragraphs
 
 
+def quantization(rows: Sequence[Row]) -> list[str]:
+    """Paragraphs on weights of fewer bits: the last of each case, machines apart."""
+    paragraphs = []
+    for own in _by(rows, "machine", "kind", "threads"):
+        last = [cases[-1] for cases in _by(own, "name")]
+        names = list(dict.fromkeys(name for row in last for name in row["figures"]))
+        if own[0]["kind"] == "speed":
+            said = "Layers at B = 1, ms, and our float32 on prepacked weights over each"
+            lines = [
+                [row["name"], *(_time(row["figures"], name) for name in names)] for row in last
+            ]
+            header = ["layer", *names]
+        else:
+            said = "Models as trained, and with weights of fewer bits"
+            header = ["model", "figure", *names]
+            lines = [
+                [row["name"], what, *(f"{row['figures'][name][what]:.3f}" for name in names)]
+                for row in last
+                for what in next(iter(row["figures"].values()))
+            ]
+        paragraphs += [f"{own[0]['machine']}: {said}. {_machine(own)}", report.table(header, lines)]
+    return paragraphs
+
+
+def _time(figures: dict[str, float], name: str) -> str:
+    if name not in figures:
+        return "–"
+    ratio = figures["float32"] / figures[name]
+    return f"{1e3 * figures[name]:.3f} ({report.times(ratio)})"
+
+
 # By the name of their file of results: a title, and what is said of the rows.
 REPORTS: dict[str, tuple[str, Callable[[Sequence[Row]], list[str]]]] = {
     "book": ("The book's systems", book),
     "translation": ("Translation", translation),
     "search": ("Speed of search", search),
+    "quantization": ("Weights of fewer bits", quantization),
 }
 
 

@@ -4,6 +4,7 @@
 import functools
 import importlib
 import io
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import fused_rnn
 from bench import problems, providers
 from bench.machine import failed_import
 from bench.problems import Problem
@@ -87,6 +89,41 @@ def _onnxruntime(problem: Problem, mode: str) -> Call:
         return [torch.from_numpy(array) for array in binding.copy_outputs_to_cpu()]
 
     return Call(run, tensors, f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}")
+
+
+def quantized_onnx(layer: Any, x: Tensor) -> Callable[[], object]:
+    """A call of ONNX Runtime's dynamically quantized LSTM with the weights of a layer.
+
+    Raises:
+        Unavailable: it is not installed, or the layer is no LSTM.
+    """
+    if not isinstance(layer, torch.nn.LSTM):
+        raise Unavailable("ONNX Runtime quantizes LSTM alone")
+    try:
+        import onnxruntime
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise Unavailable(f"not installed: {error.name}") from None
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain, small = f"{folder}/plain.onnx", f"{folder}/small.onnx"
+        names: Any = {"input_names": ["x"], "output_names": ["y", "h", "c"], "dynamo": False}
+        torch.onnx.export(fused_rnn.unfuse(layer), (x,), plain, **names)
+        quantize_dynamic(plain, small, weight_type=QuantType.QInt8)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = onnxruntime.InferenceSession(small, options, ["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", x.numpy())
+    for name in names["output_names"]:
+        binding.bind_output(name)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+
+    return run
 
 
 def _jax_array(tensor: Tensor) -> Any:

@@ -72,6 +72,14 @@ constexpr int kDepth = kTiled<Op>                      ? 32
                        : kStored<Op> || sizeof(Op) > 2 ? 1
                                                        : 2;
 
+// Of weights that are stored: columns in a panel of a projection, units in one of each gate.
+constexpr int kStoredOutputs = 64;
+
+constexpr int stored_units(Cell cell) {
+  if (gate_count(cell) == 1) return 64;
+  return cell == Cell::kGruResetBefore ? 32 : 16;
+}
+
 constexpr int64_t kTileBytes = 1024;
 
 // Rows that a micro-kernel multiplies at once, at most.

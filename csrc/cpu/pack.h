@@ -11,6 +11,13 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// Elements of a row as products take it: of an integer row, its scale stands last.
+template <class Op>
+constexpr int64_t factor_ld(int64_t K) {
+  constexpr int64_t kScale = std::is_same<Op, Int8>::value ? int64_t(sizeof(float)) : 0;
+  return round_up(K, kDepth<Op>) + kScale;
+}
+
 // Which output columns form a panel: `vecs` vectors of hidden units for each of `gates` gates,
 // counted from gate `first_gate` of a matrix whose gates have `units` columns each.
 template <class C>

@@ -41,5 +41,11 @@ VEC_FN void multiply_panel(const PanelMap<SumOf<Op>>& map, int64_t index, const 
   }
 }
 
+// The same with panel `index` of a matrix that is stored (stored.h), where such are served.
+template <class Op>
+VEC_FN void multiply_stored(const PanelMap<float>& map, int64_t index, const StoredMatrix& matrix,
+                            int64_t K, const typename Kept<Op>::Factor* const* a, int64_t count,
+                            const float* init, float* c, int64_t c_stride);
+
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

@@ -10,14 +10,6 @@
 namespace fused_rnn {
 namespace FUSED_RNN_ISA {
 
-constexpr int kStoredOutputs = 64;  // columns in a panel of a projection
-
-// Units in a panel of each gate.
-constexpr int stored_units(Cell cell) {
-  if (gate_count(cell) == 1) return 64;
-  return cell == Cell::kGruResetBefore ? 32 : 16;
-}
-
 template <>
 struct SumType<Int8> {
   typedef float type;
@@ -26,13 +18,6 @@ template <class W>
 struct SumType<Wide<W>> {
   typedef float type;
 };
-
-// Elements of a row as products take it: of an integer row, its scale stands last.
-template <class Op>
-constexpr int64_t factor_ld(int64_t K) {
-  constexpr int64_t kScale = std::is_same<Op, Int8>::value ? int64_t(sizeof(float)) : 0;
-  return round_up(K, kDepth<Op>) + kScale;
-}
 
 // The largest magnitude, as its bits; of infinities and NaN what is not below kInfinite.
 constexpr int32_t kInfinite = 0x7F800000;
