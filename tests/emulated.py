@@ -60,6 +60,9 @@ class Fault(enum.Enum):
     NO_PUSH_WAIT = 6
     TOO_MANY_BYTES = 7
     TOO_FEW_BYTES = 8
+    LOST_PUSH = 9
+    LOST_STORE = 10
+    LOST_COUNT = 11
 
 
 @functools.cache
@@ -100,7 +103,9 @@ class Emulator:
         self._library.emulator_set_schedule(ctypes.c_uint64(seed))
 
     def plant(self, fault: Fault, site: int = 0) -> None:
-        """Launches have this fault from now on; `site` is which barrier is left out."""
+        """Launches have this fault from now on; `site` is which barrier is left out, or which
+        signal of a launch is lost.
+        """
         self._library.emulator_plant(fault.value, site)
 
     def last_plan(self, *, backward: bool) -> str:

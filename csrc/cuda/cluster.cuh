@@ -9,6 +9,7 @@
 
 #include "tile.cuh"
 #include "units.cuh"
+#include "waits.cuh"
 
 namespace fused_rnn {
 namespace cuda {
@@ -31,6 +32,8 @@ struct ClusterPlace {
         group(warp / kGroupWarps),
         part(warp % kGroupWarps),
         lane(threadIdx.x % 32) {}
+
+  DEVICE_FN Share share() const { return {first_unit, units, first_row, rows}; }
 };
 
 // The unit and row of a pass that a thread computes, counted within the block.
@@ -52,6 +55,7 @@ struct ClusterSpot {
 // the second next push begins only when this one has arrived everywhere.
 struct Pushes {
   uint64_t* const barriers;
+  int* const stuck;
 
   // The cluster meets behind it.
   DEVICE_FN void start() const {
@@ -65,7 +69,20 @@ struct Pushes {
   DEVICE_FN void send(int n, int rank, void* to, const Vector& value) const {
     push(to, uint32_t(rank), value, barriers + n % 2);
   }
-  DEVICE_FN void wait(int n) const { wait_bytes(barriers + n % 2, uint32_t(n / 2 % 2)); }
+  DEVICE_FN bool there(int n) const { return landed(barriers + n % 2, uint32_t(n / 2 % 2)); }
+  // False where push n does not come; then the block sends none behind it.
+  DEVICE_FN bool wait(int n) const {
+    return wait_for(stuck, [&, this] { return there(n); });
+  }
+  // By a block that gave up before it sent push n. When its cluster meets, the other blocks have
+  // given up or exited, all that they pushed is on its way, and it must not find an exited block.
+  DEVICE_FN void drain(int n) const {
+    cluster_sync();
+    for (int late = n > 0 ? n - 1 : 0; late <= n; ++late) {
+      for (uint32_t looks = 0; looks < kFewLooks && !there(late); ++looks) {
+      }
+    }
+  }
 };
 
 }  // namespace cuda

@@ -47,7 +47,7 @@ struct ClusterBackward {
         dh(inbox + 2 * (rows / kTileRows) * at.blocks * at.groups * kSumWords),
         dc(dh + rows * at.units),
         lengths(reinterpret_cast<int*>(dc + rows * at.units)),
-        pushes{reinterpret_cast<uint64_t*>(lengths + rows)} {
+        pushes{reinterpret_cast<uint64_t*>(lengths + rows), p.stuck} {
     load_weights();
     for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
     for (int i = threadIdx.x; i < 2 * rows * stride; i += blockDim.x) tiles[i] = IO{};
@@ -144,12 +144,13 @@ struct ClusterBackward {
   }
 
   // The textbook GRU's second half: what d(r * h) gives r and h.
-  DEVICE_FN void differentiate_reset(int stage, int t, int push, const ClusterSpot& spot,
-                                     const Inputs& in) {
+  DEVICE_FN void differentiate_reset(int stage, int t, int push, bool lost,
+                                     const ClusterSpot& spot, const Inputs& in) {
     float dg[1] = {};
     if (there(spot) && t < lengths[spot.row]) {
       const float saved[1] = {widen(in.saved[0])};
-      backward_gates(saved, widen(in.before), collected(push, spot), dh[spot.index], dg);
+      const float d_reset_h = lost ? missing() : collected(push, spot);
+      backward_gates(saved, widen(in.before), d_reset_h, dh[spot.index], dg);
     }
     put(stage, spot, 0, dg[0]);
     store(t, spot, 0, dg[0]);
@@ -213,17 +214,20 @@ struct ClusterBackward {
     }
   }
 
-  // Sends the products of some k-steps, once all gradients are in the tile.
-  DEVICE_FN void exchange(int stage, int push, int first, int end) const {
+  // Sends the products of some k-steps, once all gradients are in the tile. False, and nothing is
+  // sent, where a thread has lost the push before.
+  DEVICE_FN bool exchange(int stage, int push, bool lost, int first, int end) const {
     pushes.expect(push, at.rows / kTileRows * at.blocks * at.groups * 512);
-    __syncthreads();
+    if (__syncthreads_or(lost)) return false;
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
       multiply_and_push(stage, push, pass, first, end);
     }
+    return true;
   }
 
-  DEVICE_FN void step(int stage, Inputs& ahead) {
+  // Returns the number of a push that is not sent, as the one before it did not come; or -1.
+  DEVICE_FN int step(int stage, bool& lost, Inputs& ahead) {
     const int t = walk.time(walk.T - 1 - stage), push = kBefore ? 2 * stage + 1 : stage;
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
@@ -231,36 +235,49 @@ struct ClusterBackward {
     }
     if constexpr (kBefore) {
       // The row blocks of r and z come first, then that of n.
-      exchange(stage, push - 1, 2 * at.groups, steps);
-      pushes.wait(push - 1);
+      if (!exchange(stage, push - 1, lost, 2 * at.groups, steps)) return push - 1;
+      lost = !pushes.wait(push - 1);
 #pragma unroll 1
       for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-        differentiate_reset(stage, t, push - 1, ClusterSpot(at, pass),
+        differentiate_reset(stage, t, push - 1, lost, ClusterSpot(at, pass),
                             pass ? load_inputs(stage, pass) : ahead);
       }
     }
-    exchange(stage, push, 0, kBefore ? 2 * at.groups : steps);
+    if (!exchange(stage, push, lost, 0, kBefore ? 2 * at.groups : steps)) return push;
     ahead = load_inputs(stage + 1, 0);
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) prefetch_inputs(stage + 2, pass);
-    pushes.wait(push);
+    lost = !pushes.wait(push);
 #pragma unroll 1
-    for (int pass = 0; pass * kTileRows < at.rows; ++pass) collect(t, push, ClusterSpot(at, pass));
+    for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
+      collect(t, push, lost, ClusterSpot(at, pass));
+    }
+    return -1;
   }
 
   // dh of the step before, where the rows are not cut off from it.
-  DEVICE_FN void collect(int t, int push, const ClusterSpot& spot) {
+  DEVICE_FN void collect(int t, int push, bool lost, const ClusterSpot& spot) {
     const int length = lengths[spot.row];
     if (!there(spot) || t >= length) return;
     const bool cut = walk.cut(t, at.first_row + spot.row, length);
-    dh[spot.index] = cut ? 0 : dh[spot.index] + collected(push, spot);
+    dh[spot.index] = cut ? 0 : dh[spot.index] + (lost ? missing() : collected(push, spot));
     if (cut) dc[spot.index] = 0;
+  }
+
+  DEVICE_FN void give_up(int stage, int push) const {
+    pushes.drain(push);
+    spoil_backward<cell, IO>(p, walk, at.share(), stage);
   }
 
   DEVICE_FN void run() {
     Inputs ahead = load_inputs(0, 0);
+    bool lost = false;
 #pragma unroll 1
-    for (int stage = 0; stage < walk.T; ++stage) step(stage, ahead);
+    for (int stage = 0; stage < walk.T; ++stage) {
+      const int unsent = step(stage, lost, ahead);
+      if (unsent >= 0) return give_up(stage, unsent);
+    }
+    if (__syncthreads_or(lost)) return give_up(walk.T, (1 + kBefore) * walk.T);
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
       const ClusterSpot spot(at, pass);
       if (!there(spot)) continue;

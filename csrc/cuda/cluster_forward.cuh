@@ -41,7 +41,7 @@ struct ClusterForward {
         h(sums + sum_buffers(rows) * kGroupWarps * G * at.groups * kSumWords),
         c(h + rows * at.units),
         lengths(reinterpret_cast<int*>(c + rows * at.units)),
-        pushes{reinterpret_cast<uint64_t*>(lengths + rows)} {
+        pushes{reinterpret_cast<uint64_t*>(lengths + rows), p.stuck} {
     load_weights();
     load_bias();
     for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
@@ -226,36 +226,44 @@ struct ClusterForward {
   }
 
   // Exchange e is what the e-th product reads: in shared memory already, or push e - 1, behind
-  // which every warp of this block has read its sums.
+  // which every warp of this block has read its sums. False where the push does not come.
   template <int first, int count>
-  DEVICE_FN void half(int k, int exchange) {
+  DEVICE_FN bool half(int k, int exchange) {
     const bool last = exchange + 1 == walk.T * kHalves;
     IO x[count] = {};
     load_inputs<first, count>(walk.time(k), 0, x);
     if (!last) pushes.expect(exchange, at.rows * at.units * 2 * at.blocks);
-    if (exchange > 0) pushes.wait(exchange - 1);
+    const bool lost = exchange > 0 && !pushes.wait(exchange - 1);
+    // A warp multiplies as a whole, and not what may still be landing.
+    const bool reads = !__any_sync(0xFFFFFFFF, lost);
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
       const ClusterSpot spot(at, pass);
       if (pass) load_inputs<first, count>(walk.time(k), pass, x);
-      multiply_pass<first, count>(pass, tile(exchange) + pass * kTileRows * stride);
-      __syncthreads();
+      if (reads) multiply_pass<first, count>(pass, tile(exchange) + pass * kTileRows * stride);
+      if (__syncthreads_or(lost)) return false;
       float saved[S + 1];
       const float next = update<first, count>(k, pass, spot, x, saved);
       if (!last) hand_on(exchange, spot, next);
       store<first, count>(walk.time(k), spot, saved);
       prefetch_inputs<first, count>(k + 2, pass);
     }
+    return true;
+  }
+
+  DEVICE_FN void give_up(int k, int exchange) const {
+    pushes.drain(exchange);
+    spoil_forward<cell, IO>(p, walk, at.share(), k);
   }
 
   DEVICE_FN void run() {
 #pragma unroll 1
     for (int k = 0; k < walk.T; ++k) {
       if constexpr (kBefore) {
-        half<0, 2>(k, 2 * k);
-        half<2, 1>(k, 2 * k + 1);
+        if (!half<0, 2>(k, 2 * k)) return give_up(k, 2 * k);
+        if (!half<2, 1>(k, 2 * k + 1)) return give_up(k, 2 * k + 1);
       } else {
-        half<0, G>(k, k);
+        if (!half<0, G>(k, k)) return give_up(k, k);
       }
     }
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {

@@ -12,6 +12,7 @@
 
 #include "tile.cuh"
 #include "units.cuh"
+#include "waits.cuh"
 
 namespace fused_rnn {
 namespace cuda {
@@ -39,6 +40,7 @@ struct GridPlace {
   const int H, rows, first_unit, first_row;
   const int operands, columns, peers;
   uint32_t* const counter;
+  int* const stuck;
 
   DEVICE_FN GridPlace(const Recurrence& p, const Exchange& x, int operands, int columns)
       : walk(p, blockIdx.z),
@@ -51,7 +53,10 @@ struct GridPlace {
         columns(columns),
         peers(gridDim.x / columns),
         counter(x.counter + (blockIdx.z * gridDim.y + blockIdx.y) * columns +
-                blockIdx.x % columns) {}
+                blockIdx.x % columns),
+        stuck(p.stuck) {}
+
+  DEVICE_FN Share share() const { return {first_unit, kTileUnits, first_row, rows}; }
 
   // What the column gives of a row at the k-th step: (operands, peers, 16).
   DEVICE_FN uint16_t* given(int k, int b) const {
@@ -84,9 +89,9 @@ struct GridPlace {
   }
 
   // Copies `count` operands of a pass's rows, of up to kVectors for each lane, into a tile as soon
-  // as they are there. Meet afterwards.
+  // as they are there; false where they do not come. Meet afterwards.
   template <int kVectors, class IO>
-  DEVICE_FN void gather(IO* tile, int stride, int k, int pass, int first_operand, int count) const {
+  DEVICE_FN bool gather(IO* tile, int stride, int k, int pass, int first_operand, int count) const {
     // As many as registers have room for.
     constexpr int kRows = kVectors > 4 ? 1 : 2;
     const int begin = first_operand * peers * kTileUnits, length = count * peers * kTileUnits;
@@ -104,9 +109,8 @@ struct GridPlace {
           }
         }
       };
-      bool absent;
-      do {
-        absent = false;
+      const bool there = wait_for(stuck, [&, this] {
+        bool absent = false;
         each([&](Vector& vector, int row, int at) {
           const uint16_t* from = given(k, b + row) + begin + at;
           vector = load_relaxed(reinterpret_cast<const Vector*>(from));
@@ -114,22 +118,26 @@ struct GridPlace {
         each([&](const Vector& vector, int, int) {
           for (const uint32_t word : vector.words) absent |= word == kAbsent;
         });
-      } while (absent);
+        return !absent;
+      });
+      if (!there) return false;
       each([&](const Vector& vector, int row, int at) {
         *reinterpret_cast<Vector*>(tile + row * stride + at) = vector;
       });
     }
+    return true;
   }
 
-  // Before the k-th step is gathered: a ring that is written again must be seen to be clear.
-  DEVICE_FN void begin(int k) const {
-    if (k % kLapSteps || k < kRingSteps) return;
+  // Before the k-th step is gathered: a ring that is written again must be seen to be clear. False
+  // where it is not.
+  DEVICE_FN bool begin(int k) const {
+    if (k % kLapSteps || k < kRingSteps) return true;
+    bool clear = true;
     if (threadIdx.x == 0) {
       const uint32_t target = uint32_t(k / kLapSteps - 1) * peers;
-      while (load_acquire(counter) < target) {
-      }
+      clear = wait_for(stuck, [&, this] { return load_acquire(counter) >= target; });
     }
-    __syncthreads();
+    return !__syncthreads_or(!clear);
   }
 
   // After the whole block has gathered the k-th step: clears what it gave to the lap before.

@@ -59,16 +59,17 @@ struct GridBackward {
     }
   }
 
-  // The warps' sums of a pass.
-  DEVICE_FN void multiply_pass(int stage, int pass) const {
+  // The warps' sums of a pass; false where what they gather does not come.
+  DEVICE_FN bool multiply_pass(int stage, int pass) const {
     const int halves = own.at.halves(pass);
     float acc[kHalves][1][4] = {};
     for (int first = 0; first < G; first += slots) {
       const bool last = first + slots >= G;
+      bool found = true;
       for (int g = first; g < G && g < first + slots; ++g) {
-        own.at.template gather<kAll / 2>(tile(g - first), kStride, stage, pass, g, 1);
+        found &= own.at.template gather<kAll / 2>(tile(g - first), kStride, stage, pass, g, 1);
       }
-      __syncthreads();
+      if (__syncthreads_or(!found)) return false;
       if (last && pass + 1 == passes) own.at.end(stage);
       multiply_gates(first, halves, acc);
       // The next gates come over these tiles.
@@ -78,15 +79,16 @@ struct GridBackward {
     for (int half = 0; half < kHalves; ++half) {
       if (half < halves) put_sums(sums + warp * kSums + half * kSumWords, acc[half][0], lane);
     }
+    return true;
   }
 
   // While one pass is computed, the other blocks hand on what the next gathers.
-  DEVICE_FN void step(int stage) const {
-    own.at.begin(stage);
+  DEVICE_FN bool step(int stage) const {
+    if (!own.at.begin(stage)) return false;
 #pragma unroll 1
     for (int pass = 0; pass < passes; ++pass) {
       const auto ahead = own.load_inputs(stage + 1, pass);
-      multiply_pass(stage, pass);
+      if (!multiply_pass(stage, pass)) return false;
       __syncthreads();
       float sum = 0;
       for (int from = 0; from < kGridWarps; ++from) sum += sums[from * kSums + GridSpot(pass).word];
@@ -94,10 +96,15 @@ struct GridBackward {
       own.differentiate(stage + 1, pass, ahead);
       own.prefetch_inputs(stage + 3, pass);
     }
+    return true;
   }
 
   DEVICE_FN void run() const {
-    own.run([this](int stage) { step(stage); });
+    own.start();
+    for (int stage = 0; stage < own.walk.T; ++stage) {
+      if (!step(stage)) return own.give_up(stage);
+    }
+    own.finish();
   }
 };
 

@@ -37,7 +37,7 @@ struct GridClusterBackward {
         own(p, x, ranks, &kept.at(kGridWarps, 0, 0, 0)),
         inbox(own.end()),
         tiles(reinterpret_cast<IO*>(inbox + 2 * kHalves * kGridWarps * kSumWords)),
-        pushes{reinterpret_cast<uint64_t*>(tiles + 2 * kPassRows * stride)} {
+        pushes{reinterpret_cast<uint64_t*>(tiles + 2 * kPassRows * stride), p.stuck} {
 #pragma unroll
     for (int s = 0; s < kHeld; ++s) load_fragment(w[s], s);
 #pragma unroll 1
@@ -119,26 +119,40 @@ struct GridClusterBackward {
     return total;
   }
 
-  DEVICE_FN void step(int stage) const {
-    own.at.begin(stage);
+  // Returns the number of a push that is not sent, as something before it did not come; or -1.
+  DEVICE_FN int step(int stage, bool& lost) const {
+    if (!own.at.begin(stage)) return stage * passes;
 #pragma unroll 1
     for (int pass = 0; pass < passes; ++pass) {
       const int push = stage * passes + pass, halves = own.at.halves(pass);
       const auto ahead = own.load_inputs(stage + 1, pass);
-      own.at.template gather<kColumnVectors>(tile(push), stride, stage, pass, 0, G);
+      lost |= !own.at.template gather<kColumnVectors>(tile(push), stride, stage, pass, 0, G);
       pushes.expect(push, halves * kGridWarps * 512);
-      __syncthreads();
+      if (__syncthreads_or(lost)) return push;
       if (pass + 1 == passes) own.at.end(stage);
       multiply_and_push(push, halves);
-      pushes.wait(push);
-      own.collect(stage, pass, collected(push, pass));
+      lost = !pushes.wait(push);
+      own.collect(stage, pass, lost ? missing() : collected(push, pass));
       own.differentiate(stage + 1, pass, ahead);
       own.prefetch_inputs(stage + 3, pass);
     }
+    return -1;
+  }
+
+  DEVICE_FN void give_up(int stage, int push) const {
+    pushes.drain(push);
+    own.give_up(stage);
   }
 
   DEVICE_FN void run() const {
-    own.run([this](int stage) { step(stage); });
+    own.start();
+    bool lost = false;
+    for (int stage = 0; stage < own.walk.T; ++stage) {
+      const int unsent = step(stage, lost);
+      if (unsent >= 0) return give_up(stage, unsent);
+    }
+    if (__syncthreads_or(lost)) return give_up(own.walk.T, own.walk.T * passes);
+    own.finish();
   }
 };
 

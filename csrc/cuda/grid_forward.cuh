@@ -166,29 +166,32 @@ struct GridForward {
   }
 
   // While one pass is computed, the others' blocks hand on what the next gathers, and its inputs
-  // come from memory.
-  DEVICE_FN void step(int k, IO (&ahead)[G]) {
-    at.begin(k);
+  // come from memory. False where what it gathers does not come.
+  DEVICE_FN bool step(int k, IO (&ahead)[G]) {
+    if (!at.begin(k)) return false;
 #pragma unroll 1
     for (int pass = 0; pass < passes; ++pass) {
       const bool last = pass + 1 == passes;
       IO x[G];
 #pragma unroll
       for (int g = 0; g < G; ++g) x[g] = ahead[g];
-      at.template gather<kAll / 2>(tile, kStride, k, pass, 0, 1);
-      __syncthreads();
+      const bool found = at.template gather<kAll / 2>(tile, kStride, k, pass, 0, 1);
+      if (__syncthreads_or(!found)) return false;
       if (last) at.end(k);
       load_inputs(last ? k + 1 : k, last ? 0 : pass + 1, ahead);
       multiply_pass(pass);
       __syncthreads();
       update(k, pass, x);
     }
+    return true;
   }
 
   DEVICE_FN void run() {
     IO ahead[G] = {};
     load_inputs(0, 0, ahead);
-    for (int k = 0; k < walk.T; ++k) step(k, ahead);
+    for (int k = 0; k < walk.T; ++k) {
+      if (!step(k, ahead)) return spoil_forward<cell, IO>(p, walk, at.share(), k);
+    }
     for (int pass = 0; pass < passes; ++pass) {
       const GridSpot spot(pass);
       if (!there(spot)) continue;

@@ -96,14 +96,15 @@ struct GridGradients {
     if (cut) dc[spot.index] = 0;
   }
 
-  // All stages: step(k) makes of the k-th what the next one differentiates.
-  template <class Step>
-  DEVICE_FN void run(Step step) const {
+  DEVICE_FN void start() const {
     for (int pass = 0; pass * kPassRows < rows; ++pass) {
       differentiate(0, pass, load_inputs(0, pass));
     }
-    for (int stage = 0; stage < walk.T; ++stage) step(stage);
-    finish();
+  }
+
+  // Where a stage's products do not come.
+  DEVICE_FN void give_up(int stage) const {
+    spoil_backward<cell, IO>(p, walk, at.share(), stage);
   }
 
   DEVICE_FN void finish() const {

@@ -196,6 +196,35 @@ DEVICE_FN uint32_t load_relaxed(const uint32_t* counter) {
   return d;
 }
 
+// ---- A word of the host's, by which the waits of all launches of a kind tell that one ran out.
+
+DEVICE_FN void set(int* word) {
+  PTX_OR_TWIN(asm volatile("st.relaxed.sys.global.u32 [%0], 1;" ::"l"(word) : "memory"),
+              emulator::store(reinterpret_cast<uint32_t*>(word), 1));
+}
+
+DEVICE_FN bool is_set(const int* word) {
+  uint32_t d;
+  PTX_OR_TWIN(asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(d) : "l"(word) : "memory"),
+              d = uint32_t(emulator::load(word, 4, emulator::Order::kRelaxed)));
+  return d != 0;
+}
+
+// Looks of a wait: some seconds of them, at a microsecond each, and how many it makes until it asks
+// whether another wait ran out. As many pass until what is on its way has landed.
+constexpr uint32_t kMostLooks = 1 << 23;
+#ifdef __CUDACC__
+constexpr uint32_t kFewLooks = 1 << 13;
+#else
+// The emulator's take as long as there is anything else to do.
+constexpr uint32_t kFewLooks = 1;
+#endif
+
+// Whether a wait that has looked so often may look again.
+DEVICE_FN bool patient(uint32_t looks) {
+  PTX_OR_TWIN(return looks < kMostLooks, return emulator::patient());
+}
+
 // ---- Clusters of blocks, which write into each other's shared memory. A transaction barrier is a
 // word of shared memory whose phase ends when one thread has arrived and all the bytes it expects
 // have landed.
@@ -227,23 +256,19 @@ DEVICE_FN void expect_bytes(uint64_t* barrier, uint32_t bytes) {
               emulator::expect_bytes(barrier, bytes));
 }
 
-// Waits for the end of the phase of this parity; what has landed in it is visible afterwards.
-DEVICE_FN void wait_bytes(uint64_t* barrier, uint32_t parity) {
+// Whether the phase of this parity has ended, after a moment at most; what has landed in it is
+// visible then. That is in the block's own shared memory, which needs no order beyond the block.
+DEVICE_FN bool landed(uint64_t* barrier, uint32_t parity) {
 #ifdef __CUDACC__
-  const uint32_t address = uint32_t(__cvta_generic_to_shared(barrier));
-  uint32_t done = 0;
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(barrier)), nanoseconds = 1000;
 #endif
-  PTX_OR_TWIN(
-      while (!done) {
-        asm volatile(
-            "{\n\t.reg .pred p;\n\t"
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
-            "selp.u32 %0, 1, 0, p;\n\t}"
-            : "=r"(done)
-            : "r"(address), "r"(parity)
-            : "memory");
-      },
-      emulator::wait_bytes(barrier, parity));
+  uint32_t done;
+  PTX_OR_TWIN(asm volatile("{\n\t.reg .pred p;\n\t"
+                           "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\n\t"
+                           "selp.u32 %0, 1, 0, p;\n\t}" : "=r"(done) : "r"(address),
+                           "r"(parity), "r"(nanoseconds) : "memory"),
+              done = emulator::landed(barrier, parity));
+  return done != 0;
 }
 
 // Writes to where `to` is in the shared memory of block `rank` of the cluster, and tells the

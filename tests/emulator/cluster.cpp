@@ -34,10 +34,27 @@ struct Transactions {
   }
 };
 
+// Lets all go on that have come to a cluster's meeting, if no other thread is left.
+bool meet_all(Cluster& cluster, const Block* blocks) {
+  int alive = 0;
+  for (int i = 0; i < machine.shape.cluster; ++i) alive += blocks[i].alive;
+  if (alive == 0 || int(cluster.waiting.size()) < alive) return false;
+  const auto known = std::make_shared<const Clock>(cluster.met);
+  for (Thread* thread : cluster.waiting) {
+    thread->known = known;
+    wake(thread);
+  }
+  cluster.waiting.clear();
+  machine.progress++;
+  return true;
+}
+
 std::unordered_map<const void*, Transactions> all;
 
-Cluster& cluster_of(const Block& block) {
-  return machine.clusters[block.id / machine.shape.cluster];
+// Also its first block.
+std::pair<Cluster&, const Block*> cluster_of(const Block& block) {
+  const int which = block.id / machine.shape.cluster;
+  return {machine.clusters[which], &machine.blocks[which * machine.shape.cluster]};
 }
 
 Transactions& use(const void* barrier, void* where) {
@@ -57,23 +74,21 @@ void forget_transactions() {
 EMULATOR_PRIMITIVE void cluster_sync() {
   Thread* thread = machine.current;
   if (machine.options.fault == Fault::kNoClusterSync) return;
-  Cluster& cluster = cluster_of(*thread->block);
+  const auto [cluster, blocks] = cluster_of(*thread->block);
   if (cluster.last_met != thread->known) merge(cluster.met, *thread->known);
   cluster.last_met = thread->known;
   cluster.met[thread->id] = thread->now++;
   cluster.waiting.push_back(thread);
-  if (int(cluster.waiting.size()) < machine.threads_per_block * machine.shape.cluster) {
+  if (meet_all(cluster, blocks)) {
+    maybe_switch(2);
+  } else {
     suspend(State::kBlocked, "cluster barrier", EMULATOR_CALLER);
-    return;
   }
-  const auto known = std::make_shared<const Clock>(cluster.met);
-  for (Thread* other : cluster.waiting) {
-    other->known = known;
-    if (other != thread) wake(other);
-  }
-  cluster.waiting.clear();
-  machine.progress++;
-  maybe_switch(2);
+}
+
+void leave_cluster(const Block& block) {
+  const auto [cluster, blocks] = cluster_of(block);
+  meet_all(cluster, blocks);
 }
 
 EMULATOR_PRIMITIVE void init_transactions(void* barrier) {
@@ -95,16 +110,19 @@ EMULATOR_PRIMITIVE void expect_bytes(void* barrier, uint32_t bytes) {
   t.finish();
 }
 
-EMULATOR_PRIMITIVE void wait_bytes(void* barrier, uint32_t parity) {
+EMULATOR_PRIMITIVE bool landed(void* barrier, uint32_t parity) {
   Thread* thread = machine.current;
-  if (machine.options.fault == Fault::kNoPushWait) return;
+  if (machine.options.fault == Fault::kNoPushWait) return true;
   maybe_switch(4);
   Transactions& t = use(checked_shared(barrier, 8), EMULATOR_CALLER);
-  while (t.phase % 2 == parity) {
+  if (t.phase % 2 == parity) {
     t.waiting.push_back(thread);
-    suspend(State::kBlocked, "wait for pushes", EMULATOR_CALLER);
+    suspend(State::kPolling, "wait for pushes", EMULATOR_CALLER);
+    std::erase(t.waiting, thread);
+    if (t.phase % 2 == parity) return false;
   }
   if (t.last) learn(*t.last);
+  return true;
 }
 
 EMULATOR_PRIMITIVE void push(void* to, uint32_t rank, const void* value, void* barrier) {
@@ -136,6 +154,7 @@ std::string land() {
   mark_pending(landing.to, 16, false);
   std::memcpy(landing.to, landing.value, 16);
   Transactions& t = all[landing.barrier];
+  if (lose(Fault::kLostPush)) return "";
   t.bytes -= 16;
   if (t.arrived && t.bytes < 0) return "more bytes pushed than expected";
   t.release(landing.known, landing.thread, landing.time);

@@ -43,7 +43,9 @@ const dim3& grid_size();
 unsigned char* shared_memory();
 
 void barrier();
+bool barrier_or(bool own);
 void warp_barrier();
+bool any(uint32_t mask, bool own);
 uint32_t shuffle_xor(uint32_t mask, uint32_t value, int lanes);
 void ldmatrix_x4(uint32_t (&d)[4], const void* row);
 void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t));
@@ -54,13 +56,16 @@ void cp_async_wait(int left);
 void cluster_sync();
 void init_transactions(void* barrier);
 void expect_bytes(void* barrier, uint32_t bytes);
-void wait_bytes(void* barrier, uint32_t parity);
+// Whether the phase of this parity has ended, once it has or nothing else can run.
+bool landed(void* barrier, uint32_t parity);
 void push(void* to, uint32_t rank, const void* value, void* barrier);
 uint64_t load(const void* from, int bytes, Order order);
 // Four words, each read on its own.
 void load_vector(uint32_t (&d)[4], const uint32_t* from);
 void store(uint32_t* to, uint32_t value);
 void add(uint32_t* to, uint32_t value, Order order);
+// Whether a wait may look again: until nothing else can run, and it is this one's turn to give up.
+bool patient();
 
 template <class To, class From>
 To same_bits(From from) {
@@ -88,6 +93,14 @@ inline uint16_t bf16_bits(float x) {
 #define gridDim (emulator::grid_size())
 
 inline __attribute__((always_inline)) void __syncthreads() { emulator::barrier(); }
+
+inline __attribute__((always_inline)) int __syncthreads_or(int own) {
+  return emulator::barrier_or(own != 0);
+}
+
+inline __attribute__((always_inline)) int __any_sync(uint32_t mask, int own) {
+  return emulator::any(mask, own != 0);
+}
 
 inline __attribute__((always_inline)) void __syncwarp() { emulator::warp_barrier(); }
 

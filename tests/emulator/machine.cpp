@@ -17,6 +17,7 @@ Machine machine;
 namespace {
 
 constexpr uint64_t kMostSwitches = 40'000'000, kMostIdle = 4'000'000;
+constexpr int kLooks = 3;
 
 std::string read_command(const std::string& command, const char* skip) {
   std::string line;
@@ -40,6 +41,7 @@ void start_thread() {
   if (!thread->copies.empty()) fail("exit with an asynchronous copy under way");
   thread->block->alive--;
   m.progress++;
+  leave_cluster(*thread->block);
   suspend(State::kDone, "exit", nullptr);
   std::abort();
 }
@@ -162,7 +164,9 @@ std::string schedule() {
     if (m.runnable.empty()) {
       const auto done = [](const Thread& t) { return t.state == State::kDone; };
       if (std::all_of(m.threads.begin(), m.threads.end(), done)) return "";
-      if (looked_again++ == 3 || !wake_pollers()) return deadlock();
+      // So many looks show a value that was stale; then waits give up, some, and all.
+      const int one_in = looked_again < kLooks ? 0 : kLooks + 2 - looked_again;
+      if (looked_again++ == kLooks + 2 || !wake_pollers(one_in)) return deadlock();
     }
     if (m.progress != progress) {
       progress = m.progress;
@@ -268,6 +272,7 @@ const char* run(const Shape& shape, const std::function<void()>& kernel) {
   m.statistics = Statistics();
   m.barriers_counted = false;
   m.progress = 0;
+  m.signals = 0;
   m.random_state = m.options.seed * 0x9E3779B97F4A7C15ull + 1;
   for (int i = 0; i < 8; ++i) random_below(2);
   m.stale_odds = 2ull << (2 * (m.options.seed / 4 % 3));

@@ -48,7 +48,10 @@ enum class Fault {
   kNoClusterSync,
   kNoPushWait,
   kTooManyBytes,
-  kTooFewBytes
+  kTooFewBytes,
+  kLostPush,
+  kLostStore,
+  kLostCount
 };
 
 struct Options {
@@ -56,7 +59,8 @@ struct Options {
   // Blocks that the machine holds at once.
   int resident = 1 << 30;
   Fault fault = Fault::kNone;
-  // Which barrier is left out, in the order in which they are first met.
+  // Which barrier is left out, in the order in which they are first met; or which of the pushes,
+  // stores and counts of a launch is lost.
   int fault_site = 0;
 };
 
@@ -98,6 +102,8 @@ struct Thread {
   std::vector<Copy> copies;
   uint32_t copy_group = 0;
   std::vector<Poll> polls;
+  // Its wait has looked often enough.
+  bool impatient = false;
   const char* waiting_in = "start";
   void* waiting_at = nullptr;
 };
@@ -128,6 +134,8 @@ struct Block {
   Clock met;
   std::shared_ptr<const Clock> last_met;
   std::vector<Thread*> waiting;
+  // What its threads come with to the barrier, and came with to the last.
+  bool any = false, last_any = false;
 };
 
 // Where all threads of a cluster meet.
@@ -174,6 +182,8 @@ struct Machine {
   uint64_t progress = 0;
   uint64_t random_state = 1;
   uint64_t stale_odds = 2, landing_odds = 2;
+  // How many signals of the kind that is lost one of there have been.
+  int signals = 0;
 };
 
 extern Machine machine;
@@ -204,6 +214,8 @@ void mark_pending(const void* address, int bytes, bool pending);
 void forget_accesses();
 
 // cluster.cpp
+// Lets a cluster's meeting go on without a thread that has exited.
+void leave_cluster(const Block& block);
 void forget_transactions();
 // Lets one push land; returns what is wrong with it, if anything.
 std::string land();
@@ -211,8 +223,11 @@ std::string land();
 // memory.cpp
 unsigned char* checked_shared(const void* address, int bytes);
 void forget_counters();
-// With nothing else left to run, lets the polling threads look again; false if there are none.
-bool wake_pollers();
+// With nothing else left to run, lets the polling threads look again; false if there are none. One
+// in `one_in` of them then gives up, if it can; none for 0.
+bool wake_pollers(int one_in);
+// Whether this signal is the one that is lost.
+bool lose(Fault kind);
 
 #define EMULATOR_CALLER __builtin_return_address(0)
 #define EMULATOR_PRIMITIVE __attribute__((noinline))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Counters that may read as a recent value, and asynchronous copies that land at the wait.
 #include <algorithm>
+#include <utility>
 
 #include "machine.h"
 
@@ -144,14 +145,23 @@ unsigned char* checked_shared(const void* address, int bytes) {
 
 void forget_counters() { words.clear(); }
 
-bool wake_pollers() {
+bool wake_pollers(int one_in) {
   std::vector<Thread*> sleeping;
   for (Thread& thread : machine.threads) {
     if (thread.state == State::kPolling) sleeping.push_back(&thread);
   }
   for (auto& [address, word] : words) word.pollers.clear();
-  for (Thread* thread : sleeping) wake(thread);
+  for (Thread* thread : sleeping) {
+    thread->impatient = one_in && random_below(one_in) == 0;
+    wake(thread);
+  }
   return !sleeping.empty();
+}
+
+bool patient() { return !std::exchange(machine.current->impatient, false); }
+
+bool lose(Fault kind) {
+  return machine.options.fault == kind && machine.signals++ == machine.options.fault_site;
 }
 
 EMULATOR_PRIMITIVE uint64_t load(const void* from, int bytes, Order order) {
@@ -169,7 +179,7 @@ EMULATOR_PRIMITIVE void load_vector(uint32_t (&d)[4], const uint32_t* from) {
 EMULATOR_PRIMITIVE void store(uint32_t* to, uint32_t value) {
   maybe_switch(4);
   check_access(to, 4, true, Access::kAtomic, EMULATOR_CALLER);
-  write(to, value, {});
+  if (!lose(Fault::kLostStore)) write(to, value, {});
 }
 
 EMULATOR_PRIMITIVE void add(uint32_t* to, uint32_t value, Order order) {
@@ -177,6 +187,7 @@ EMULATOR_PRIMITIVE void add(uint32_t* to, uint32_t value, Order order) {
   if (machine.options.fault == Fault::kNoRelease) order = Order::kRelaxed;
   maybe_switch(4);
   check_access(to, 4, true, Access::kAtomic, EMULATOR_CALLER);
+  if (lose(Fault::kLostCount)) return;
   Word& word = word_at(to, 4);
   // An addition continues the releases before it.
   Clock released = word.writes.back().released;

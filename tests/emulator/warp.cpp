@@ -106,23 +106,25 @@ struct Shuffle {
   int lanes;
 };
 
-}  // namespace
-
-EMULATOR_PRIMITIVE void barrier() {
+// Whether any thread of the block came with true.
+bool meet_block(bool own, void* where) {
   Thread* thread = machine.current;
   Block& block = *thread->block;
-  const int site = site_of(EMULATOR_CALLER);
-  if (machine.options.fault == Fault::kNoBarrier && site == machine.options.fault_site) return;
+  const int site = site_of(where);
+  if (machine.options.fault == Fault::kNoBarrier && site == machine.options.fault_site) return own;
   if (block.alive < machine.threads_per_block) fail("barrier after a thread has exited");
   // Most often a whole block comes with the same knowledge, that of the barrier before.
   if (block.last_met != thread->known) merge(block.met, *thread->known);
   block.last_met = thread->known;
   block.met[thread->id] = thread->now++;
   block.waiting.push_back(thread);
+  block.any |= own;
   if (int(block.waiting.size()) < machine.threads_per_block) {
-    suspend(State::kBlocked, "barrier", EMULATOR_CALLER);
-    return;
+    suspend(State::kBlocked, "barrier", where);
+    return block.last_any;
   }
+  block.last_any = block.any;
+  block.any = false;
   const auto known = std::make_shared<const Clock>(block.met);
   for (Thread* other : block.waiting) {
     other->known = known;
@@ -131,6 +133,26 @@ EMULATOR_PRIMITIVE void barrier() {
   block.waiting.clear();
   machine.progress++;
   maybe_switch(2);
+  return block.last_any;
+}
+
+}  // namespace
+
+EMULATOR_PRIMITIVE void barrier() { meet_block(false, EMULATOR_CALLER); }
+EMULATOR_PRIMITIVE bool barrier_or(bool own) { return meet_block(own, EMULATOR_CALLER); }
+
+EMULATOR_PRIMITIVE bool any(uint32_t mask, bool own) {
+  bool mine = own;
+  meet(mask, "vote", &mine, EMULATOR_CALLER, [mask](void** lanes) {
+    bool found = false;
+    for (int lane = 0; lane < 32; ++lane) {
+      if (mask >> lane & 1) found |= *static_cast<bool*>(lanes[lane]);
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      if (mask >> lane & 1) *static_cast<bool*>(lanes[lane]) = found;
+    }
+  });
+  return mine;
 }
 
 EMULATOR_PRIMITIVE void warp_barrier() {
