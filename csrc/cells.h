@@ -2,7 +2,8 @@
 // The pointwise equations of every cell, forward and backward, once for host and device.
 //
 // V is whatever holds one value per hidden unit (a CPU vector, a CUDA float), Math gives
-// sigmoid(V) and tanh(V). Matrix products are the caller's; see fused_rnn/reference/cells.py
+// sigmoid(V) and tanh(V), and keep(V), the sigmoid of gates that keep the state: over many steps
+// their distance from 1 counts. Matrix products are the caller's; see fused_rnn/reference/cells.py
 // for the equations as a whole. Gate order is PyTorch's.
 #pragma once
 
@@ -24,7 +25,7 @@ template <class Math, class V>
 CELL_FN LstmStep<V> lstm_forward(V i_pre, V f_pre, V g_pre, V o_pre, V c_prev) {
   LstmStep<V> s;
   s.i = Math::sigmoid(i_pre);
-  s.f = Math::sigmoid(f_pre);
+  s.f = Math::keep(f_pre);
   s.g = Math::tanh(g_pre);
   s.o = Math::sigmoid(o_pre);
   s.c = s.f * c_prev + s.i * s.g;
@@ -61,7 +62,7 @@ template <class Math, class V>
 CELL_FN GruStep<V> gru_forward(V r_pre, V z_pre, V x_n, V q, V h_prev) {
   GruStep<V> s;
   s.r = Math::sigmoid(r_pre);
-  s.z = Math::sigmoid(z_pre);
+  s.z = Math::keep(z_pre);
   s.n = Math::tanh(x_n + s.r * q);
   s.h = s.n + s.z * (h_prev - s.n);
   return s;
@@ -94,7 +95,7 @@ template <class Math, class V>
 CELL_FN GruGates<V> gru_before_gates(V r_pre, V z_pre, V h_prev) {
   GruGates<V> s;
   s.r = Math::sigmoid(r_pre);
-  s.z = Math::sigmoid(z_pre);
+  s.z = Math::keep(z_pre);
   s.reset_h = s.r * h_prev;
   return s;
 }

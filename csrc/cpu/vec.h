@@ -220,6 +220,7 @@ struct Math<float> {
     const FloatV open = 1.0f / (1.0f + exp(-x));
     return x < splat(-kLargest) ? FloatV{} : open;
   }
+  VEC_FN FloatV keep(FloatV x) { return sigmoid(x); }
 
   VEC_FN FloatV tanh(FloatV x) {
     const FloatV magnitude = (FloatV)((IntV)x & 0x7FFFFFFF);
@@ -243,6 +244,7 @@ struct Math<double> {
     for (int l = 0; l < kLanes<double>; ++l) x[l] = 1.0 / (1.0 + __builtin_exp(-x[l]));
     return x;
   }
+  VEC_FN DoubleV keep(DoubleV x) { return sigmoid(x); }
 
   VEC_FN DoubleV tanh(DoubleV x) {
     for (int l = 0; l < kLanes<double>; ++l) x[l] = __builtin_tanh(x[l]);

@@ -2,6 +2,7 @@
 // The host twin of the CUDA environment: what kernel sources see when g++ compiles them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -20,6 +21,9 @@ struct dim3 {
 };
 
 namespace emulator {
+
+// 2^-10.9.
+constexpr float kTanhError = 0.000523f;
 
 enum class Order { kRelaxed, kAcquire, kRelease };
 
@@ -83,6 +87,13 @@ inline uint16_t bf16_bits(float x) {
   const uint32_t bits = same_bits<uint32_t>(x);
   if (x != x) return 0x7FFF;
   return uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+// As far off as the hardware's function may be, for numbers near each other to the same side.
+inline float tanh_approx(float x) {
+  const uint32_t segment = same_bits<uint32_t>(x) >> 16;
+  const float off = segment * 0x9E3779B1u >> 31 ? 1 + kTanhError : 1 - kTanhError;
+  return std::clamp(std::tanh(x) * off, -1.0f, 1.0f);
 }
 
 }  // namespace emulator

@@ -10,7 +10,8 @@
 // reach, a misaligned or outlying shared address, more blocks than fit at once, wrong fragments (as
 // wrong numbers); of clusters, a missing meeting before the first push, a missing wait, a wrong
 // parity, a wrong number of bytes, one buffer for two, a push out of bounds or into a block that
-// has exited.
+// has exited. test_lost_signals.py loses one push, store or count of the real kernels: their waits
+// give up where nothing else can run any more.
 //
 // A push lands some time after it was made, in any order. What the end of a phase orders: all that
 // the pushing threads had done or knew of when they pushed. The manual promises less, the pushed
@@ -20,9 +21,9 @@
 // It cannot see: what the hardware's layouts and orders really are (twins and kernels share one
 // reading of the manual), memory weaker than this model (relaxed loads may be stale, writes are
 // not delayed), scopes too narrow, stale first-level caches, bank conflicts and every other matter
-// of time, the rounding inside mma and tanh.approx, registers, spills and anything else that nvcc
-// decides, accesses of global memory out of bounds, races on paths that no test runs. Those are
-// left to the runs on a GPU (bench/gpu.sh).
+// of time, the rounding inside mma, where tanh.approx errs to which side, registers, spills and
+// anything else that nvcc decides, accesses of global memory out of bounds, races on paths that no
+// test runs. Those are left to the runs on a GPU (bench/gpu.sh).
 #pragma once
 
 #include <cstdint>
