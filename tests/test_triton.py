@@ -22,7 +22,7 @@ from triton_compiler import AMD, SHARED, compile_only, figures
 
 from fused_rnn import triton as backend
 from fused_rnn.ops import GATES
-from fused_rnn.triton import configurations, layer
+from fused_rnn.triton import configurations, layer, stuck
 from fused_rnn.triton.configurations import STREAMED, TABLE, Block, Device, Grid, shared_bytes
 
 HERE = Path(__file__).parent
@@ -242,3 +242,13 @@ def test_versions_that_were_tested(version: str, tested: bool) -> None:
 
 def test_the_installed_version_was_tested() -> None:
     assert backend._why_not_version(triton.__version__) is None
+
+
+def test_launches_past_the_first_ones_share_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stuck, "_MOST", len(stuck._word().names) + 1)
+    numbers = [stuck.number("a_kernel", steps, 1, 1, 1) for steps in (1, 2, 3, 1)]
+    assert numbers[0] == numbers[3] and numbers[1] == numbers[2] == stuck._word().names[stuck._REST]
+    stuck.word().fill_(numbers[2])
+    with pytest.raises(RuntimeError, match="NaN: a shape past the first ones"):
+        stuck.check()
+    stuck.check()
