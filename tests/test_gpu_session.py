@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def test_skipped():
     import pytest
     pytest.skip("no reason")
 """
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that no test closes leave nothing behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def python(text: str) -> list[str]:
