@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Builds the CPU extension, and the CUDA one where PyTorch has CUDA and the toolkit is there.
 
-FUSED_RNN_BUILD=0: a pure Python install. FUSED_RNN_CUDA=1 or 0: with the CUDA one or without."""
+FUSED_RNN_BUILD=0: a pure Python install. FUSED_RNN_CUDA=1 or 0: with the CUDA one or without.
+FUSED_RNN_OBJECTS: the folder of the kernels' objects, in place of `build`; those that are newer than
+their sources are not compiled again."""
 
 import os
 import shutil
@@ -51,7 +53,7 @@ def cpu_sources() -> list[str]:
 
 def make_objects(folder: str) -> list[str]:
     """Returns the object files of the kernels in a folder, built by its Makefile."""
-    build = Path("build", Path(folder).name).absolute()
+    build = Path(os.environ.get("FUSED_RNN_OBJECTS", "build"), Path(folder).name).absolute()
     jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
     make = ["make", "-C", folder, f"-j{jobs}", f"BUILD={build}", f"NVCC={NVCC}"]
     subprocess.run(make, check=True)
