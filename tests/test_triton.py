@@ -35,7 +35,7 @@ ENTRIES += [(bits, 2048) for bits in STREAMED]
 ODD = [(16, 63), (16, 127), (16, 1001), (16, 1025), (32, 31), (32, 33)]
 # Bytes of stack that a thread may use: ptxas gives up a few words for more programs at a time.
 # Odd sizes spill addresses; the worst are those of H above 512, backward.
-SPILLED, SPILLED_ODD = 16, 256
+SPILLED, SPILLED_ODD = 24, 256
 
 
 @pytest.mark.parametrize(
