@@ -110,8 +110,6 @@ FAULTS = {
 def test_pushes_need_their_barriers(machine: Emulator, fault: Fault, message: str) -> None:
     case = replace(RAGGED, steps=4)
     _, arguments = passes(case)
-    # On the first, backward, every block happens to be ready before the first push.
-    machine.schedule(2)
     machine.plant(fault)
     with pytest.raises(RuntimeError, match=message):
         passes(case)

@@ -19,16 +19,14 @@ struct BlockBackward {
   static constexpr int kSaved = kPlain ? 1 : S, kWords = kSaved + 2;
   static constexpr int kStride = tile_stride(kSteps), kTile = kTileRows * kStride;
   static constexpr int kTiles = backward_tiles(cell);
-  using Inputs = Ring<backward_words(cell), kSteps * 32>;
+  using Inputs = Ring<backward_words(cell)>;
 
   const Backward& p;
   const Walk walk;
   const Place at;
-  const int H;
+  const int H, b;
   IO* const tiles;
   const Inputs inputs;
-  // The first of the thread's rows; where in a tile it reads matrices and puts its units.
-  int b, reads, puts;
   uint32_t w[G][kSteps][4];
   // By unit and row.
   float dh[2][2], dc[2][2];
@@ -39,12 +37,9 @@ struct BlockBackward {
         walk(p, blockIdx.y),
         at(threadIdx.x / 32 * kTileUnits),
         H(p.sizes.H),
-        tiles(reinterpret_cast<IO*>(shared)),
-        inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))},
         b(blockIdx.x * kTileRows + at.row),
-        reads(matrix_place(kStride, at.lane)),
-        puts(at.row * kStride + at.unit) {
-    hold(b), hold(reads), hold(puts);
+        tiles(reinterpret_cast<IO*>(shared)),
+        inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))} {
     load_columns(w, static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H, at.unit, 0, H,
                  p.paired, at.lane);
     load_grads();
@@ -66,7 +61,7 @@ struct BlockBackward {
 
   DEVICE_FN void fetch_or_clear(int k, int word, const IO* row) {
     if (row) {
-      inputs.template fetch<1>(k, word, row, at.unit, H, p.paired);
+      inputs.fetch(k, word, row, at.unit, H, p.paired);
     } else {
       *inputs.slot(k, word) = 0;
     }
@@ -83,14 +78,14 @@ struct BlockBackward {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (t >= length[i]) continue;
-        const int number = walk.number(t, b + i);
-        const IO* saved = kPlain ? y + walk.offset(number, 1) : tape + walk.offset(number, S);
-        inputs.template fetch<kSaved>(stage, i * kWords, saved, at.unit, H, p.paired);
+        const IO* saved = kPlain ? y + walk.row(t, b + i, 1) : tape + walk.row(t, b + i, S);
+#pragma unroll
+        for (int s = 0; s < kSaved; ++s) fetch_or_clear(stage, i * kWords + s, saved + s * H);
         const IO* before =
             kLstm ? walk.before(t, b + i, length[i], tape, S, 4, static_cast<const IO*>(p.c0))
                   : walk.before(t, b + i, length[i], y, 1, 0, static_cast<const IO*>(p.h0));
         fetch_or_clear(stage, i * kWords + kSaved, before);
-        fetch_or_clear(stage, i * kWords + kSaved + 1, dy ? dy + walk.offset(number, 1) : nullptr);
+        fetch_or_clear(stage, i * kWords + kSaved + 1, dy ? dy + walk.row(t, b + i, 1) : nullptr);
       }
     }
     cp_async_commit();
@@ -99,7 +94,7 @@ struct BlockBackward {
   // Puts the gradient of recurrent row block g, of row i, where the product reads it.
   DEVICE_FN void put(int stage, int g, int i, uint32_t pair) const {
     IO* tile = tiles + (stage % 2 * G + g) * kTile;
-    *reinterpret_cast<uint32_t*>(tile + puts + i * kStride) = pair;
+    *reinterpret_cast<uint32_t*>(tile + (at.row + i) * kStride + at.unit) = pair;
   }
 
   // products[e] = the sum over gates first.. of dG W_hh.
@@ -112,7 +107,7 @@ struct BlockBackward {
       for (int g = 0; g < count; ++g) {
         const IO* tile = tiles + (stage % 2 * G + first + g) * kTile;
         uint32_t d[4];
-        ldmatrix_x4(d, tile + reads + s * 16);
+        ldmatrix_x4(d, tile + matrix_place(kStride, at.lane) + s * 16);
         mma<IO>(acc[g], w[first + g][s], d[0], d[1]);
         mma<IO>(acc[g], w[first + g][s + 1], d[2], d[3]);
       }
@@ -166,7 +161,7 @@ struct BlockBackward {
         const int column = recurrent_column(cell, g);
         put(stage, g, i, t < length[i] ? pack<IO>(dg[i][0][column], dg[i][1][column]) : 0);
       }
-      store(stage, t, i, dg[i]);
+      store(t, i, dg[i]);
     }
     __syncthreads();
     multiply_all<0, kBefore ? 2 : G>(stage, products);
@@ -202,13 +197,14 @@ struct BlockBackward {
     }
   }
 
-  DEVICE_FN void store(int stage, int t, int i, const float (&dg)[2][D]) const {
+  DEVICE_FN void store(int t, int i, const float (&dg)[2][D]) const {
     if (b + i >= walk.B) return;
-    uint32_t pairs[D];
+    IO* columns = static_cast<IO*>(p.dg) + walk.row(t, b + i, D);
 #pragma unroll
-    for (int d = 0; d < D; ++d) pairs[d] = t < length[i] ? pack<IO>(dg[0][d], dg[1][d]) : 0;
-    IO* columns = static_cast<IO*>(p.dg) + walk.offset(walk.number(t, b + i), D);
-    inputs.store(stage, columns, at.unit, H, p.paired, pairs);
+    for (int d = 0; d < D; ++d) {
+      store_pair(columns + d * H, at.unit, H, p.paired,
+                 t < length[i] ? pack<IO>(dg[0][d], dg[1][d]) : 0);
+    }
   }
 
   DEVICE_FN void run() {

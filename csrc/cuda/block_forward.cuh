@@ -16,20 +16,17 @@ struct BlockForward {
   static constexpr bool kBefore = cell == Cell::kGruResetBefore;
   static constexpr int kStride = tile_stride(kSteps), kTile = kTileRows * kStride;
   static constexpr int kTiles = forward_tiles(cell);
-  using Inputs = Ring<forward_words(cell), kSteps * 32>;
+  using Inputs = Ring<forward_words(cell)>;
 
   const Forward& p;
   const Walk walk;
   const Place at;
-  const int H;
+  const int H, b;
   IO* const tiles;
   const Inputs inputs;
-  // The first of the thread's rows; where in a tile it reads matrices and puts its units.
-  int b, reads, puts;
   uint32_t w[G][kSteps][4];
-  // By gate and as an accumulator's numbers; x_bias, by unit, is that of the GRU's n, whose
-  // recurrent part is scaled apart.
-  float bias[G][4], x_bias[2];
+  // By gate and unit; x_bias is that of the GRU's n, whose recurrent part is scaled apart.
+  float bias[G][2], x_bias[2];
   // By unit and row.
   float h[2][2], c[2][2];
   int length[2];
@@ -39,12 +36,9 @@ struct BlockForward {
         walk(p, blockIdx.y),
         at(threadIdx.x / 32 * kTileUnits),
         H(p.sizes.H),
-        tiles(reinterpret_cast<IO*>(shared)),
-        inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))},
         b(blockIdx.x * kTileRows + at.row),
-        reads(matrix_place(kStride, at.lane)),
-        puts(at.row * kStride + at.unit) {
-    hold(b), hold(reads), hold(puts);
+        tiles(reinterpret_cast<IO*>(shared)),
+        inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))} {
     load_rows(w, static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H, at.unit, 0, H,
               p.paired, at.lane);
     load_bias();
@@ -65,9 +59,8 @@ struct BlockForward {
       const int u = at.unit + j;
 #pragma unroll
       for (int g = 0; g < G; ++g) {
-        float both = bias_of(p.b_hh, g, u);
-        if (g < kSummed) both += bias_of(p.b_ih, g, u);
-        bias[g][2 * j] = bias[g][2 * j + 1] = both;
+        bias[g][j] = bias_of(p.b_hh, g, u);
+        if (g < kSummed) bias[g][j] += bias_of(p.b_ih, g, u);
       }
       x_bias[j] = kSummed < G ? bias_of(p.b_ih, G - 1, u) : 0;
     }
@@ -87,21 +80,18 @@ struct BlockForward {
 
   // Puts h where the k-th step reads it, nothing where that step starts afresh.
   DEVICE_FN void hand_on(int k) {
-    if (walk.resets && k < walk.T) {
-      const int t = walk.time(k);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (!walk.cut(t, b + i, length[i])) continue;
+    for (int i = 0; i < 2; ++i) {
+      if (k < walk.T && walk.cut(walk.time(k), b + i, length[i])) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) h[j][i] = c[j][i] = 0;
       }
+      put(tiles + k % 2 * kTile, i, pack<IO>(h[0][i], h[1][i]));
     }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) put(tiles + k % 2 * kTile, i, pack<IO>(h[0][i], h[1][i]));
   }
 
   DEVICE_FN void put(IO* tile, int i, uint32_t pair) const {
-    *reinterpret_cast<uint32_t*>(tile + puts + i * kStride) = pair;
+    *reinterpret_cast<uint32_t*>(tile + (at.row + i) * kStride + at.unit) = pair;
   }
 
   DEVICE_FN void fetch(int k) {
@@ -111,26 +101,24 @@ struct BlockForward {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (t >= length[i]) continue;
-        const IO* row = xg + walk.offset(walk.number(t, b + i), G);
-        inputs.template fetch<G>(k, i * G, row, at.unit, H, p.paired);
+        const IO* row = xg + walk.row(t, b + i, G);
+#pragma unroll
+        for (int g = 0; g < G; ++g) inputs.fetch(k, i * G + g, row + g * H, at.unit, H, p.paired);
       }
     }
     cp_async_commit();
   }
 
-  DEVICE_FN void store(int k, int t, int i, const float (&saved)[2][S + 1]) const {
+  DEVICE_FN void store(int t, int i, const float (&saved)[2][S + 1]) const {
     const bool active = t < length[i];
     if (b + i >= walk.B) return;
-    const int number = walk.number(t, b + i);
-    const uint32_t out[1] = {active ? pack<IO>(h[0][i], h[1][i]) : 0};
-    inputs.store(k, static_cast<IO*>(p.y) + walk.offset(number, 1), at.unit, H, p.paired, out);
-    if constexpr (S > 0) {
-      if (!active || !p.tape) return;
-      uint32_t slots[S];
+    store_pair(static_cast<IO*>(p.y) + walk.row(t, b + i, 1), at.unit, H, p.paired,
+               active ? pack<IO>(h[0][i], h[1][i]) : 0);
+    if (!active || !p.tape) return;
+    IO* slots = static_cast<IO*>(p.tape) + walk.row(t, b + i, S);
 #pragma unroll
-      for (int s = 0; s < S; ++s) slots[s] = pack<IO>(saved[0][s], saved[1][s]);
-      inputs.store(k, static_cast<IO*>(p.tape) + walk.offset(number, S), at.unit, H, p.paired,
-                   slots);
+    for (int s = 0; s < S; ++s) {
+      store_pair(slots + s * H, at.unit, H, p.paired, pack<IO>(saved[0][s], saved[1][s]));
     }
   }
 
@@ -141,9 +129,9 @@ struct BlockForward {
 #pragma unroll
     for (int g = 0; g < G; ++g) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) acc[g][e] = bias[g][e];
+      for (int e = 0; e < 4; ++e) acc[g][e] = bias[g][e / 2];
     }
-    const IO* own = tiles + k % 2 * kTile + reads;
+    const IO* own = tiles + k % 2 * kTile + matrix_place(kStride, at.lane);
     if constexpr (kBefore) {
       auto& gates = reinterpret_cast<float (&)[2][4]>(acc);
       multiply(gates, reinterpret_cast<const uint32_t (&)[2][kSteps][4]>(w), own);
@@ -160,7 +148,7 @@ struct BlockForward {
         float pair[2];
         unpack<IO>(*inputs.slot(k, i * G + g), pair);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) x[i][j][g] = g < kSummed ? pair[j] : pair[j] + x_bias[j];
+        for (int j = 0; j < 2; ++j) x[i][j][g] = pair[j] + (g < kSummed ? 0 : x_bias[j]);
       }
     }
     if constexpr (kBefore) reset(x, acc, saved);
@@ -179,7 +167,7 @@ struct BlockForward {
         }
         if (t < length[i] && there(j)) h[j][i] = new_h, c[j][i] = new_c;
       }
-      store(k, t, i, saved[i]);
+      store(t, i, saved[i]);
     }
     hand_on(k + 1);
     __syncthreads();
@@ -201,7 +189,8 @@ struct BlockForward {
     }
     __syncthreads();
     auto& n = reinterpret_cast<float (&)[1][4]>(acc[G - 1]);
-    multiply(n, reinterpret_cast<const uint32_t (&)[1][kSteps][4]>(w[G - 1]), tile + reads);
+    multiply(n, reinterpret_cast<const uint32_t (&)[1][kSteps][4]>(w[G - 1]),
+             tile + matrix_place(kStride, at.lane));
   }
 
   DEVICE_FN void run() {

@@ -14,58 +14,41 @@
 namespace fused_rnn {
 namespace cuda {
 
-// The start of a block's shared memory: what lies where whatever its rows.
-template <int kGroups>
-struct ClusterMemory {
-  static constexpr int kUnits = kGroups * kTileUnits;
-  uint64_t barriers[2];
-  int lengths[kMostClusterRows];
-  // The states h and c or their gradients; of the textbook GRU, c is z between its halves.
-  float states[2][kMostClusterRows * kUnits];
-};
-
 // Blocks (rank, batch group, n); the blocks of a cluster are all ranks of one batch group.
-template <int kBlocks, int kGroups>
 struct ClusterPlace {
-  static constexpr int kUnits = kGroups * kTileUnits;
-  const int rank, first_unit, first_row, rows;
+  const int blocks, groups, units, rank, first_unit, first_row, rows;
   // A warp's group of units, its number in the block and among the four of its group.
   const int warp, group, part, lane;
-  // What a thread computes of each pass: a unit, counted in the block and in all, and a row; which
-  // word of its group's sums that is.
-  int own, unit, row, word;
 
-  DEVICE_FN explicit ClusterPlace(int rows)
-      : rank(blockIdx.x),
-        first_unit(rank * kUnits),
+  DEVICE_FN ClusterPlace(int H, int rows)
+      : blocks(gridDim.x),
+        groups(blockDim.x / kGroupThreads),
+        units(groups * kTileUnits),
+        rank(blockIdx.x),
+        first_unit(rank * units),
         first_row(blockIdx.y * rows),
         rows(rows),
         warp(threadIdx.x / 32),
         group(warp / kGroupWarps),
         part(warp % kGroupWarps),
-        lane(threadIdx.x % 32),
-        own(group * kTileUnits + threadIdx.x % kTileUnits),
-        unit(first_unit + own),
-        row(threadIdx.x % kGroupThreads / kTileUnits),
-        word(sum_word(threadIdx.x % kTileUnits, row)) {
-    hold(own), hold(unit), hold(row), hold(word);
-  }
+        lane(threadIdx.x % 32) {}
 
-  DEVICE_FN Share share() const { return {first_unit, kUnits, first_row, rows}; }
+  DEVICE_FN Share share() const { return {first_unit, units, first_row, rows}; }
 };
 
-// The row that a thread computes in a pass.
-struct ClusterRow {
-  int row, b;  // of the block, of the batch
-  int index;   // of its unit in the block's states
-  int length;
+// The unit and row of a pass that a thread computes, counted within the block.
+struct ClusterSpot {
+  int unit, row;
+  int index;  // in the block's states
+  int word;   // in the sums of its group
 
-  template <int kBlocks, int kGroups>
-  DEVICE_FN ClusterRow(const ClusterPlace<kBlocks, kGroups>& at, const int* lengths, int pass)
-      : row(pass * kTileRows + at.row),
-        b(at.first_row + row),
-        index(row * at.kUnits + at.own),
-        length(lengths[row]) {}
+  DEVICE_FN ClusterSpot(const ClusterPlace& at, int pass) {
+    const int own = threadIdx.x % kTileUnits, r = threadIdx.x % kGroupThreads / kTileUnits;
+    unit = at.group * kTileUnits + own;
+    row = pass * kTileRows + r;
+    index = row * at.units + unit;
+    word = sum_word(own, r);
+  }
 };
 
 // Pushes from every block of the cluster to every other, numbered from 0. There are two barriers:
@@ -86,21 +69,17 @@ struct Pushes {
   DEVICE_FN void send(int n, int rank, void* to, const Vector& value) const {
     push(to, uint32_t(rank), value, barriers + n % 2);
   }
+  DEVICE_FN bool there(int n) const { return landed(barriers + n % 2, uint32_t(n / 2 % 2)); }
   // False where push n does not come; then the block sends none behind it.
   DEVICE_FN bool wait(int n) const {
-    uint64_t* const barrier = barriers + n % 2;
-    const uint32_t parity = uint32_t(n) / 2 % 2;
-    if (__builtin_expect(landed(barrier, parity), 1)) return true;
-    return wait_for(stuck, [&] { return landed_soon(barrier, parity); });
+    return wait_for(stuck, [&, this] { return there(n); });
   }
   // By a block that gave up before it sent push n. When its cluster meets, the other blocks have
   // given up or exited, all that they pushed is on its way, and it must not find an exited block.
   DEVICE_FN void drain(int n) const {
     cluster_sync();
     for (int late = n > 0 ? n - 1 : 0; late <= n; ++late) {
-      const uint32_t parity = uint32_t(late) / 2 % 2;
-      for (uint32_t looks = 0; looks < kFewLooks; ++looks) {
-        if (landed_soon(barriers + late % 2, parity)) break;
+      for (uint32_t looks = 0; looks < kFewLooks && !there(late); ++looks) {
       }
     }
   }

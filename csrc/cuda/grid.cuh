@@ -17,88 +17,75 @@
 namespace fused_rnn {
 namespace cuda {
 
-// The start of a block's shared memory: what lies where whatever its rows.
-struct GridMemory {
-  int lengths[kMostGridRows];
-  // The states h and c or their gradients.
-  float states[2][kMostGridRows * kTileUnits];
+// The unit and row of a pass that a thread computes.
+struct GridSpot {
+  int unit, row;
+  int index;  // in the block's states
+  int word;   // in a warp's sums of the pass, (kHalves, kSumWords)
+
+  DEVICE_FN explicit GridSpot(int pass) {
+    const int own = threadIdx.x / kTileUnits;
+    unit = threadIdx.x % kTileUnits;
+    row = pass * kPassRows + own;
+    index = row * kTileUnits + unit;
+    word = own / kTileRows * kSumWords + sum_word(unit, own % kTileRows);
+  }
 };
 
 // Blocks (slice, group, n): 16 units, `rows` batch rows, one recurrence. Slices are dealt out to
-// columns; blocks gather what those of their own column give, its peers. A thread computes a unit
-// and a row of each pass.
-template <int kOperands, int kColumns>
+// columns; blocks gather what those of their own column give, its peers.
 struct GridPlace {
   const Walk walk;
   const Exchange& x;
-  const int H, rows, first_unit, first_row, end_row;
-  const int peers;
-  // From one row of the ring to the next.
-  const int pitch;
+  const int H, rows, first_unit, first_row;
+  const int operands, columns, peers;
   uint32_t* const counter;
   int* const stuck;
-  // The thread's unit, counted in the block and in all, its row of a pass, and where they stand in
-  // the sums of a pass, (kHalves, kSumWords).
-  int own, unit, row, word;
 
-  DEVICE_FN GridPlace(const Recurrence& p, const Exchange& x)
+  DEVICE_FN GridPlace(const Recurrence& p, const Exchange& x, int operands, int columns)
       : walk(p, blockIdx.z),
         x(x),
         H(p.sizes.H),
         rows(x.rows),
         first_unit(blockIdx.x * kTileUnits),
         first_row(blockIdx.y * x.rows),
-        end_row(first_row + rows < walk.B ? first_row + rows : walk.B),
-        peers(gridDim.x / kColumns),
-        pitch(gridDim.x * kOperands * kTileUnits),
-        counter(x.counter + (blockIdx.z * gridDim.y + blockIdx.y) * kColumns +
-                blockIdx.x % kColumns),
-        stuck(p.stuck),
-        own(threadIdx.x % kTileUnits),
-        unit(first_unit + own),
-        row(threadIdx.x / kTileUnits),
-        word(row / kTileRows * kSumWords + sum_word(own, row % kTileRows)) {
-    hold(own), hold(unit), hold(row), hold(word);
-  }
+        operands(operands),
+        columns(columns),
+        peers(gridDim.x / columns),
+        counter(x.counter + (blockIdx.z * gridDim.y + blockIdx.y) * columns +
+                blockIdx.x % columns),
+        stuck(p.stuck) {}
 
   DEVICE_FN Share share() const { return {first_unit, kTileUnits, first_row, rows}; }
-  DEVICE_FN int passes() const { return (rows + kPassRows - 1) / kPassRows; }
 
-  // By the whole block, which meets afterwards.
-  DEVICE_FN void load_lengths(GridMemory& memory) const {
-    for (int i = threadIdx.x; i < passes() * kPassRows; i += blockDim.x) {
-      memory.lengths[i] = i < rows ? walk.length(first_row + i) : 0;
-    }
-  }
-
-  // Where the column's numbers of a row at the k-th step begin in the ring: (operands, peers, 16).
-  // No ring holds 2^32.
-  DEVICE_FN uint32_t given(int k, int b) const {
-    const int number = (k % kRingSteps * walk.N + walk.n) * walk.B + b;
-    return uint32_t(number * pitch) + blockIdx.x % kColumns * (kOperands * peers * kTileUnits);
+  // What the column gives of a row at the k-th step: (operands, peers, 16).
+  DEVICE_FN uint16_t* given(int k, int b) const {
+    const int64_t row = (int64_t(k % kRingSteps) * walk.N + walk.n) * walk.B + b;
+    return x.ring + (row * columns + blockIdx.x % columns) * operands * peers * kTileUnits;
   }
 
   // Tiles of a pass that have rows of the batch.
   DEVICE_FN int halves(int pass) const {
-    return first_row + pass * kPassRows + kTileRows < end_row ? 2 : 1;
+    return first_row + pass * kPassRows + kTileRows < walk.B ? 2 : 1;
   }
 
-  // Whether this thread writes the word of two units' numbers, the even unit's does.
-  DEVICE_FN bool writes(int b) const { return own % 2 == 0 && b < end_row; }
-  // Where it stands of the first operand; the others are words_apart() further each.
-  DEVICE_FN uint32_t* word_of(int k, int b) const {
-    const uint32_t place = given(k, b) + blockIdx.x / kColumns * kTileUnits + uint32_t(own);
-    return reinterpret_cast<uint32_t*>(x.ring + place);
+  // The word of two units' numbers, which the even unit's thread writes.
+  DEVICE_FN bool writes(const GridSpot& spot) const {
+    return spot.unit % 2 == 0 && first_row + spot.row < walk.B;
   }
-  DEVICE_FN int words_apart() const { return peers * kTileUnits / 2; }
+  DEVICE_FN uint32_t* word(int k, const GridSpot& spot, int operand) const {
+    const int slice = operand * peers + blockIdx.x / columns;
+    uint16_t* row = given(k, first_row + spot.row);
+    return reinterpret_cast<uint32_t*>(row + slice * kTileUnits + spot.unit);
+  }
 
-  // Gives the peers a number. All lanes of a warp call it together.
+  // Gives the peers a number of the k-th step. All lanes of a warp call it together.
   template <class IO>
-  DEVICE_FN void give(uint32_t* word, int b, float value) const {
-    const uint32_t mine = pack<IO>(value, 0), next = __shfl_xor_sync(0xFFFFFFFF, mine, 1);
-    const uint32_t pair = mine | next << 16;
+  DEVICE_FN void give(int k, const GridSpot& spot, int operand, float value) const {
+    const uint32_t own = pack<IO>(value, 0), next = __shfl_xor_sync(0xFFFFFFFF, own, 1);
+    const uint32_t pair = own | next << 16;
     // A diverged model's NaNs are numbers like any other.
-    if (writes(b)) store_relaxed(word, pair == kAbsent ? kNans : pair);
+    if (writes(spot)) store_relaxed(word(k, spot, operand), pair == kAbsent ? kNans : pair);
   }
 
   // Copies `count` operands of a pass's rows, of up to kVectors for each lane, into a tile as soon
@@ -107,47 +94,35 @@ struct GridPlace {
   DEVICE_FN bool gather(IO* tile, int stride, int k, int pass, int first_operand, int count) const {
     // As many as registers have room for.
     constexpr int kRows = kVectors > 4 ? 1 : 2;
-    const int length = count * peers * kTileUnits, at = threadIdx.x % 32 * 8;
-    const uint32_t begin = uint32_t(first_operand * peers * kTileUnits + at);
-#pragma unroll
-    for (int turn = 0; turn < kPassRows / kGridWarps / kRows; ++turn) {
+    const int begin = first_operand * peers * kTileUnits, length = count * peers * kTileUnits;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int b = first_row + pass * kPassRows;
+    for (int first = warp; first < kPassRows; first += kRows * kGridWarps) {
       Vector found[kRows][kVectors] = {};
-      const uint16_t* from[kRows];
-      IO* to[kRows];
-      int left[kRows];  // of a row's numbers, from this lane's first on
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const int row = (turn * kRows + r) * kGridWarps + threadIdx.x / 32;
-        const int b = first_row + pass * kPassRows + row;
-        from[r] = x.ring + (given(k, b) + begin);
-        to[r] = tile + row * stride + at;
-        left[r] = b < end_row ? length - at : 0;
-      }
       const auto each = [&](auto use) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-          for (int v = 0; v < kVectors; ++v) use(found[r][v], r, v * 256);
+          for (int v = 0; v < kVectors; ++v) {
+            const int row = first + r * kGridWarps, at = (v * 32 + lane) * 8;
+            if (b + row < walk.B && at < length) use(found[r][v], row, at);
+          }
         }
       };
-      each([&](Vector& vector, int r, int away) {
-        if (away < left[r]) vector.words[0] = kAbsent;
-      });
-      const bool there = wait_for(stuck, [&] {
-        bool all = true;
-        // Again only those that have been absent.
-        each([&](Vector& vector, int r, int away) {
-          bool absent = false;
-          for (const uint32_t word : vector.words) absent |= word == kAbsent;
-          if (!absent) return;
-          all = false;
-          vector = load_relaxed(reinterpret_cast<const Vector*>(from[r] + away));
+      const bool there = wait_for(stuck, [&, this] {
+        bool absent = false;
+        each([&](Vector& vector, int row, int at) {
+          const uint16_t* from = given(k, b + row) + begin + at;
+          vector = load_relaxed(reinterpret_cast<const Vector*>(from));
         });
-        return all;
+        each([&](const Vector& vector, int, int) {
+          for (const uint32_t word : vector.words) absent |= word == kAbsent;
+        });
+        return !absent;
       });
       if (!there) return false;
-      each([&](const Vector& vector, int r, int away) {
-        if (away < left[r]) *reinterpret_cast<Vector*>(to[r] + away) = vector;
+      each([&](const Vector& vector, int row, int at) {
+        *reinterpret_cast<Vector*>(tile + row * stride + at) = vector;
       });
     }
     return true;
@@ -168,32 +143,18 @@ struct GridPlace {
   // After the whole block has gathered the k-th step: clears what it gave to the lap before.
   DEVICE_FN void end(int k) const {
     if (k % kLapSteps || k == 0) return;
-    for (int pass = 0; pass < passes(); ++pass) {
-      const int b = first_row + pass * kPassRows + row;
-      if (!writes(b)) continue;
-#pragma unroll 1
+    for (int pass = 0; pass * kPassRows < rows; ++pass) {
+      const GridSpot spot(pass);
+      if (!writes(spot)) continue;
       for (int step = k - kLapSteps; step < k; ++step) {
-        uint32_t* word = word_of(step, b);
-#pragma unroll
-        for (int i = 0; i < kOperands; ++i, word += words_apart()) store_relaxed(word, kAbsent);
+        for (int operand = 0; operand < operands; ++operand) {
+          store_relaxed(word(step, spot, operand), kAbsent);
+        }
       }
     }
     __syncthreads();
     if (threadIdx.x == 0) add_release(counter, 1);
   }
-};
-
-// The row that a thread computes in a pass.
-struct GridRow {
-  int b, index, length;  // in the batch, of its unit in the block's states
-  bool there;            // a row and a unit of the layer
-
-  template <int kOperands, int kColumns>
-  DEVICE_FN GridRow(const GridPlace<kOperands, kColumns>& at, const GridMemory& memory, int pass)
-      : b(at.first_row + pass * kPassRows + at.row),
-        index((pass * kPassRows + at.row) * kTileUnits + at.own),
-        length(memory.lengths[pass * kPassRows + at.row]),
-        there(b < at.end_row && at.unit < at.H) {}
 };
 
 }  // namespace cuda

@@ -10,7 +10,8 @@ namespace {
 
 template <Cell cell, class IO>
 const char* launch_grid(const Backward& p, const Exchange& x, Stream stream) {
-  const Launch how = grid_launch(p.sizes, 1, x.rows, grid_backward_bytes(cell, p.sizes.H, x.slots));
+  const Launch how =
+      grid_launch(p.sizes, 1, x.rows, grid_backward_bytes(cell, p.sizes.H, x.rows, x.slots));
   return with_grid_steps(p.sizes.H, [&]<int kSteps, int kKept>() {
     return launch(&grid_backward_kernel<cell, IO, kSteps, kKept>, how, stream, p, x);
   });

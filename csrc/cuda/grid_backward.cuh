@@ -15,20 +15,21 @@ struct GridBackward {
   static constexpr int kAll = kSteps + kKept;  // of a warp
   static constexpr int kStride = grid_stride(kAll), kSums = kHalves * kSumWords;
 
-  const int slots, warp, lane;
-  const GridGradients<cell, IO, 1> own;
+  const int slots, passes, warp, lane;
   const Fragments<G> kept;  // (warps, kKept, G)
-  float* const sums;        // (warps, kSums)
-  IO* const tiles;          // (slots, kPassRows, kStride)
+  const GridGradients<cell, IO> own;
+  float* const sums;  // (warps, kSums)
+  IO* const tiles;    // (slots, kPassRows, kStride)
   uint32_t w[G][kSteps][4];
 
   DEVICE_FN GridBackward(const Backward& p, const Exchange& x, unsigned char* shared)
       : slots(x.slots),
+        passes(x.rows / kPassRows),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
-        own(p, x, *reinterpret_cast<GridMemory*>(shared)),
-        kept{reinterpret_cast<Vector*>(shared + sizeof(GridMemory)), kKept},
-        sums(reinterpret_cast<float*>(&kept.at(kGridWarps, 0, 0, 0))),
+        kept{reinterpret_cast<Vector*>(shared), kKept},
+        own(p, x, 1, &kept.at(kGridWarps, 0, 0, 0)),
+        sums(own.end()),
         tiles(reinterpret_cast<IO*>(sums + kGridWarps * kSums)) {
     const int H = own.at.H, pair = own.at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
     const bool paired = p.paired;
@@ -69,15 +70,14 @@ struct GridBackward {
         found &= own.at.template gather<kAll / 2>(tile(g - first), kStride, stage, pass, g, 1);
       }
       if (__syncthreads_or(!found)) return false;
-      if (last && pass + 1 == own.passes) own.at.end(stage);
+      if (last && pass + 1 == passes) own.at.end(stage);
       multiply_gates(first, halves, acc);
       // The next gates come over these tiles.
       if (!last) __syncthreads();
     }
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
-      float* part = sums + warp * kSums + half * kSumWords + fragment_word(lane);
-      if (half < halves) put_sums(part, acc[half][0]);
+      if (half < halves) put_sums(sums + warp * kSums + half * kSumWords, acc[half][0], lane);
     }
     return true;
   }
@@ -85,19 +85,16 @@ struct GridBackward {
   // While one pass is computed, the other blocks hand on what the next gathers.
   DEVICE_FN bool step(int stage) const {
     if (!own.at.begin(stage)) return false;
-    const int t = own.time(stage), before = t - own.walk.forth;
 #pragma unroll 1
-    for (int pass = 0; pass < own.passes; ++pass) {
-      const GridRow row = own.row(pass);
-      const auto ahead = own.load_inputs(stage + 1, before, row);
+    for (int pass = 0; pass < passes; ++pass) {
+      const auto ahead = own.load_inputs(stage + 1, pass);
       if (!multiply_pass(stage, pass)) return false;
       __syncthreads();
       float sum = 0;
-#pragma unroll
-      for (int from = 0; from < kGridWarps; ++from) sum += sums[from * kSums + own.at.word];
-      own.collect(t, row, sum);
-      own.differentiate(stage + 1, before, row, ahead);
-      own.prefetch_inputs(stage + 3, t - 3 * own.walk.forth, row);
+      for (int from = 0; from < kGridWarps; ++from) sum += sums[from * kSums + GridSpot(pass).word];
+      own.collect(stage, pass, sum);
+      own.differentiate(stage + 1, pass, ahead);
+      own.prefetch_inputs(stage + 3, pass);
     }
     return true;
   }

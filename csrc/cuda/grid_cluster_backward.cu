@@ -6,24 +6,6 @@
 
 namespace fused_rnn {
 namespace cuda {
-namespace {
-
-template <Cell cell, class IO>
-const char* launch_columns(const Backward& p, const Exchange& x, int ranks, Stream stream) {
-  const int H = p.sizes.H;
-  const Launch how = grid_launch(p.sizes, ranks, x.rows, grid_cluster_bytes(cell, H, ranks));
-  if (ranks != kRanks) {
-    return launch(&grid_cluster_backward_kernel<cell, IO, kFewRanks, kManyVectors>, how, stream, p,
-                  x);
-  }
-  return column_vectors(cell, H, ranks) == kFewVectors
-             ? launch(&grid_cluster_backward_kernel<cell, IO, kRanks, kFewVectors>, how, stream, p,
-                      x)
-             : launch(&grid_cluster_backward_kernel<cell, IO, kRanks, kManyVectors>, how, stream, p,
-                      x);
-}
-
-}  // namespace
 
 const char* grid_cluster_backward(const Backward& p, const Exchange& x, int ranks,
                                   StreamHandle handle) {
@@ -32,8 +14,11 @@ const char* grid_cluster_backward(const Backward& p, const Exchange& x, int rank
     if constexpr (cell == Cell::kGruResetBefore) {
       return "tier G has no textbook GRU";
     } else {
-      return with_half(p.sizes.dtype,
-                       [&]<class IO>() { return launch_columns<cell, IO>(p, x, ranks, stream); });
+      return with_half(p.sizes.dtype, [&]<class IO>() {
+        const int64_t bytes = grid_cluster_bytes(cell, p.sizes.H, ranks, x.rows);
+        const Launch how = grid_launch(p.sizes, ranks, x.rows, bytes);
+        return launch(&grid_cluster_backward_kernel<cell, IO>, how, stream, p, x, ranks);
+      });
     }
   });
 }

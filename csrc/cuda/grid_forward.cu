@@ -10,7 +10,7 @@ namespace {
 
 template <Cell cell, class IO>
 const char* launch_grid(const Forward& p, const Exchange& x, Stream stream) {
-  const Launch how = grid_launch(p.sizes, 1, x.rows, grid_forward_bytes(cell, p.sizes.H));
+  const Launch how = grid_launch(p.sizes, 1, x.rows, grid_forward_bytes(cell, p.sizes.H, x.rows));
   return with_grid_steps(p.sizes.H, [&]<int kSteps, int kKept>() {
     return launch(&grid_forward_kernel<cell, IO, kSteps, kKept>, how, stream, p, x);
   });

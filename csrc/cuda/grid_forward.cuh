@@ -17,34 +17,32 @@ struct GridForward {
   static constexpr int kParts = sum_parts(kKept);
 
   const Forward& p;
-  const GridPlace<1, 1> at;
+  const GridPlace at;
   const Walk walk;
-  const int H, passes, warp, lane;
-  GridMemory& memory;
-  const Fragments<G> kept;  // (warps, kKept, G)
-  float* const sums;        // (kParts, G, kSums)
-  IO* const tile;           // (kPassRows, kStride)
-  // Where in the tile a lane reads matrices, and where in the sums it puts its own.
-  int reads, puts;
+  const int H, rows, passes, warp, lane;
+  const Fragments<G> kept;   // (warps, kKept, G)
+  int* const lengths;        // (rows,)
+  float *const h, *const c;  // (rows, 16)
+  float* const sums;         // (kParts, G, kSums)
+  IO* const tile;            // (kPassRows, kStride)
   uint32_t w[G][kSteps][4];
   float bias[G], x_bias;
 
   DEVICE_FN GridForward(const Forward& p, const Exchange& x, unsigned char* shared)
       : p(p),
-        at(p, x),
-        walk(at.walk),
+        at(p, x, 1, 1),
+        walk(p, blockIdx.z),
         H(at.H),
-        passes(at.passes()),
+        rows(at.rows),
+        passes(rows / kPassRows),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
-        memory(*reinterpret_cast<GridMemory*>(shared)),
-        kept{reinterpret_cast<Vector*>(shared + sizeof(GridMemory)), kKept},
-        sums(reinterpret_cast<float*>(&kept.at(kGridWarps, 0, 0, 0))),
-        tile(reinterpret_cast<IO*>(sums + kParts * G * kSums)),
-        reads(warp * kAll * 16 + matrix_place(kStride, lane)),
-        puts(warp % kParts * G * kSums + fragment_word(lane)) {
-    static_assert(sizeof(GridMemory) == kGridStateBytes);
-    hold(reads), hold(puts);
+        kept{reinterpret_cast<Vector*>(shared), kKept},
+        lengths(reinterpret_cast<int*>(&kept.at(kGridWarps, 0, 0, 0))),
+        h(reinterpret_cast<float*>(lengths + rows)),
+        c(h + rows * kTileUnits),
+        sums(c + rows * kTileUnits),
+        tile(reinterpret_cast<IO*>(sums + kParts * G * kSums)) {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
     const int pair = at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
     load_rows(w, w_hh, pair, first, H, p.paired, lane);
@@ -53,22 +51,26 @@ struct GridForward {
     });
     load_bias();
     for (int i = threadIdx.x; i < kPassRows * kStride; i += blockDim.x) tile[i] = IO{};
-    at.load_lengths(memory);
+    for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
     __syncthreads();
-    for (int pass = 0; pass < passes; ++pass) start(row(pass));
+    for (int pass = 0; pass < passes; ++pass) start(GridSpot(pass));
   }
 
-  DEVICE_FN GridRow row(int pass) const { return {at, memory, pass}; }
+  DEVICE_FN int unit(const GridSpot& spot) const { return at.first_unit + spot.unit; }
+  DEVICE_FN bool there(const GridSpot& spot) const {
+    return at.first_row + spot.row < walk.B && unit(spot) < H;
+  }
 
   DEVICE_FN void load_bias() {
+    const GridSpot spot(0);
     const auto* b_ih = static_cast<const IO*>(p.b_ih);
     const auto* b_hh = static_cast<const IO*>(p.b_hh);
     x_bias = 0;
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      const int64_t index = (int64_t(walk.n) * G + g) * H + at.unit;
-      const float from_x = b_ih && at.unit < H ? widen(b_ih[index]) : 0;
-      bias[g] = b_hh && at.unit < H ? widen(b_hh[index]) : 0;
+      const int64_t index = (int64_t(walk.n) * G + g) * H + unit(spot);
+      const float from_x = b_ih && unit(spot) < H ? widen(b_ih[index]) : 0;
+      bias[g] = b_hh && unit(spot) < H ? widen(b_hh[index]) : 0;
       if (g < kSummed) {
         bias[g] += from_x;
       } else {
@@ -77,34 +79,35 @@ struct GridForward {
     }
   }
 
-  DEVICE_FN void start(const GridRow& own) {
-    const int64_t state = walk.state(own.b) + at.unit;
-    const float h = own.there && p.h0 ? widen(static_cast<const IO*>(p.h0)[state]) : 0;
-    const float c = own.there && p.c0 ? widen(static_cast<const IO*>(p.c0)[state]) : 0;
-    hand_on(0, own, h, c);
+  DEVICE_FN void start(const GridSpot& spot) {
+    const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
+    h[spot.index] = there(spot) && p.h0 ? widen(static_cast<const IO*>(p.h0)[state]) : 0;
+    c[spot.index] = there(spot) && p.c0 ? widen(static_cast<const IO*>(p.c0)[state]) : 0;
+    hand_on(0, spot);
   }
 
-  // Keeps the states and gives h to the group's k-th step, zeros where that step starts afresh.
-  DEVICE_FN void hand_on(int k, const GridRow& own, float h, float c) {
-    if (k < walk.T && walk.cut(walk.time(k), own.b, own.length)) h = c = 0;
-    memory.states[0][own.index] = h;
-    memory.states[1][own.index] = c;
-    if (k < walk.T) at.template give<IO>(at.word_of(k, own.b), own.b, h);
+  // Gives h to the group's k-th step, zeros where that step starts afresh.
+  DEVICE_FN void hand_on(int k, const GridSpot& spot) {
+    if (k == walk.T) return;
+    const int b = at.first_row + spot.row;
+    const bool cut = b < walk.B && walk.cut(walk.time(k), b, lengths[spot.row]);
+    if (cut) h[spot.index] = c[spot.index] = 0;
+    at.template give<IO>(k, spot, 0, h[spot.index]);
   }
 
   // The input parts of a pass.
-  DEVICE_FN void load_inputs(int k, const GridRow& own, IO (&x)[G]) const {
-    const int t = walk.time(k);
-    if (k >= walk.T || at.unit >= H || t >= own.length) return;
-    const IO* from = static_cast<const IO*>(p.xg) + walk.offset(walk.number(t, own.b), G) + at.unit;
+  DEVICE_FN void load_inputs(int k, int pass, IO (&x)[G]) const {
+    const GridSpot spot(pass);
+    if (k >= walk.T || !there(spot) || walk.time(k) >= lengths[spot.row]) return;
+    const int64_t row = walk.row(walk.time(k), at.first_row + spot.row, G) + unit(spot);
 #pragma unroll
-    for (int g = 0; g < G; ++g, from += H) x[g] = *from;
+    for (int g = 0; g < G; ++g) x[g] = static_cast<const IO*>(p.xg)[row + g * H];
   }
 
   // A part of the sums of a pass for each warp, or two.
   DEVICE_FN void multiply_pass(int pass) const {
     float acc[kHalves][G][4] = {};
-    const IO* own = tile + reads;
+    const IO* own = tile + warp * kAll * 16 + matrix_place(kStride, lane);
     const int halves = at.halves(pass);
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
@@ -116,50 +119,50 @@ struct GridForward {
       for (int g = 0; g < G; ++g) {
 #pragma unroll
         for (int half = 0; half < kHalves; ++half) {
-          float* part = sums + puts + g * kSums + half * kSumWords;
+          float* part = sums + (warp % kParts * G + g) * kSums + half * kSumWords;
           if (half < halves) use(part, acc[half][g]);
         }
       }
     };
-    const auto put = [&](float* part, const float (&own)[4]) { put_sums(part, own); };
+    const auto put = [&](float* part, const float (&own)[4]) { put_sums(part, own, lane); };
     if constexpr (kParts < kGridWarps) {
       if (warp >= kParts) each(put);
       __syncthreads();
-      if (warp < kParts) each([&](float* part, float (&own)[4]) { add_sums(own, part); });
+      if (warp < kParts) each([&](float* part, float (&own)[4]) { add_sums(own, part, lane); });
     }
-    if (kParts == kGridWarps || warp < kParts) each(put);
+    if (warp < kParts) each(put);
   }
 
-  DEVICE_FN void update(int k, const GridRow& own, const IO (&given)[G]) {
+  DEVICE_FN void update(int k, int pass, const IO (&given)[G]) {
+    const GridSpot spot(pass);
     const int t = walk.time(k);
+    const bool active = there(spot) && t < lengths[spot.row];
     float x[G], total[G], saved[S + 1];
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      x[g] = widen(given[g]);
-      if (g >= kSummed) x[g] += x_bias;
+      x[g] = widen(given[g]) + (g < kSummed ? 0 : x_bias);
       total[g] = bias[g];
-#pragma unroll
       for (int from = 0; from < kParts; ++from) {
-        total[g] += sums[(from * G + g) * kSums + at.word];
+        total[g] += sums[(from * G + g) * kSums + spot.word];
       }
     }
-    float h = memory.states[0][own.index], c = memory.states[1][own.index];
-    const bool active = at.unit < H && t < own.length;
+    float& own = h[spot.index];
     if (active) {
-      forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, h, c, saved);
+      forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, own, c[spot.index], saved);
     }
-    hand_on(k + 1, own, h, c);
-    if (own.there) store(t, own, active, h, saved);
+    const float value = own;
+    hand_on(k + 1, spot);
+    if (there(spot)) store(t, spot, active, value, saved);
   }
 
-  DEVICE_FN void store(int t, const GridRow& own, bool active, float value,
+  DEVICE_FN void store(int t, const GridSpot& spot, bool active, float value,
                        const float (&saved)[S + 1]) const {
-    const int number = walk.number(t, own.b);
-    static_cast<IO*>(p.y)[walk.offset(number, 1) + at.unit] = active ? narrow<IO>(value) : IO{};
+    const int b = at.first_row + spot.row, u = unit(spot);
+    static_cast<IO*>(p.y)[walk.row(t, b, 1) + u] = active ? narrow<IO>(value) : IO{};
     if (!active || !p.tape) return;
-    IO* slot = static_cast<IO*>(p.tape) + walk.offset(number, S) + at.unit;
+    IO* slots = static_cast<IO*>(p.tape) + walk.row(t, b, S) + u;
 #pragma unroll
-    for (int s = 0; s < S; ++s, slot += H) *slot = narrow<IO>(saved[s]);
+    for (int s = 0; s < S; ++s) slots[s * H] = narrow<IO>(saved[s]);
   }
 
   // While one pass is computed, the others' blocks hand on what the next gathers, and its inputs
@@ -175,28 +178,26 @@ struct GridForward {
       const bool found = at.template gather<kAll / 2>(tile, kStride, k, pass, 0, 1);
       if (__syncthreads_or(!found)) return false;
       if (last) at.end(k);
-      load_inputs(last ? k + 1 : k, row(last ? 0 : pass + 1), ahead);
+      load_inputs(last ? k + 1 : k, last ? 0 : pass + 1, ahead);
       multiply_pass(pass);
       __syncthreads();
-      update(k, row(pass), x);
+      update(k, pass, x);
     }
     return true;
   }
 
   DEVICE_FN void run() {
     IO ahead[G] = {};
-    load_inputs(0, row(0), ahead);
+    load_inputs(0, 0, ahead);
     for (int k = 0; k < walk.T; ++k) {
       if (!step(k, ahead)) return spoil_forward<cell, IO>(p, walk, at.share(), k);
     }
     for (int pass = 0; pass < passes; ++pass) {
-      const GridRow own = row(pass);
-      if (!own.there) continue;
-      const int64_t state = walk.state(own.b) + at.unit;
-      static_cast<IO*>(p.hn)[state] = narrow<IO>(memory.states[0][own.index]);
-      if (cell == Cell::kLstm) {
-        static_cast<IO*>(p.cn)[state] = narrow<IO>(memory.states[1][own.index]);
-      }
+      const GridSpot spot(pass);
+      if (!there(spot)) continue;
+      const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
+      static_cast<IO*>(p.hn)[state] = narrow<IO>(h[spot.index]);
+      if (cell == Cell::kLstm) static_cast<IO*>(p.cn)[state] = narrow<IO>(c[spot.index]);
     }
   }
 };

@@ -47,21 +47,6 @@ const char* with_grid_steps(int H, F f) {
                        : f.template operator()<kManyGridSteps, 0>();
 }
 
-// Calls f with the blocks of a cluster and the groups of units of a block: what the planner takes
-// for layers too large for tier S.
-template <class F>
-const char* with_cluster(int H, int blocks, F f) {
-  const int groups = cluster_groups(H, blocks);
-  if (blocks == kSmallestCluster) return f.template operator()<kSmallestCluster, 3>();
-  if (blocks < kLargestCluster) {
-    return groups == 2 ? f.template operator()<kLargestCluster / 2, 2>()
-                       : f.template operator()<kLargestCluster / 2, 3>();
-  }
-  return groups == 1   ? f.template operator()<kLargestCluster, 1>()
-         : groups == 2 ? f.template operator()<kLargestCluster, 2>()
-                       : f.template operator()<kLargestCluster, 3>();
-}
-
 // Tier C.
 inline Launch cluster_launch(const Sizes& s, int blocks, int rows, int64_t bytes) {
   Launch how;

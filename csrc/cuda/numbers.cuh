@@ -2,8 +2,6 @@
 // The formats of tensors, the type each is computed in, and its activations.
 #pragma once
 
-#include <type_traits>
-
 #include "primitives.cuh"
 
 namespace fused_rnn {
@@ -53,21 +51,12 @@ DEVICE_FN IO narrow(wide_t<IO> x) {
   }
 }
 
-// keep is the sigmoid of gates that keep the state.
 template <class IO>
 struct Activations {
-  // Float16 has digits that tanh.approx lacks. Bfloat16 has none, but near 0 and 1: there a sigmoid
-  // made of it is off by 2^-12, and keep is multiplied by itself over all steps.
-  static constexpr bool kRough = std::is_same_v<IO, Bf16>;
-
-  DEVICE_FN static float tanh(float x) {
-    if constexpr (kRough) return tanh_approx(x);
-    return 1 - 2 * reciprocal(1 + exp2_approx(2.88539008f * x));
-  }
-  DEVICE_FN static float sigmoid(float x) {
-    if constexpr (kRough) return 0.5f * tanh_approx(0.5f * x) + 0.5f;
-    return keep(x);
-  }
+  // 16-bit results have no digits that the approximation lacks, but near 0 and 1: there it is off by
+  // 2^-12, where a gate that keeps the state is multiplied by itself over all steps.
+  DEVICE_FN static float tanh(float x) { return tanh_approx(x); }
+  DEVICE_FN static float sigmoid(float x) { return 0.5f * tanh_approx(0.5f * x) + 0.5f; }
   DEVICE_FN static float keep(float x) { return reciprocal(1 + exp2_approx(-1.44269504f * x)); }
 };
 template <>

@@ -91,8 +91,8 @@ inline Plan grid_cluster_plan(const Sizes& s, const Device& device) {
     const int blocks = grid_blocks(s.H, ranks) * s.N;
     const int most = clusters_at_once(device, ranks) * ranks / blocks;
     if (ranks > device.cluster || most == 0) continue;
-    const int rows = grid_rows(s.B, most);
-    const int64_t bytes = grid_cluster_bytes(s.cell, s.H, ranks);
+    const int rows = round_up((s.B + most - 1) / most, kPassRows);
+    const int64_t bytes = grid_cluster_bytes(s.cell, s.H, ranks, rows);
     if (rows > kMostPasses * kPassRows || bytes > device.shared_bytes ||
         gate_count(s.cell) * column_peers(s.H, ranks) > kMostColumnSteps) {
       continue;
@@ -131,14 +131,15 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
     return library_plan(std::to_string(blocks) + " blocks would have to run at once, on " +
                         std::to_string(device.processors) + " multiprocessors");
   }
-  const int rows = grid_rows(s.B, most);
+  const int rows = round_up((s.B + most - 1) / most, kPassRows);
   if (rows > kMostPasses * kPassRows) {
     return library_plan(std::to_string(rows) + " rows of the batch for each block are above " +
                         std::to_string(kMostPasses * kPassRows));
   }
   int slots = backward ? gate_count(s.cell) : 0;
   const auto bytes = [&] {
-    return backward ? grid_backward_bytes(s.cell, s.H, slots) : grid_forward_bytes(s.cell, s.H);
+    return backward ? grid_backward_bytes(s.cell, s.H, rows, slots)
+                    : grid_forward_bytes(s.cell, s.H, rows);
   };
   while (slots > 1 && bytes() > device.shared_bytes) --slots;
   if (bytes() > device.shared_bytes) return too_little_memory(bytes(), device);
@@ -171,10 +172,6 @@ inline Plan exact_plan(const Sizes& s, const Device& device, bool backward) {
 // The plan of one pass over a layer's recurrences.
 inline Plan make_plan(const Sizes& s, const Device& device, bool backward) {
   if (!is_half(s.dtype)) return exact_plan(s, device, backward);
-  if (int64_t(s.T) * s.B * s.N > kMostNumber) {
-    return library_plan("steps times rows times recurrences are above " +
-                        std::to_string(kMostNumber) + ", what the kernels count rows to");
-  }
   if (s.H <= kBlockUnits) return block_plan(s, device, backward);
   const Plan plan = cluster_plan(s, device, backward);
   return plan.tier == Tier::kCluster ? plan : grid_plan(s, device, backward);

@@ -163,9 +163,6 @@ DEVICE_FN void prefetch(const void* line) {
   PTX_OR_TWIN(asm volatile("prefetch.global.L2 [%0];" ::"l"(line)), (void)line);
 }
 
-// Keeps a number in its register, where the compiler would rather compute it anew at each use.
-DEVICE_FN void hold(int& value) { PTX_OR_TWIN(asm volatile("" : "+r"(value)), (void)value); }
-
 // Sixteen bytes, moved at once.
 struct alignas(16) Vector {
   uint32_t words[4];
@@ -204,6 +201,14 @@ DEVICE_FN uint32_t load_acquire(const uint32_t* counter) {
   return d;
 }
 
+DEVICE_FN uint32_t load_relaxed(const uint32_t* counter) {
+  uint32_t d;
+  PTX_OR_TWIN(
+      asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(d) : "l"(counter) : "memory"),
+      d = uint32_t(emulator::load(counter, 4, emulator::Order::kRelaxed)));
+  return d;
+}
+
 // ---- A word of the host's, by which the waits of all launches of a kind tell that one ran out.
 
 DEVICE_FN void set(int* word) {
@@ -214,7 +219,7 @@ DEVICE_FN void set(int* word) {
 DEVICE_FN bool is_set(const int* word) {
   uint32_t d;
   PTX_OR_TWIN(asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(d) : "l"(word) : "memory"),
-              d = emulator::peek(word));
+              d = uint32_t(emulator::load(word, 4, emulator::Order::kRelaxed)));
   return d != 0;
 }
 
@@ -264,23 +269,9 @@ DEVICE_FN void expect_bytes(uint64_t* barrier, uint32_t bytes) {
               emulator::expect_bytes(barrier, bytes));
 }
 
-// Whether the phase of this parity has ended; what has landed in it is visible then. That is in the
-// block's own shared memory, which needs no order beyond the block. Waits as long as the device
-// does by itself, or for a microsecond at most.
+// Whether the phase of this parity has ended, after a moment at most; what has landed in it is
+// visible then. That is in the block's own shared memory, which needs no order beyond the block.
 DEVICE_FN bool landed(uint64_t* barrier, uint32_t parity) {
-#ifdef __CUDACC__
-  const uint32_t address = uint32_t(__cvta_generic_to_shared(barrier));
-#endif
-  uint32_t done;
-  PTX_OR_TWIN(asm volatile("{\n\t.reg .pred p;\n\t"
-                           "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-                           "selp.u32 %0, 1, 0, p;\n\t}" : "=r"(done) : "r"(address),
-                           "r"(parity) : "memory"),
-              done = emulator::landed(barrier, parity));
-  return done != 0;
-}
-
-DEVICE_FN bool landed_soon(uint64_t* barrier, uint32_t parity) {
 #ifdef __CUDACC__
   const uint32_t address = uint32_t(__cvta_generic_to_shared(barrier)), nanoseconds = 1000;
 #endif

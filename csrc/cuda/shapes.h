@@ -9,9 +9,6 @@
 namespace fused_rnn {
 namespace cuda {
 
-// Rows of all steps and recurrences that the kernels of 16-bit formats count in 32 bits.
-constexpr int kMostNumber = 1 << 30;
-
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // ---- Tier S, 16-bit formats (tile.cuh). Rows and units of an mma tile; the padding that puts the
@@ -40,7 +37,7 @@ constexpr int64_t block_bytes(Cell cell, int H, bool backward) {
   const int tiles = backward ? backward_tiles(cell) : forward_tiles(cell);
   const int words = backward ? backward_words(cell) : forward_words(cell);
   return 2 * tiles * kTileRows * tile_stride(block_steps(H)) +
-         4 * kRingStages * words * block_steps(H) * 32;
+         4 * kRingStages * words * block_threads(H);
 }
 
 // ---- Tier G, 16-bit formats (grid_forward.cuh). Each block owns 16 units; its warps part the
@@ -48,11 +45,6 @@ constexpr int64_t block_bytes(Cell cell, int H, bool backward) {
 // thread.
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps, kPassRows = 16, kMostPasses = 4;
 constexpr int kHalves = kPassRows / kTileRows;  // tiles of a pass
-// Batch rows of a group of blocks, where `most` groups run at once: half a pass if that is enough.
-constexpr int grid_rows(int B, int most) {
-  const int share = (B + most - 1) / most;
-  return share <= kTileRows ? kTileRows : round_up(share, kPassRows);
-}
 // Kernels are built for few k-steps of a warp, for as many as its registers hold the weights of,
 // and for some more whose weights are in shared memory.
 constexpr int kFewGridSteps = 4, kManyGridSteps = 8, kKeptGridSteps = 8;
@@ -76,27 +68,26 @@ constexpr uint32_t kAbsent = 0xFFFFFFFF, kNans = 0x7FFF7FFF;
 // Fragments of an accumulator's 16 units and eight rows: 128 numbers, spread over all banks.
 constexpr int kSumWords = 160;
 
-// Lengths and the states h and c or their gradients come first, of as many rows as there may be, so
-// that what follows stands where the compiler knows: the weights that are not in registers, the
-// warps' sums, and the tile of a pass.
+// Weights that are not in registers come first, then lengths, the states h and c or their
+// gradients, the warps' sums, and the tile of a pass.
 constexpr int64_t kept_bytes(Cell cell, int H) {
   return 512 * kGridWarps * gate_count(cell) * int64_t(kept_steps(H));
 }
-constexpr int kMostGridRows = kMostPasses * kPassRows;
-constexpr int64_t kGridStateBytes = 4 * kMostGridRows * (1 + 2 * kTileUnits);
+constexpr int64_t grid_state_bytes(int rows) { return 4 * rows + 2 * 4 * kTileUnits * rows; }
 // Warps' sums that are in shared memory at once: half where weights take the room.
 constexpr int sum_parts(int kept) { return kept ? kGridWarps / 2 : kGridWarps; }
 constexpr int64_t grid_sums(int parts, int gates) {
   return 4 * parts * gates * kHalves * kSumWords;
 }
 constexpr int64_t grid_tile(int H) { return 2 * kPassRows * grid_stride(grid_steps(H)); }
-constexpr int64_t grid_forward_bytes(Cell cell, int H) {
-  return kGridStateBytes + kept_bytes(cell, H) +
+constexpr int64_t grid_forward_bytes(Cell cell, int H, int rows) {
+  return kept_bytes(cell, H) + grid_state_bytes(rows) +
          grid_sums(sum_parts(kept_steps(H)), gate_count(cell)) + grid_tile(H);
 }
 // `slots` tiles of one gate each are in shared memory at once.
-constexpr int64_t grid_backward_bytes(Cell cell, int H, int slots) {
-  return kGridStateBytes + kept_bytes(cell, H) + grid_sums(kGridWarps, 1) + slots * grid_tile(H);
+constexpr int64_t grid_backward_bytes(Cell cell, int H, int rows, int slots) {
+  return kept_bytes(cell, H) + grid_state_bytes(rows) + grid_sums(kGridWarps, 1) +
+         slots * grid_tile(H);
 }
 
 // ---- Tier G backward by two dimensions (grid_cluster_backward.cuh): clusters of one of two sizes,
@@ -104,36 +95,24 @@ constexpr int64_t grid_backward_bytes(Cell cell, int H, int slots) {
 constexpr int kRanks = kGridWarps, kFewRanks = kRanks / 2;
 constexpr int grid_blocks(int H, int ranks) { return round_up(grid_slices(H), ranks); }
 constexpr int column_peers(int H, int ranks) { return grid_blocks(H, ranks) / ranks; }
-// Kernels are built for few and many vectors that a lane gathers of a row, which are 16 k-steps of
-// a block each; few for the larger clusters alone.
-constexpr int kFewVectors = 2, kManyVectors = 4, kMostColumnSteps = 16 * kManyVectors;
-constexpr int column_vectors(Cell cell, int H, int ranks) {
-  const int steps = gate_count(cell) * column_peers(H, ranks);
-  return ranks == kRanks && steps <= 16 * kFewVectors ? kFewVectors : kManyVectors;
-}
-// Those of a warp whose weights are in registers, by eight or four at a time, as a question whether
-// there are more costs as much as two products; the rest by two.
-constexpr int held_column_steps(Cell cell, int vectors) {
-  return gate_count(cell) == 1 ? 16 : vectors == kFewVectors ? 16 * kFewVectors : 36;
-}
-constexpr int steps_at_once(int held) { return held % 8 == 0 ? 8 : 4; }
+// K-steps of a block, as many as a lane gathers vectors of, and those of a warp, by two at a time.
+constexpr int kColumnVectors = 4, kMostColumnSteps = 16 * kColumnVectors;
 constexpr int column_steps(Cell cell, int H, int ranks) {
   const int sharers = kGridWarps / ranks;
-  const int steps = (gate_count(cell) * column_peers(H, ranks) + sharers - 1) / sharers;
-  const int held = held_column_steps(cell, column_vectors(cell, H, ranks));
-  return round_up(steps, steps > held ? 2 : steps_at_once(held));
+  return round_up((gate_count(cell) * column_peers(H, ranks) + sharers - 1) / sharers, 2);
 }
+// Those of a warp whose weights are in registers.
+constexpr int held_column_steps(Cell cell) { return gate_count(cell) == 1 ? 16 : 40; }
 constexpr int column_stride(Cell cell, int H, int ranks) {
   return kGridWarps / ranks * column_steps(cell, H, ranks) * 16 + kPad;
 }
 
-// Lengths and the gradients of states, two barriers, weights that are not in registers, parts of dh
-// and tiles, of two passes each.
-constexpr int64_t grid_cluster_bytes(Cell cell, int H, int ranks) {
-  const int steps = column_steps(cell, H, ranks),
-            held = held_column_steps(cell, column_vectors(cell, H, ranks));
-  return kGridStateBytes + 16 + 512 * kGridWarps * int64_t(steps > held ? steps - held : 0) +
-         2 * grid_sums(kGridWarps, 1) + 2 * 2 * kPassRows * column_stride(cell, H, ranks);
+// Weights that are not in registers, lengths and the gradients of states, parts of dh and tiles, of
+// two passes each, and two barriers.
+constexpr int64_t grid_cluster_bytes(Cell cell, int H, int ranks, int rows) {
+  const int steps = column_steps(cell, H, ranks), held = held_column_steps(cell);
+  return 512 * kGridWarps * int64_t(steps > held ? steps - held : 0) + grid_state_bytes(rows) +
+         2 * grid_sums(kGridWarps, 1) + 2 * 2 * kPassRows * column_stride(cell, H, ranks) + 16;
 }
 
 // ---- Tier C, 16-bit formats (cluster.cuh). The blocks of a cluster part the units, some groups of
@@ -159,29 +138,27 @@ constexpr int backward_steps(Cell cell, int groups) {
   return round_up(gate_count(cell) * groups, 2);
 }
 
-// Both begin with two barriers, lengths and the states h and c or their gradients of as many rows
-// as there may be, so that what follows stands where the compiler knows: the weights that are not
-// in registers, what is summed, and the tiles.
+// Both begin with the weights that are not in registers, and end with the states h and c or their
+// gradients, lengths and two barriers.
 constexpr int64_t fragment_bytes(int groups, int count, int steps) {
   const int held = held_steps(groups);
   return 512 * groups * kGroupWarps * count * int64_t(steps > held ? steps - held : 0);
 }
-constexpr int64_t cluster_state_bytes(int groups) {
-  return 16 + 4 * kMostClusterRows * (2 * groups * kTileUnits + 1);
+constexpr int64_t cluster_state_bytes(int groups, int rows) {
+  return 4 * rows * (2 * groups * kTileUnits + 1) + 16;
 }
-// Two tiles lie side by side, a row of one behind that of the other.
-constexpr int twin_pitch(int columns) { return 2 * columns + kPad; }
 constexpr int sum_buffers(int rows) { return rows > kTileRows ? 2 : 1; }
 constexpr int64_t cluster_forward_bytes(Cell cell, int groups, int blocks, int rows) {
   return fragment_bytes(groups, gate_count(cell), forward_steps(groups, blocks)) +
-         2 * rows * twin_pitch(cluster_columns(groups, blocks)) +
+         2 * 2 * rows * (cluster_columns(groups, blocks) + kPad) +
          4 * sum_buffers(rows) * kGroupWarps * gate_count(cell) * groups * kSumWords +
-         cluster_state_bytes(groups);
+         cluster_state_bytes(groups, rows);
 }
 constexpr int64_t cluster_backward_bytes(Cell cell, int groups, int blocks, int rows) {
   return fragment_bytes(groups, blocks / kGroupWarps, backward_steps(cell, groups)) +
-         2 * rows * twin_pitch(backward_steps(cell, groups) * 16) +
-         2 * 4 * (rows / kTileRows) * blocks * groups * kSumWords + cluster_state_bytes(groups);
+         2 * 2 * rows * (backward_steps(cell, groups) * 16 + kPad) +
+         2 * 4 * (rows / kTileRows) * blocks * groups * kSumWords +
+         cluster_state_bytes(groups, rows);
 }
 
 // ---- Tier S, float32 and float64 (exact.cuh). Lanes that share a unit; batch rows of a block.

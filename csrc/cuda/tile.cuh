@@ -18,9 +18,7 @@ struct Place {
   int lane, unit, row;
 
   DEVICE_FN explicit Place(int first_unit)
-      : lane(threadIdx.x % 32), unit(first_unit + lane / 4 * 2), row(lane % 4 * 2) {
-    hold(unit);
-  }
+      : lane(threadIdx.x % 32), unit(first_unit + lane / 4 * 2), row(lane % 4 * 2) {}
 };
 
 // Two neighbouring units, `unit` and the next, of a row of H; zeros past its end.
@@ -113,13 +111,13 @@ DEVICE_FN int fragment_word(int lane) { return lane / 4 * 20 + lane % 4 * 4; }
 DEVICE_FN int sum_word(int unit, int row) {
   return unit / 2 * 20 + row / 2 * 4 + unit % 2 * 2 + row % 2;
 }
-DEVICE_FN void put_sums(float* own, const float (&acc)[4]) {
+DEVICE_FN void put_sums(float* sums, const float (&acc)[4], int lane) {
   Vector value;
   memcpy(&value, acc, sizeof(value));
-  *reinterpret_cast<Vector*>(own) = value;
+  *reinterpret_cast<Vector*>(sums + fragment_word(lane)) = value;
 }
-DEVICE_FN void add_sums(float (&acc)[4], const float* own) {
-  const Vector value = *reinterpret_cast<const Vector*>(own);
+DEVICE_FN void add_sums(float (&acc)[4], const float* sums, int lane) {
+  const Vector value = *reinterpret_cast<const Vector*>(sums + fragment_word(lane));
 #pragma unroll
   for (int e = 0; e < 4; ++e) acc[e] += float_of_bits(value.words[e]);
 }
@@ -195,14 +193,14 @@ DEVICE_FN void multiply(float (&acc)[tiles][count][4], const Fragments<all>& w, 
 }
 
 // Words that each thread copies for itself, some steps ahead: no other thread reads them, so no
-// barrier is needed. A stage holds `words` of each of up to `threads` threads.
-template <int words, int threads>
+// barrier is needed. A stage holds `words` of each thread.
+template <int words>
 struct Ring {
   static constexpr int kStages = kRingStages;
   uint32_t* memory;
 
   DEVICE_FN uint32_t* slot(int k, int word) const {
-    return memory + k % kStages * (words * threads) + word * threads + int(threadIdx.x);
+    return memory + (k % kStages * words + word) * int(blockDim.x) + int(threadIdx.x);
   }
   DEVICE_FN void clear() const {
     for (int k = 0; k < kStages; ++k) {
@@ -210,40 +208,14 @@ struct Ring {
       for (int word = 0; word < words; ++word) *slot(k, word) = 0;
     }
   }
-  // The pairs at row[unit] and at `count` - 1 places behind it, H apart; copied behind the back of
-  // the thread where they are words.
-  template <int count, class IO>
+  // The pair at row[unit]; copied behind the back of the thread where it is a word.
+  template <class IO>
   DEVICE_FN void fetch(int k, int word, const IO* row, int unit, int H, bool paired) const {
     if (unit >= H) return;
-    uint32_t* to = slot(k, word);
     if (paired) {
-      const IO* from = row + unit;
-#pragma unroll
-      for (int i = 0; i < count; ++i, from += H) cp_async4(to + i * threads, from);
+      cp_async4(slot(k, word), row + unit);
     } else {
-#pragma unroll 1
-      for (int i = 0; i < count; ++i, row += H, to += threads) *to = load_pair(row, unit, H, false);
-    }
-  }
-  // Stores pairs to where fetch() reads them. Those that are no words go through the memory of a
-  // stage whose words were used, as registers cannot be counted through.
-  template <int count, class IO>
-  DEVICE_FN void store(int k, IO* row, int unit, int H, bool paired,
-                       const uint32_t (&pairs)[count]) const {
-    static_assert(count <= words);
-    if (unit >= H) return;
-    if (paired) {
-      IO* to = row + unit;
-#pragma unroll
-      for (int i = 0; i < count; ++i, to += H) *reinterpret_cast<uint32_t*>(to) = pairs[i];
-    } else {
-      uint32_t* from = slot(k, 0);
-#pragma unroll
-      for (int i = 0; i < count; ++i) from[i * threads] = pairs[i];
-#pragma unroll 1
-      for (int i = 0; i < count; ++i, row += H, from += threads) {
-        store_pair(row, unit, H, false, *from);
-      }
+      *slot(k, word) = load_pair(row, unit, H, false);
     }
   }
 };

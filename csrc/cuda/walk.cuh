@@ -11,8 +11,7 @@ namespace cuda {
 // One recurrence's walk over the steps; its k-th visit is at time(k). See the reference's _masks.
 struct Walk {
   int T, B, N, H, n;
-  int reverse;  // 0 or 1
-  int forth;    // from a step to the next, 1 or -1
+  bool reverse;
   const int64_t* lengths;
   const uint8_t* resets;
 
@@ -23,11 +22,8 @@ struct Walk {
         H(r.sizes.H),
         n(n),
         reverse(r.reverse >> n & 1),
-        forth(1 - 2 * reverse),
         lengths(r.lengths),
-        resets(r.resets) {
-    hold(reverse), hold(forth);
-  }
+        resets(r.resets) {}
 
   DEVICE_FN int time(int k) const { return reverse ? T - 1 - k : k; }
 
@@ -42,7 +38,7 @@ struct Walk {
   // Whether the walk reaches step t of a row fresh, without the state before it.
   DEVICE_FN bool cut(int t, int b, int length) const {
     if (!resets) return false;
-    const int marked = t + reverse;
+    const int marked = reverse ? t + 1 : t;
     return marked < length && resets[int64_t(marked) * B + b];
   }
 
@@ -51,12 +47,6 @@ struct Walk {
   // Offsets of row (t, b, n), of `columns` tensors of H each; of row (n, b) of a state.
   DEVICE_FN int64_t row(int t, int b, int columns) const {
     return ((int64_t(t) * B + b) * N + n) * columns * H;
-  }
-  // The number of row (t, b, n), where the planner saw that 32 bits count them all; its offset is
-  // that times the numbers of a row.
-  DEVICE_FN int number(int t, int b) const { return (t * B + b) * N + n; }
-  DEVICE_FN int64_t offset(int number, int columns) const {
-    return int64_t(uint64_t(uint32_t(number)) * uint32_t(columns * H));
   }
   DEVICE_FN int64_t state(int b) const { return (int64_t(n) * B + b) * H; }
 

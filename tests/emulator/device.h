@@ -68,8 +68,6 @@ uint64_t load(const void* from, int bytes, Order order);
 void load_vector(uint32_t (&d)[4], const uint32_t* from);
 void store(uint32_t* to, uint32_t value);
 void add(uint32_t* to, uint32_t value, Order order);
-// A word of the host's. No thread sleeps until it changes: who reads it waits for another one.
-uint32_t peek(const int* word);
 // Whether a wait may look again: until nothing else can run, and it is this one's turn to give up.
 bool patient();
 

@@ -74,10 +74,6 @@ void ring_one_stage_short(Memory* m) {
   m->out[i] = sum;
 }
 
-uint32_t load_relaxed(const uint32_t* counter) {
-  return uint32_t(emulator::load(counter, 4, emulator::Order::kRelaxed));
-}
-
 // Blocks take turns at reading what all wrote, with a counter between them.
 template <bool release, bool acquire, int target>
 void rounds(Memory* m) {

@@ -170,9 +170,6 @@ std::string schedule() {
     }
     if (m.progress != progress) {
       progress = m.progress;
-      if (looked_again > kLooks) {
-        for (Thread& thread : m.threads) thread.impatient = false;
-      }
       idle = looked_again = 0;
     } else if (++idle > kMostIdle || m.statistics.switches > kMostSwitches) {
       return "livelock";

@@ -158,11 +158,6 @@ bool wake_pollers(int one_in) {
   return !sleeping.empty();
 }
 
-uint32_t peek(const int* word) {
-  maybe_switch(4);
-  return uint32_t(*word);
-}
-
 bool patient() { return !std::exchange(machine.current->impatient, false); }
 
 bool lose(Fault kind) {
