@@ -23,7 +23,13 @@ ARM = (
 # Sets with 16 registers, of which 12 hold sums; of 32, 24 do.
 FEW_REGISTERS = ("avx2", "portable")
 TILED = ("amx", "amx_twin")
+# Those of weights of 8 and 16 bits, and what they multiply integers by; on portable code each
+# float32 product calls a function, and keeps all sums on the stack.
+STORED = "stored_"
+CALLING = ("stored_portable",)
+INTEGERS = r"\b(vpmaddubsw|vpdpbusd|smull)\b"
 TILE = re.compile(r"tile<(?:fused_rnn::)?(float|double|Bf16), (\d+), (\d+)>\(")
+STORED_TILE = re.compile(r"multiply_tile<(\d+), (\d+)(?:, fused_rnn::(Bf16|Half))?>\(")
 
 
 def output(*command: str) -> str:
@@ -47,6 +53,8 @@ def tiles(path: Path, tools: str = "") -> Iterator[tuple[str, int, int, str]]:
         head, _, body = part.partition("\n")
         if (found := TILE.search(head)) and "TileTable" not in head:
             yield found[1], int(found[2]), int(found[3]), body
+        elif found := STORED_TILE.search(head):
+            yield found[3] or "int8", int(found[1]), int(found[2]), body
 
 
 def inner_loops(body: str) -> Iterator[list[str]]:
@@ -76,21 +84,27 @@ def complaints(path: Path, tools: str = "", spilling: Collection[str] = ()) -> I
     for dtype, rows, vectors, body in tiles(path, tools):
         count += 1
         what = f"{path}: tile<{dtype}, {rows}, {vectors}>"
-        products = len(re.findall(double if dtype == "double" else single, body))
-        if products < rows * vectors:
+        kind = {"double": double, "int8": INTEGERS}.get(dtype, single)
+        products = len(re.findall(kind, body))
+        if name not in CALLING and products < rows * vectors:
             yield f"{what} has {products} multiply-adds, expected {rows * vectors} or more"
         for loop in inner_loops(body):
             spills = [line for line in loop if re.search(stack, line)]
             if (
-                name not in spilling
+                name not in (*spilling, *CALLING)
                 and spills
-                and re.search(single + "|" + double, "\n".join(loop))
+                and re.search("|".join((single, double, INTEGERS)), "\n".join(loop))
             ):
                 yield f"{what} meets the stack {len(spills)} times a step: {spills[0]}"
     if name in TILED:
         # Their sums are in tile registers, which hold nothing else and are never spilled.
         if count:
             yield f"{path} has {count} micro-kernels on vectors, expected none"
+        return
+    if name.startswith(STORED):
+        # Of int8 and of both 16-bit types, on one vector at least.
+        if count < 3:
+            yield f"{path} has {count} micro-kernels, expected those of three types"
         return
     sums = 12 if name in FEW_REGISTERS and not arm else 24
     expected = sum(min(sums // vectors, 12) for vectors in range(1, 5))

@@ -144,7 +144,7 @@ template <int R, int V, class W>
 void multiply_tile(const StoredTile<Wide<W>>& tile) {
   constexpr int L = kLanes<float>;
   // Of a single row, so few sums that two chains of each hide the latency.
-  constexpr int kAtOnce = 2 * R * V <= kAccumulators ? 2 : 1;
+  constexpr int kAtOnce = 2 * R * V <= kAccumulators - 4 ? 2 : 1;
   const float* a[R];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) a[r] = tile.a[r];
@@ -166,11 +166,15 @@ void multiply_tile(const StoredTile<Wide<W>>& tile) {
   }
 }
 
-// Rows of V vectors that registers hold; factors of rows take some of AVX2's.
+// Rows of V vectors whose sums registers hold, beside each row's factor, which takes two of AVX2's
+// for integers, and what is widened.
 template <class Op>
 constexpr int stored_rows(int vecs) {
-  const int sums = std::is_same<Op, Int8>::value && kAccumulators < 24 ? 8 : kAccumulators;
-  return sums / vecs;
+  constexpr bool kFew = kAccumulators < 24;
+  const int rows = std::is_same<Op, Int8>::value
+                       ? (kFew ? 13 / (vecs + 2) : 29 / (vecs + 1))
+                       : (kAccumulators - (kFew && vecs == 4 ? 0 : 4)) / vecs;
+  return rows < kMaxRows ? rows : kMaxRows;
 }
 
 template <class Op, int V, int R = stored_rows<Op>(V)>
@@ -213,7 +217,7 @@ VEC_FN void multiply_stored(const PanelMap<float>& map, int64_t panel, const Sto
     tile.sums = matrix.sums + first + at;
     tile.init = init ? init + at : nullptr;
     tile.c = c + at;
-    if (count == 1 && left >= kWidest && kWidest <= stored_rows<Op>(1)) {
+    if (count == 1 && left >= kWidest && kWidest <= kAccumulators) {
       multiply_tile<1, kWidest>(tile);
       v += kWidest;
     } else if (left >= 4) {
