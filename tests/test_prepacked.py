@@ -27,7 +27,7 @@ from torch.nn.utils import parametrizations, parametrize
 from twins import state, tensors
 
 import fused_rnn
-from fused_rnn import functional, ops, prepacking
+from fused_rnn import ops, prepacking
 from fused_rnn.linear import Linear
 from fused_rnn.seq2seq import LanguageModel, LanguageModelConfig, beam_search, greedy_search
 from fused_rnn.testing import assert_within_budget
@@ -164,7 +164,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         made.append(args)
         return ops.prepacked_forward(*args)
 
-    monkeypatch.setattr(functional, "prepacked_forward", forward)
+    monkeypatch.setattr("fused_rnn.layer.prepacked_forward", forward)
     return made
 
 
