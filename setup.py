@@ -2,8 +2,8 @@
 """Builds the CPU extension, and the CUDA one where PyTorch has CUDA and the toolkit is there.
 
 FUSED_RNN_BUILD=0: a pure Python install. FUSED_RNN_CUDA=1 or 0: with the CUDA one or without.
-FUSED_RNN_OBJECTS: the folder of the kernels' objects, in place of `build`; those that are newer than
-their sources are not compiled again."""
+FUSED_RNN_OBJECTS: the folder of the kernels' objects, in place of `build`; those newer than their
+sources are not compiled again."""
 
 import os
 import shutil

@@ -144,8 +144,8 @@ struct ClusterBackward {
   }
 
   // The textbook GRU's second half: what d(r * h) gives r and h.
-  DEVICE_FN void differentiate_reset(int stage, int t, int push, bool lost,
-                                     const ClusterSpot& spot, const Inputs& in) {
+  DEVICE_FN void differentiate_reset(int stage, int t, int push, bool lost, const ClusterSpot& spot,
+                                     const Inputs& in) {
     float dg[1] = {};
     if (there(spot) && t < lengths[spot.row]) {
       const float saved[1] = {widen(in.saved[0])};

@@ -52,8 +52,7 @@ struct GridPlace {
         operands(operands),
         columns(columns),
         peers(gridDim.x / columns),
-        counter(x.counter + (blockIdx.z * gridDim.y + blockIdx.y) * columns +
-                blockIdx.x % columns),
+        counter(x.counter + (blockIdx.z * gridDim.y + blockIdx.y) * columns + blockIdx.x % columns),
         stuck(p.stuck) {}
 
   DEVICE_FN Share share() const { return {first_unit, kTileUnits, first_row, rows}; }

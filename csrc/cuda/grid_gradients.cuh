@@ -103,9 +103,7 @@ struct GridGradients {
   }
 
   // Where a stage's products do not come.
-  DEVICE_FN void give_up(int stage) const {
-    spoil_backward<cell, IO>(p, walk, at.share(), stage);
-  }
+  DEVICE_FN void give_up(int stage) const { spoil_backward<cell, IO>(p, walk, at.share(), stage); }
 
   DEVICE_FN void finish() const {
     for (int pass = 0; pass * kPassRows < rows; ++pass) {
