@@ -74,8 +74,9 @@ struct Pushes {
   DEVICE_FN bool wait(int n) const {
     return wait_for(stuck, [&, this] { return there(n); });
   }
-  // By a block that gave up before it sent push n. When its cluster meets, the other blocks have
-  // given up or exited, all that they pushed is on its way, and it must not find an exited block.
+  // By a block that gave up before it sent push n, or by warps of one that sent all. When the
+  // cluster meets, the other blocks have given up or exited, all that they pushed is on its way,
+  // and it must not find an exited block.
   DEVICE_FN void drain(int n) const {
     cluster_sync();
     for (int late = n > 0 ? n - 1 : 0; late <= n; ++late) {

@@ -277,7 +277,8 @@ struct ClusterBackward {
       const int unsent = step(stage, lost, ahead);
       if (unsent >= 0) return give_up(stage, unsent);
     }
-    if (__syncthreads_or(lost)) return give_up(walk.T, (1 + kBefore) * walk.T);
+    // Where the last push was lost, dh is no number already.
+    if (__any_sync(0xFFFFFFFF, lost)) pushes.drain((1 + kBefore) * walk.T);
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
       const ClusterSpot spot(at, pass);
       if (!there(spot)) continue;

@@ -151,7 +151,8 @@ struct GridClusterBackward {
       const int unsent = step(stage, lost);
       if (unsent >= 0) return give_up(stage, unsent);
     }
-    if (__syncthreads_or(lost)) return give_up(own.walk.T, own.walk.T * passes);
+    // Where the last push was lost, dh is no number already.
+    if (__any_sync(0xFFFFFFFF, lost)) pushes.drain(own.walk.T * passes);
     own.finish();
   }
 };
