@@ -14,6 +14,8 @@ from torch import Tensor
 from fused_rnn import ops
 
 CLUSTER = Case("lstm", 5, 9, 4, 136, "bf16", lengths=True, resets=True)
+# Every unit and row of every block is there, so that whatever is lost is seen.
+WHOLE = replace(CLUSTER, batch=16, hidden=160, lengths=False, resets=False)
 GRID = replace(CLUSTER, steps=4, resets=False)
 COLUMNS = replace(GRID, hidden=194)
 # So many steps that the ring is used again, which takes counts.
@@ -38,9 +40,12 @@ class Kind(NamedTuple):
 
 PUSHES = (0, 700)
 STORES = (9, 500)
+# Of a launch's pushes the last: nothing waits behind it but the end of the block.
+LAST_PUSH = 15_359
 KINDS = [
     Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.LOST_PUSH, PUSHES, "tier C"),
     Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.LOST_PUSH, PUSHES, "tier C", True),
+    Kind(Device.SMALL_CLUSTERS, WHOLE, Fault.LOST_PUSH, (LAST_PUSH,), "tier C", True),
     # Every push is awaited too long.
     Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.TOO_MANY_BYTES, (0,), "tier C"),
     Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.TOO_MANY_BYTES, (0,), "tier C", True),
