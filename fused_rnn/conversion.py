@@ -3,6 +3,7 @@
 
 import copy
 import warnings
+from collections.abc import Container
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Convertible(Passing):
         What `fuse` or `from_torch` made of a subclass' module is of that subclass again.
 
         Raises:
-            ValueError: reset_after is False, which torch.nn has no module for.
+            ValueError: reset_after is False or direction "reverse"; torch.nn has no module for it.
             TypeError: it has a forward of its own, which its twin would not.
         """
         self._check_twin()
@@ -77,6 +78,8 @@ class Convertible(Passing):
         """Raises what `to_torch` does where torch.nn has no twin of this module."""
         if not getattr(self, "reset_after", True):
             raise ValueError("reset_after: expected True, as torch.nn computes, got False")
+        if getattr(self, "direction", "forward") != "forward":
+            raise ValueError("direction: expected 'forward', as torch.nn computes, got 'reverse'")
         base: Any = next(base for base in type(self).__mro__ if "_torch_class" in vars(base))
         if type(self).forward is not base.forward:
             expected = f"the forward of {base.__name__}"
@@ -92,9 +95,14 @@ class Convertible(Passing):
 
     def extra_repr(self) -> str:
         """torch.nn's text, and what it has no word for where that is not the default."""
-        own = {name: getattr(self, name) for name in self._own_attributes}
-        extra = [f", {name}={v}" for name, v in own.items() if v != getattr(type(self), name)]
-        return "".join([super().extra_repr(), *extra])
+        return super().extra_repr() + self.own_text(self)
+
+    @classmethod
+    def own_text(cls, module: nn.Module, without: Container[str] = ()) -> str:
+        """A module's attributes of this class, of which torch.nn has none, but for defaults."""
+        names = [name for name in cls._own_attributes if name not in without]
+        own = {name: getattr(module, name) for name in names}
+        return "".join(f", {name}={v}" for name, v in own.items() if v != getattr(cls, name))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -41,6 +41,10 @@ class FlatWeights(nn.RNNBase):
         """The name of the equations, a key of `ops.GATES`."""
         raise NotImplementedError
 
+    def _reverse(self) -> tuple[int, ...]:
+        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        raise NotImplementedError
+
     def __init__(self, *options: Any) -> None:
         super().__init__(*options)
         del self._flat_weight_refs
@@ -145,7 +149,7 @@ class FlatWeights(nn.RNNBase):
             self._cell(),
             first.dtype,
             first.device.type,
-            (0, 1) if self.bidirectional else (0,),
+            self._reverse(),
             projection=self.proj_size > 0,
             device_index=first.device.index,
             hidden=self.hidden_size,

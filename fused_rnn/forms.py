@@ -35,6 +35,8 @@ class SequenceForms(nn.Module):
     """A layer that takes and gives sequences in all the forms that torch.nn's layers do."""
 
     _kind: ClassVar[str]
+    # Of the one recurrence of a layer that is not bidirectional.
+    direction = "forward"
     hidden_size: int
     num_layers: int
     batch_first: bool
@@ -130,11 +132,15 @@ class SequenceForms(nn.Module):
         hn = _permuted(hn, unsorted_indices)
         return packed, (hn if cn is None else (hn, _permuted(cn, unsorted_indices)))
 
+    def _reverse(self) -> tuple[int, ...]:
+        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        return (0, 1) if self.bidirectional else (int(self.direction == "reverse"),)
+
     def _states(self, hx: Any) -> States:
         return (hx,)
 
     def _state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        rows = self.num_layers * (2 if self.bidirectional else 1)
+        rows = self.num_layers * len(self._reverse())
         return (
             (rows, batch, self.proj_size or self.hidden_size),
             (rows, batch, self.hidden_size),

@@ -31,7 +31,7 @@ def stack(
     resets: Tensor | None,
     *,
     cell: str,
-    directions: int,
+    reverse: tuple[int, ...],
     dropout: float,
     training: bool,
     backend: str,
@@ -48,7 +48,7 @@ def stack(
         resets: marks before which a row's sequence is cut, (T, B) bool, or (rows,); None is no
             mark.
         cell: a key of `ops.GATES`.
-        directions: 1, or 2 for forward and reverse side by side.
+        reverse: of each of a layer's D recurrences, 1 where it walks backward in time.
         dropout: probability between layers, in training.
         backend: a backend's name or "auto".
         packing: of packed input, which brings its own lengths; None is no packed input.
@@ -56,13 +56,12 @@ def stack(
     Returns:
         y (T, B, D*P) or (rows, D*P), hn (L*D, B, P), cn (L*D, B, H) or None.
     """
-    reverse = (0,) if directions == 1 else (0, 1)
     shape = layout(weights, cell)
     if lengths is not None or resets is not None:
         lengths, resets = _kept(lengths, resets, by=(x, h0, c0, *weights))
     options = (reverse, resets is not None, shape.projection, x.device.index, shape.hidden)
     name = backends.choose(backends.Query(cell, x.dtype, x.device.type, *options), backend)
-    count = len(weights) // (shape.per_recurrence * directions)
+    count = len(weights) // (shape.per_recurrence * len(reverse))
     # Where weights are laid out for it; see `FlatWeights.flatten_parameters`.
     at_once = name == "torch" and count > 1 and not dropout and not torch.compiler.is_compiling()
     at_once = at_once and autograd.operation_by_operation(name, x)
@@ -333,7 +332,7 @@ def _run(
             lengths,
             resets,
             cell=cell,
-            directions=directions,
+            reverse=(0, 1) if options.bidirectional else (0,),
             dropout=options.dropout,
             training=options.training,
             backend=backend,

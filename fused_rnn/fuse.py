@@ -73,8 +73,8 @@ def unfuse(model: nn.Module) -> nn.Module:
     quantize_dynamic. If `model` itself is a fused layer, its twin is returned.
 
     Raises:
-        ValueError: the model has a textbook GRU (reset_after=False), which torch.nn cannot run.
-            Nothing is changed then.
+        ValueError: the model has a textbook GRU (reset_after=False) or a layer in reverse, which
+            torch.nn cannot run. Nothing is changed then.
 
     Warns:
         UserWarning: once, with the names of modules whose classes derive from fused ones and
@@ -135,12 +135,11 @@ def explain(module: nn.Module, input: Tensor | PackedSequence) -> str:
     dtype = data.dtype
     if dtype != torch.float64:
         dtype = precision.autocast_dtype(data.device) or dtype
-    both = isinstance(module, FusedLayer) and module.bidirectional
     query = backends.Query(
         module._cell(),
         dtype,
         data.device.type,
-        (0, 1) if both else (0,),
+        module._reverse() if isinstance(module, FusedLayer) else (0,),
         projection=bool(getattr(module, "proj_size", 0)),
         device_index=data.device.index,
         hidden=module.hidden_size,

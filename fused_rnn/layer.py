@@ -2,7 +2,7 @@
 """What the three fused layers share: checks, the choice of kernels, packed weights."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,10 +23,22 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
     """
 
-    def __init__(self, mode: str, *options: Any, backend: str) -> None:
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction")
+
+    def __init__(self, mode: str, *options: Any, direction: str, backend: str) -> None:
         super().__init__(mode, *options)
+        self.direction = self._check_direction(direction)
         self.backend = backends.check_name(backend)
         self.flatten_parameters()
+
+    def _check_direction(self, direction: str) -> str:
+        if direction not in ("forward", "reverse"):
+            raise ValueError(f"direction: expected 'forward' or 'reverse', got {direction!r}")
+        if direction == "reverse" and self.bidirectional:
+            raise ValueError("direction: expected 'forward' beside bidirectional, got 'reverse'")
+        return direction
+
+    _reverse = SequenceForms._reverse
 
     def _cell(self) -> str:
         """The name of the equations, a key of `ops.GATES`."""
@@ -68,7 +80,10 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
     def _run_foreign(self, call: Call) -> LayerOutput:
         x, states, weights, lengths, resets, packing = call
         cell = self._cell()
-        overrides.check((x, *states, *weights), cell, lengths=lengths, resets=resets)
+        extra: dict[str, object] = {"lengths": lengths, "resets": resets}
+        if self.direction != "forward":
+            extra["direction"] = self.direction
+        overrides.check((x, *states, *weights), cell, **extra)
         validation.check_sequence(x, weights[0], self.input_size)
         shapes = self._state_shapes(call.batch())[: 2 if cell == "lstm" else 1]
         validation.check_state_sizes(states, shapes)
@@ -107,7 +122,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
             lengths,
             resets,
             cell=cell,
-            directions=2 if self.bidirectional else 1,
+            reverse=self._reverse(),
             dropout=self.dropout,
             training=self.training,
             backend=self.backend,
@@ -115,10 +130,9 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         )
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        reverse = (0, 1) if self.bidirectional else (0,)
         per = len(weights) // self.num_layers
         layers = (weights[at : at + per] for at in range(0, len(weights), per))
-        return [prepack(own, self._cell(), reverse) for own in layers]
+        return [prepack(own, self._cell(), self._reverse()) for own in layers]
 
 
 def _of_packed(pack: Tensor) -> Callable[..., Sequence[Any]]:

@@ -16,6 +16,9 @@ class FusedRNN(FusedLayer):
     Arguments, parameters, results and errors are torch.nn.RNN's; see there. In addition:
 
     Args:
+        direction: "reverse" walks from each row's last step to its first, as the second half of a
+            bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
+            layer.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -36,6 +39,7 @@ class FusedRNN(FusedLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        direction: str = "forward",
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
@@ -46,7 +50,9 @@ class FusedRNN(FusedLayer):
             )
         options = (num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
         mode = f"RNN_{nonlinearity.upper()}"
-        super().__init__(mode, input_size, hidden_size, *options, backend=backend)
+        super().__init__(
+            mode, input_size, hidden_size, *options, direction=direction, backend=backend
+        )
         self.nonlinearity = nonlinearity
 
     def _cell(self) -> str:
@@ -62,13 +68,16 @@ class FusedGRU(FusedLayer):
     Args:
         reset_after: False resets the state before the product, as Cho et al. (2014) have it:
             another model under the same parameter names, which torch.nn cannot run.
+        direction: "reverse" walks from each row's last step to its first, as the second half of a
+            bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
+            layer.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
 
     _kind = "GRU"
     _torch_class = nn.GRU
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after")
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction")
     reset_after = True
 
     def __init__(
@@ -84,12 +93,15 @@ class FusedGRU(FusedLayer):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        direction: str = "forward",
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
         _refuse_projection(proj_size)
         options = (num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
-        super().__init__("GRU", input_size, hidden_size, *options, backend=backend)
+        super().__init__(
+            "GRU", input_size, hidden_size, *options, direction=direction, backend=backend
+        )
         self.reset_after = reset_after
 
     def _cell(self) -> str:
@@ -103,6 +115,9 @@ class FusedLSTM(FusedLayer):
     Arguments, parameters, results and errors are torch.nn.LSTM's; see there. In addition:
 
     Args:
+        direction: "reverse" walks from each row's last step to its first, as the second half of a
+            bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
+            layer.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -123,10 +138,13 @@ class FusedLSTM(FusedLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        direction: str = "forward",
         backend: str = "auto",
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
-        super().__init__("LSTM", input_size, hidden_size, *options, backend=backend)
+        super().__init__(
+            "LSTM", input_size, hidden_size, *options, direction=direction, backend=backend
+        )
 
     # For those who call torch.nn's checks themselves: here the state is a pair.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size

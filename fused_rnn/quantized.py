@@ -78,6 +78,10 @@ class Quantized(Passing, FixedTypes):
         """A fused module of these sizes and options."""
         raise NotImplementedError
 
+    def _reverse(self) -> tuple[int, ...]:
+        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        raise NotImplementedError
+
     def _suffixes(self) -> list[str]:
         """What the names of a recurrence's weights end in, recurrence by recurrence."""
         raise NotImplementedError
@@ -93,7 +97,7 @@ class Quantized(Passing, FixedTypes):
 
     def _run_layer(self, suffixes: Sequence[str]) -> Run:
         """One layer, over x (T, B, I) and its own states, lengths and resets."""
-        reverse = [int(suffix.endswith("_reverse")) for suffix in suffixes]
+        reverse = self._reverse()
         cell, hidden = self._cell(), self.hidden_size
         output = getattr(self, "proj_size", 0) or hidden
 
@@ -166,9 +170,10 @@ class Quantized(Passing, FixedTypes):
             )
 
     def extra_repr(self) -> str:
-        """torch.nn's text, and how weights are stored."""
+        """The fused module's text but for its backend, and how weights are stored."""
         torch_class: Any = self._torch_class
-        return f"{torch_class.extra_repr(self)}, weights={self.storage!r}"
+        own = self._fused_class.own_text(self, without=("backend",))
+        return f"{torch_class.extra_repr(self)}{own}, weights={self.storage!r}"
 
 
 def _has_kernels(x: Tensor) -> bool:
@@ -189,6 +194,8 @@ class QuantizedLayer(Quantized, SequenceForms):
     bidirectional: bool
     proj_size: int
 
+    _reverse = SequenceForms._reverse
+
     def _weights(self) -> list[Tensor]:
         return []
 
@@ -205,7 +212,7 @@ class QuantizedLayer(Quantized, SequenceForms):
         for state in states:
             validation.check_state_like(state, x)
         h0, c0 = (*states, None, None)[:2]
-        suffixes, directions = self._suffixes(), 2 if self.bidirectional else 1
+        suffixes, directions = self._suffixes(), len(self._reverse())
         runs = [
             self._run_layer(suffixes[at : at + directions])
             for at in range(0, len(suffixes), directions)
@@ -226,6 +233,7 @@ class QuantizedLayer(Quantized, SequenceForms):
             "batch_first": self.batch_first,
             "dropout": getattr(self, "dropout", 0.0),
             "bidirectional": self.bidirectional,
+            "direction": self.direction,
         }
         return self._fused_class(self.input_size, self.hidden_size, **options, **self._own())
 
@@ -275,6 +283,9 @@ class QuantizedCell(Quantized):
 
     def _suffixes(self) -> list[str]:
         return [""]
+
+    def _reverse(self) -> tuple[int, ...]:
+        return (0,)
 
     def _run(self, x: Tensor, states: Sequence[Tensor], _: list[Tensor]) -> tuple[Tensor, ...]:
         self._check(x, *states)
