@@ -23,7 +23,7 @@ CPP := $(shell find csrc bench tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 # ninja and clang-format are found through the environment's own scripts.
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: all demo test test-long test-pure test-all sanitize compilers versions lint format \
+.PHONY: all demo test test-long test-interop test-pure test-all sanitize compilers versions lint format \
 	wheel-test bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -57,6 +57,10 @@ test: $(VENV)/extra-test $(VENV)/built
 test-long: $(VENV)/extra-test $(VENV)/built
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
+# Beside the frameworks whose layers `fused_rnn.interop` takes.
+test-interop: $(VENV)/extra-test $(VENV)/extra-interop $(VENV)/built
+	$(PYTEST) -m interop $(PYTEST_ARGS)
+
 # The contract's tests without the extension.
 test-pure: $(VENV)/extra-test
 	.ci/pure $(PY) build/pure
@@ -73,7 +77,7 @@ compilers:
 versions: $(VENV)/built
 	.ci/versions $(PY) build/versions 2.11.0 2.14.1
 
-test-all: test test-long test-pure sanitize compilers versions
+test-all: test test-long test-interop test-pure sanitize compilers versions
 
 # With the test extra, so that mypy sees the same packages in every environment.
 lint: $(VENV)/extra-lint $(VENV)/extra-test

@@ -19,7 +19,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
 from . import recomputed, reference
-from .exporting import refuse_onnx, to_onnx
+from .exporting import refuse_onnx, to_foreign_onnx
 from .ops import PAIRS, RECOMPUTED, LayerOutput, OpPair, batch_size, copy, layout
 from .packing import Packing
 from .products import products_of
@@ -131,7 +131,7 @@ def operation_by_operation(backend: str, x: Tensor) -> bool:
     if backend not in RECOMPUTED:
         return False
     if torch.compiler.is_compiling():
-        return transformed() or to_onnx()
+        return transformed() or to_foreign_onnx()
     if backend == "reference":
         return True
     # A transform, another tracer or a counter of operators does better with the op.

@@ -6,6 +6,9 @@ from typing import NoReturn
 import torch
 
 _ADVICE = "take what fused_rnn.unfuse(model) returns, torch.nn's modules on the same parameters"
+_TABLE = "custom_translation_table=fused_rnn.interop.onnx_translations()"
+
+_translated = False
 
 
 def refuse_script(name: str) -> NoReturn:
@@ -14,16 +17,26 @@ def refuse_script(name: str) -> NoReturn:
 
 
 def refuse_onnx() -> None:
-    """Raises RuntimeError during an export to ONNX, which has no operator for the kernels."""
-    if to_onnx():
-        raise RuntimeError(f"torch.onnx.export has no operator for fused kernels: {_ADVICE}")
+    """Raises RuntimeError during an export to ONNX that does not know the layers' ops."""
+    if to_foreign_onnx():
+        raise RuntimeError(
+            "torch.onnx.export has no operator for fused kernels: "
+            f"with dynamo=True, pass {_TABLE}; or {_ADVICE}"
+        )
 
 
-def to_onnx() -> bool:
-    """Whether an export to ONNX is under way."""
-    return torch.onnx.is_in_onnx_export()
+def knows_onnx() -> None:
+    """From now on, exports to ONNX that trace as torch.export does are given our translations."""
+    global _translated
+    _translated = True
+
+
+def to_foreign_onnx() -> bool:
+    """Whether an export to ONNX is under way that does not know the layers' ops."""
+    by_torchscript = torch._C._is_tracing()
+    return torch.onnx.is_in_onnx_export() and (by_torchscript or not _translated)
 
 
 # What torch.compiler.assume_constant_result does, without the import of the compiler: traced
 # code would take the answer for False.
-to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
+to_foreign_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]

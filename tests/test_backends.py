@@ -24,7 +24,7 @@ def only(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:
     """Gives backends a reason not to run."""
     for name, reason in reasons.items():
         monkeypatch.setitem(PREDICATES, name, lambda query, reason=reason: reason)
-    backends._warn_once.cache_clear()
+    backends.warn_once.cache_clear()
 
 
 def test_a_request_by_name_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:

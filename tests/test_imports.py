@@ -2,6 +2,8 @@
 """The architecture's list of what may import what."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ FLOORS = (
     {"functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"}
     | {"quantized"},
-    {"fuse", "recurrent", "patching", "quantization"},
+    {"fuse", "recurrent", "patching", "quantization", "interop"},
     {"__init__"},
     {"text", "seq2seq", "cli", "__main__"},
 )
@@ -67,7 +69,9 @@ def test_arrows_point_down(path: Path) -> None:
     own = path.relative_to(ROOT / "fused_rnn").with_suffix("").parts[0]
     outside = {name for name in imports(path) if name.partition(".")[0] in ("tests", "bench")}
     assert not outside
-    assert not {name.partition(".")[0] for name in imports(path)} & set().union(*PEERS.values())
+    if own != "interop":
+        others = set().union(*PEERS.values())
+        assert not {name.partition(".")[0] for name in imports(path)} & others
     for other in {part(name) for name in imports(path) if name.startswith("fused_rnn")} - {own}:
         assert floor(other) <= floor(own), f"{own} imports {other}"
         if own in BACKENDS:
@@ -86,9 +90,17 @@ def test_every_module_has_its_floor() -> None:
     } <= known
 
 
+def test_other_frameworks_are_imported_when_they_are_asked_for() -> None:
+    names = ("onnx", "keras", "flax", "jax", "haiku", "equinox")
+    code = f"import sys, fused_rnn.interop; print([n for n in {names} if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("home", PEERS)
 def test_peers_are_imported_in_one_file(home: str) -> None:
     files = [*ROOT.glob("bench/*.py"), *ROOT.glob("tests/*.py")]
+    files = [path for path in files if not path.name.startswith("test_interop_")]
     found = {path.name: {name.partition(".")[0] for name in imports(path)} for path in files}
     assert {name for name, modules in found.items() if modules & PEERS[home]} == {home}
     assert found[home] >= PEERS[home]

@@ -26,7 +26,7 @@ def forget() -> None:
         function.cache_clear()
     for function in (native._why_not_built_for, native._largest_kept, triton.why_unavailable):
         function.cache_clear()
-    backends._warn_once.cache_clear()
+    backends.warn_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

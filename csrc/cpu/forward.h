@@ -99,7 +99,6 @@ class ForwardPass {
   ForwardPass(const Forward& args, char* workspace, int threads, int rank);
 
   void lay_out();
-
   Prepared lay_out_weights(Arena& arena, bool packed, bool input_at_use) const;
 
   bool packs() const { return kTiled<Op> || s_.T > kUnpackedSteps || s_.T * s_.B >= kUnpackedRows; }
@@ -112,13 +111,13 @@ class ForwardPass {
   // ---- packing and initial state
 
   void prepare(int64_t n);
-
   void pack_weights(const Weights& w);
-
   // Weights that are stored are read where they lie; only biases are added up.
   void take_stored(const StoredWeights& w);
-
   static void pack(const Product& product, int64_t panel);
+  // b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).
+  void pack_bias(const Weights& w, int64_t panel);
+  void start_row(int64_t j);
 
   // Rows a[0 .. count) times one panel, added to init.
   static void multiply(const Product& product, int64_t panel, const Factor* const* a, int64_t count,
@@ -148,11 +147,6 @@ class ForwardPass {
       for_blocks(rows, kBlockRows<Op>, f);
     }
   }
-
-  // b_ih + b_hh, but for the reset-after GRU's n, where b_hh stays inside r * (...).
-  void pack_bias(const Weights& w, int64_t panel);
-
-  void start_row(int64_t j);
 
   // Row b of this recurrence in an (N, B, width) array; null where there is no array.
   const IO* row_of(const void* base, int64_t b, int64_t width) const {
@@ -315,9 +309,7 @@ class ForwardPass {
   }
 
   void finish_gates(const At& a, int64_t panel, const C* sum);
-
   void finish_n(const At& a, int64_t panel, const C* sum);
-
   void finish_output(const At& a, int64_t panel, const C* sum);
 
   V previous(const At& a, int64_t u) const {
