@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from interop_rule import check
 from torch import Tensor
 
 from fused_rnn import FusedGRU, FusedLSTM, FusedRNN
@@ -33,10 +34,6 @@ def randomized(tree: Any) -> Any:
 
 def tensors(found: Any) -> list[Tensor]:
     return [torch.tensor(jax.device_get(leaf)) for leaf in jax.tree.leaves(found)]
-
-
-def check(own: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(own, other, rtol=0, atol=1e-5)
 
 
 def check_states(last: Any, carry: list[Tensor]) -> None:

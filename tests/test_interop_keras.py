@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from interop_rule import check
 from torch import Tensor
 
 from fused_rnn import FusedGRU, FusedLSTM, FusedRNN
@@ -51,10 +52,6 @@ def built(layer: Any, *, both: bool = False) -> Any:
 
 def numbers(found: Any) -> list[Tensor]:
     return [torch.from_numpy(keras.ops.convert_to_numpy(one).copy()) for one in found]
-
-
-def check(own: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(own, other, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -5,6 +5,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import interop_rule
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 CLASSES = {"LSTM": FusedLSTM, "GRU": FusedGRU, "RNN": FusedRNN}
 STEPS, INPUTS, HIDDEN = 6, 3, 5
 LENGTHS = (6, 2, 1, 4)
-TOLERANCE = 1e-5
 
 
 def node(kind: str, directions: int, bias: bool, name: str = "", **attributes: Any) -> Any:
@@ -85,7 +85,7 @@ def check(layer: Any, made: Any, kind: str, directions: int) -> None:
     y = y.unflatten(-1, (directions, HIDDEN)).transpose(1, 2)
     found = [y, *(last if isinstance(last, tuple) else (last,))]
     for own, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(own, other, rtol=0, atol=TOLERANCE)
+        interop_rule.check(own, other)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])

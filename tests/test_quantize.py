@@ -169,9 +169,13 @@ def test_the_way_back(name: str) -> None:
     for key, value in quantized.state_dict().items():
         near = again.state_dict()[key]
         # A scale that is multiplied by 127 and divided again is off by a rounding.
-        assert torch.equal(value, near) or torch.allclose(value, near, rtol=2.0**-22, atol=0)
+        assert torch.equal(value, near) or _a_rounding_apart(value, near)
     cell: Any = fused_rnn.quantize(nn.RNNCell(3, 4, bias=False, nonlinearity="relu").eval())
     assert repr(cell.dequantize()) == "FusedRNNCell(3, 4, bias=False, nonlinearity=relu)"
+
+
+def _a_rounding_apart(one: Tensor, other: Tensor) -> bool:
+    return bool(((one - other).abs() <= 2.0**-22 * other.abs()).all())
 
 
 def test_memory() -> None:
@@ -260,7 +264,8 @@ def test_a_package_for_programs_without_python(tmp_path: Path) -> None:
         torch._inductor.aoti_compile_and_package(program, package_path=path)
         loaded: Any = torch._inductor.aoti_load_package(path)
         found = loaded(X)
-    torch.testing.assert_close(found, scores(model), rtol=1e-5, atol=1e-6)
+    expected = scores(model)
+    assert_within_budget(found, expected.double(), expected)
 
 
 def test_hooks_and_names_of_others_stay() -> None:

@@ -59,7 +59,7 @@ struct GridPlace {
 
   // What the column gives of a row at the k-th step: (operands, peers, 16).
   DEVICE_FN uint16_t* given(int k, int b) const {
-    const int64_t row = (int64_t(k % kRingSteps) * walk.N + walk.n) * walk.B + b;
+    const int64_t row = (int64_t(low_bits(k, kRingSteps - 1)) * walk.N + walk.n) * walk.B + b;
     return x.ring + (row * columns + blockIdx.x % columns) * operands * peers * kTileUnits;
   }
 

@@ -63,6 +63,14 @@ DEVICE_FN float float_of_half(uint16_t bits) {
   return d;
 }
 
+// x & mask, of which the compiler knows nothing: of a loop's counter it would keep all that follows
+// from it in registers of their own, from one round to the next.
+DEVICE_FN uint32_t low_bits(uint32_t x, uint32_t mask) {
+  uint32_t d;
+  PTX_OR_TWIN(asm("and.b32 %0, %1, %2;" : "=r"(d) : "r"(x), "r"(mask)), d = x & mask);
+  return d;
+}
+
 DEVICE_FN float float_of_bits(uint32_t bits) {
   PTX_OR_TWIN(return __uint_as_float(bits), return emulator::float_of_bits(bits));
 }

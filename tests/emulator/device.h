@@ -89,8 +89,10 @@ inline uint16_t bf16_bits(float x) {
   return uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
-// As far off as the hardware's function may be, for numbers near each other to the same side.
+// As far off as the hardware's function may be, for numbers near each other to the same side; of
+// infinities it is exact.
 inline float tanh_approx(float x) {
+  if (std::isinf(x)) return std::tanh(x);
   const uint32_t segment = same_bits<uint32_t>(x) >> 16;
   const float off = segment * 0x9E3779B1u >> 31 ? 1 + kTanhError : 1 - kTanhError;
   return std::clamp(std::tanh(x) * off, -1.0f, 1.0f);
