@@ -20,7 +20,7 @@ FLOORS = (
     {"functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"}
     | {"quantized"},
-    {"fuse", "recurrent", "patching", "quantization", "interop"},
+    {"fuse", "recurrent", "patching", "quantization", "interop", "rl"},
     {"__init__"},
     {"text", "seq2seq", "cli", "__main__"},
 )
@@ -33,6 +33,7 @@ IMPORTERS = ("import_module", "_imported")
 # The one file for each kind of peers that imports them.
 PEERS = {
     "peers.py": {"onnx", "onnxruntime", "jax", "flashrnn"},
+    "episodes.py": {"sb3_contrib", "stable_baselines3"},
     "search_peers.py": {"transformers", "joeynmt", "onmt", "speechbrain"},
 }
 
@@ -69,7 +70,7 @@ def test_arrows_point_down(path: Path) -> None:
     own = path.relative_to(ROOT / "fused_rnn").with_suffix("").parts[0]
     outside = {name for name in imports(path) if name.partition(".")[0] in ("tests", "bench")}
     assert not outside
-    if own != "interop":
+    if own not in ("interop", "rl"):
         others = set().union(*PEERS.values())
         assert not {name.partition(".")[0] for name in imports(path)} & others
     for other in {part(name) for name in imports(path) if name.startswith("fused_rnn")} - {own}:

@@ -24,7 +24,7 @@ def test_there_are_examples() -> None:
 
 
 # Their examples need packages that `make test` does not install.
-NEED_OTHERS = {"other-frameworks.md"}
+NEED_OTHERS = {"other-frameworks.md", "reinforcement-learning.md"}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
