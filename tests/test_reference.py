@@ -44,7 +44,7 @@ def test_equals_torch_nn(name: str, layers: int, directions: int, bias: bool) ->
     found = functional.stack(
         *(x, h0, c0 if len(states) == 2 else None, weights, None, None),
         cell=name.partition("-")[0],
-        directions=directions,
+        reverse=(0, 1)[:directions],
         dropout=0.0,
         training=True,
         backend="reference",
