@@ -64,12 +64,14 @@ struct Pushes {
   }
   // Before the wait for push n - 1, behind that for push n - 2: what one block gets.
   DEVICE_FN void expect(int n, int bytes) const {
-    if (threadIdx.x == 0) expect_bytes(barriers + n % 2, uint32_t(bytes));
+    if (threadIdx.x == 0) expect_bytes(barriers + low_bits(n, 1), uint32_t(bytes));
   }
   DEVICE_FN void send(int n, int rank, void* to, const Vector& value) const {
-    push(to, uint32_t(rank), value, barriers + n % 2);
+    push(to, uint32_t(rank), value, barriers + low_bits(n, 1));
   }
-  DEVICE_FN bool there(int n) const { return landed(barriers + n % 2, uint32_t(n / 2 % 2)); }
+  DEVICE_FN bool there(int n) const {
+    return landed(barriers + low_bits(n, 1), uint32_t(n / 2 % 2));
+  }
   // False where push n does not come; then the block sends none behind it.
   DEVICE_FN bool wait(int n) const {
     return wait_for(stuck, [&, this] { return there(n); });

@@ -53,8 +53,8 @@ DEVICE_FN IO narrow(wide_t<IO> x) {
 
 template <class IO>
 struct Activations {
-  // bfloat16 has no digits that the approximation lacks, but near 0 and 1: there it is off by 2^-12,
-  // where a gate that keeps the state is multiplied by itself over all steps.
+  // bfloat16 has no digits that the approximation lacks, but near 0 and 1: there it is off by
+  // 2^-12, where a gate that keeps the state is multiplied by itself over all steps.
   DEVICE_FN static float tanh(float x) { return tanh_approx(x); }
   DEVICE_FN static float sigmoid(float x) { return 0.5f * tanh_approx(0.5f * x) + 0.5f; }
   DEVICE_FN static float keep(float x) { return reciprocal(1 + exp2_approx(-1.44269504f * x)); }
