@@ -32,7 +32,8 @@ def quantize(model: nn.Module, weights: str = "int8") -> nn.Module:
 
     Raises:
         ValueError: `weights` is none of these, or a weight of the model is infinite, no number, or
-            too large for the type. Nothing is changed then.
+            too large for the type, or a matrix has more than 133,144 columns in int8, whose sums
+            would not fit 32 bits. Nothing is changed then.
 
     Warns:
         UserWarning: once, with the names and classes of recurrent modules that stay as they are:

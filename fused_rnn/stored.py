@@ -11,6 +11,8 @@ from torch import Tensor, nn
 STORAGES = {"int8": torch.int8, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The largest integer of a row's weights, and of a row that meets them.
 LARGEST = 127
+# So many of their products fit a sum of 32 bits.
+MOST_COLUMNS = (2**31 - 1) // LARGEST**2
 # Elements along a row of int8 weights that lie together.
 _DEPTH = 4
 _OUTPUTS = 64
@@ -61,13 +63,17 @@ class StoredWeight(FixedTypes):
         parts: how its gates lie.
 
     Raises:
-        ValueError: a weight is infinite or no number, in 16 bits perhaps for being too large.
+        ValueError: a weight is infinite or no number, in 16 bits perhaps for being too large; or
+            an int8 matrix has more than MOST_COLUMNS columns.
     """
 
     def __init__(self, weight: Tensor, name: str, storage: str, parts: tuple[Panels, ...]) -> None:
         super().__init__()
         self.rows, self.columns = weight.shape
         self.storage, self.parts = storage, parts
+        if storage == "int8" and self.columns > MOST_COLUMNS:
+            expected = f"at most {MOST_COLUMNS:,} columns in int8, whose sums have 32 bits"
+            raise ValueError(f"{name}: expected {expected}, got {self.columns:,}")
         values, scale = _stored(weight.detach().float(), STORAGES[storage])
         if not bool(values.isfinite().all() if scale is None else scale.isfinite().all()):
             raise ValueError(f"{name}: expected weights that are finite in {storage}, got others")

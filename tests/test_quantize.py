@@ -178,6 +178,23 @@ def _a_rounding_apart(one: Tensor, other: Tensor) -> bool:
     return bool(((one - other).abs() <= 2.0**-22 * other.abs()).all())
 
 
+def test_more_columns_than_sums_have_room_for() -> None:
+    most = 133_144
+    assert 127 * 127 * most < 2**31 <= 127 * 127 * (most + 1)
+    cell = nn.RNNCell(most + 1, 2).eval()
+    with pytest.raises(ValueError, match="weight_ih: expected at most 133,144 columns in int8"):
+        fused_rnn.quantize(cell)
+    assert type(fused_rnn.quantize(cell, "float16")).__name__ == "QuantizedRNNCell"
+    # All of one sign: as large as a sum can be.
+    cell = nn.RNNCell(most, 2, bias=False, nonlinearity="relu").eval()
+    with torch.no_grad():
+        cell.weight_ih.fill_(1.0)
+        h = fused_rnn.quantize(cell)(torch.ones(1, most))
+    assert_within_budget(
+        h, torch.full((1, 2), float(most)).double(), torch.full((1, 2), float(most))
+    )
+
+
 def test_memory() -> None:
     layer = build("lstm", inputs=256, hidden=256)
     bytes_of = [
