@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import instructions
+from bench.instructions import Kernel
 from fused_rnn import native
 from fused_rnn.native import CudaDevice, cuda_plan
 
@@ -56,6 +58,17 @@ def test_kernels_compile_for_hopper() -> None:
 @pytest.mark.parametrize("architecture", ["80", "100a"])
 def test_kernels_compile(architecture: str) -> None:
     check(architecture)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kernel", instructions.KERNELS, ids=lambda kernel: kernel.source)
+def test_a_step_takes_no_more_instructions(kernel: Kernel) -> None:
+    """Loops over time are bound by how fast instructions are issued."""
+    tool = instructions.disassembler()
+    if tool is None:
+        pytest.skip("cuobjdump is not installed")
+    kernels("90a")
+    assert instructions.count(kernel, tool, ROOT / "build" / "cuda-90a") <= kernel.limit
 
 
 @pytest.mark.long
