@@ -54,8 +54,9 @@ demo: $(VENV)/extra-app $(VENV)/built
 test: $(VENV)/extra-test $(VENV)/built
 	$(PYTEST) $(PYTEST_ARGS)
 
+# A few of these take minutes each: whichever process is free takes the next.
 test-long: $(VENV)/extra-test $(VENV)/built
-	$(PYTEST) -m long $(PYTEST_ARGS)
+	$(PYTEST) --dist worksteal -m long $(PYTEST_ARGS)
 
 # Beside the frameworks whose layers `fused_rnn.interop` takes.
 test-interop: $(VENV)/extra-test $(VENV)/extra-interop $(VENV)/built
