@@ -92,7 +92,12 @@ def test_blocks_that_meet(machine: Emulator, cell: str, case: Case) -> None:
         ("lstm", "bf16", 3),
         *(
             pytest.param(*case, marks=pytest.mark.long)
-            for case in [("gru", "fp16", 3), ("rnn_relu", "fp16", 10), ("lstm", "bf16", 36)]
+            for case in [
+                ("gru", "fp16", 3),
+                ("rnn_relu", "fp16", 10),
+                ("lstm", "bf16", 10),
+                ("lstm", "bf16", 36),
+            ]
         ),
     ],
 )

@@ -154,6 +154,16 @@ def test_other_objects() -> None:
         from_equinox(3)
 
 
+def test_variables_of_another_module() -> None:
+    rnn = linen.RNN(linen.GRUCell(UNITS))
+    with pytest.raises(
+        ValueError, match=r"variables: expected parameters of 'cell', got \['other'\]"
+    ):
+        from_flax(rnn, {"params": {"other": {}}})
+    with pytest.raises(ValueError, match="variables: expected parameters of 'ir', got"):
+        from_flax(rnn, {"params": {"cell": {"ii": {}}}})
+
+
 CORES: dict[str, Callable[[], Any]] = {
     "lstm": lambda: hk.LSTM(UNITS),
     "gru": lambda: hk.GRU(UNITS),

@@ -2,6 +2,7 @@
 """Fused layers exported to ONNX with B and T open, beside ONNX Runtime."""
 
 import io
+import random
 from typing import Any
 
 import interop_rule
@@ -83,6 +84,42 @@ def test_layers(name: str, form: str) -> None:
         x = torch.randn(*sizes, INPUTS)
         with torch.no_grad():
             check(run(session, x), leaves(layer(x)))
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_other_backends(name: str, backend: str) -> None:
+    """As where the compiled extension is missing."""
+    if (name, backend) == ("textbook", "torch"):
+        pytest.skip("PyTorch has no GRU with the reset gate before the product")
+    torch.manual_seed(0)
+    layer = LAYERS[name](INPUTS, HIDDEN, 2, bidirectional=True, backend=backend)
+    session = export(layer, (torch.randn(4, 6, INPUTS),), ({0: OPEN, 1: OPEN},))
+    x = torch.randn(9, 2, INPUTS)
+    with torch.no_grad():
+        check(run(session, x), leaves(layer(x)))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_models(seed: int) -> None:
+    """Recurrent layers of any kind and form between other modules, out and back in."""
+    torch.manual_seed(seed)
+    chosen = random.Random(seed)
+    name = chosen.choice([*LAYERS])
+    inputs, hidden = chosen.randint(1, 9), chosen.randint(1, 9)
+    form: dict[str, Any] = {
+        "num_layers": chosen.randint(1, 3),
+        "bias": chosen.random() < 0.7,
+        "batch_first": chosen.random() < 0.5,
+        **chosen.choice([{}, {"bidirectional": True}, {"direction": "reverse"}]),
+    }
+    layer = LAYERS[name](inputs, hidden, **form)
+    model = nn.Sequential(nn.Linear(INPUTS, inputs), layer)
+    session = export(model, (torch.randn(3, 4, INPUTS),), ({0: OPEN, 1: OPEN},))
+    for _ in range(3):
+        x = torch.randn(chosen.randint(1, 12), chosen.randint(1, 12), INPUTS)
+        with torch.no_grad():
+            check(run(session, x), leaves(model(x)))
 
 
 class WithLengths(nn.Module):

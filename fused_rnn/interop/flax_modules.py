@@ -14,7 +14,7 @@ from ..modules import FusedGRU, FusedLSTM, FusedRNN
 from .jax_functions import check_function
 from .recurrences import Recurrence, layer, refuse, tensor
 
-_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
+_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
 _CELLS = {"LSTMCell": "LSTM", "OptimizedLSTMCell": "LSTM", "GRUCell": "GRU", "SimpleCell": "RNN"}
 _CLASSES: dict[str, type[FusedLayer]] = {"LSTM": FusedLSTM, "GRU": FusedGRU, "RNN": FusedRNN}
 
@@ -35,7 +35,7 @@ def from_flax(module: Any, variables: Mapping[str, Any] | None = None) -> FusedL
     Raises:
         TypeError: the module is none of these, or `variables` are missing or too many.
         ValueError: it has what a fused layer cannot express: other functions, a residual, another
-            merge_fn, directions that are unlike.
+            merge_fn, directions that are unlike; or the variables are not the module's.
         ModuleNotFoundError: the `flax` package is not installed.
     """
     from flax import linen, nnx
@@ -65,7 +65,11 @@ def from_flax(module: Any, variables: Mapping[str, Any] | None = None) -> FusedL
 
 
 def _inside(params: Any, name: str) -> Any:
-    return None if params is None else params[name]
+    if params is None:
+        return None
+    if name not in params:
+        raise ValueError(f"variables: expected parameters of {name!r}, got {sorted(params)}")
+    return params[name]
 
 
 def _made(
@@ -113,16 +117,15 @@ def _kind(flax: Any, cell: Any) -> tuple[str, tuple[tuple[str, Any], ...]]:
 
 
 def _of_linen(kind: str, params: Any) -> Recurrence:
-    if kind == "RNN":
-        return _of_two(*([params[name]] for name in ("i", "h")))
-    return _of_two(*([params[f"{side}{gate}"] for gate in _GATES[kind]] for side in "ih"))
+    names = [[side + gate for gate in _GATES[kind]] for side in "ih"]
+    return _of_two(*([_inside(params, name) for name in side] for side in names))
 
 
 def _of_nnx(kind: str, cell: Any) -> Recurrence:
     if hasattr(cell, "dense_i"):
         return _of_two([_values(cell.dense_i)], [_values(cell.dense_h)])
-    names = {"if": "if_"}
-    own = [[f"{side}{gate}" for gate in _GATES[kind]] for side in "ih"]
+    names = {"if": "if_"}  # a word of Python's
+    own = [[side + gate for gate in _GATES[kind]] for side in "ih"]
     return _of_two(*([_values(getattr(cell, names.get(n, n))) for n in side] for side in own))
 
 
