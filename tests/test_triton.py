@@ -5,10 +5,12 @@ Triton reads TRITON_INTERPRET when a kernel is defined, so interpreted and compi
 be in one process; here they compile.
 """
 
+import itertools
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +117,29 @@ def test_the_step_compiles(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_figures(full(cell, "bf16", 128, steps=1), 90, monkeypatch)
 
 
+def in_turn(shared: Sequence[int], *others: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Every combination of the others, each with one of `shared`: every two values meet."""
+    combinations = itertools.product(*(enumerate(values) for values in others))
+    turns = ((sum(i for i, _ in some), [value for _, value in some]) for some in combinations)
+    return [(shared[turn % len(shared)], *values) for turn, values in turns]
+
+
+# A kernel takes seconds to compile, at odd sizes a minute.
 @pytest.mark.long
-@pytest.mark.parametrize(("bits", "hidden"), ENTRIES + ODD)
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("architecture", NVIDIA)
+@pytest.mark.parametrize(
+    ("architecture", "cell", "entry"), in_turn(NVIDIA, CELLS, ENTRIES + ODD), ids=str
+)
 def test_all_kernels_on_all_architectures(
-    architecture: int, cell: str, bits: int, hidden: int, monkeypatch: pytest.MonkeyPatch
+    architecture: int, cell: str, entry: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bits, hidden = entry
     check_figures(full(cell, TYPES[bits], hidden), architecture, monkeypatch)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("architecture", NVIDIA)
+@pytest.mark.parametrize(
+    ("architecture", "cell", "dtype"), in_turn(NVIDIA, CELLS, ["fp32", "bf16", "fp16"])
+)
 def test_the_step_on_all_architectures(
     architecture: int, cell: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,12 +147,12 @@ def test_the_step_on_all_architectures(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("hidden", [32, 128, 512])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("steps", "cell", "dtype", "hidden"),
+    in_turn([1, 3], CELLS, ["fp32", "bf16", "fp16"], [32, 128, 512]),
+)
 def test_all_kernels_for_amd(
-    cell: str, dtype: str, hidden: int, steps: int, monkeypatch: pytest.MonkeyPatch
+    steps: int, cell: str, dtype: str, hidden: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_amd(full(cell, dtype, hidden, steps), monkeypatch)
 

@@ -105,47 +105,68 @@ inline void on_team(int size, const std::function<void(Team&, int)>& f) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// What was built, and whether it runs here.
+// Tables of kernels, of which the Makefile may leave some out.
+#define FUSED_RNN_MAYBE __attribute__((weak))
+extern const Kernels kAmx FUSED_RNN_MAYBE, kAvx512Bf16 FUSED_RNN_MAYBE, kAvx512 FUSED_RNN_MAYBE,
+    kAvx2 FUSED_RNN_MAYBE, kNeonBf16 FUSED_RNN_MAYBE, kNeon FUSED_RNN_MAYBE,
+    kAmxTwin FUSED_RNN_MAYBE;
+extern const StoredKernels kStoredAvx512 FUSED_RNN_MAYBE, kStoredAvx2 FUSED_RNN_MAYBE,
+    kStoredNeon FUSED_RNN_MAYBE;
+#undef FUSED_RNN_MAYBE
+
+// An instruction set's table, null if it was not built, and whether this machine runs it.
+template <class Table>
 struct Set {
-  const Kernels* kernels;
+  const char* name;
+  const Table* kernels;
   bool runs;
 };
 
-inline std::vector<Set> sets() {
+inline std::vector<Set<Kernels>> sets() {
+  std::vector<Set<Kernels>> all{{"portable", &kPortable, true}, {"amx_twin", &kAmxTwin, true}};
 #if defined(__x86_64__)
   const Processor& has = processor();
-  std::vector<Set> some{
-      {&kAvx512Bf16, has.avx512_bf16}, {&kAvx2, has.avx2}, {&kAmxTwin, true}, {&kPortable, true}};
-#ifndef FUSED_RNN_SANITIZED
-  // Made of the same sources as one of those; under a sanitizer they take minutes to compile.
-  some.insert(some.end(), {{&kAmx, has.amx}, {&kAvx512, has.avx512}});
-#endif
-  return some;
+  all.insert(all.end(), {{"amx", &kAmx, has.amx},
+                         {"avx512_bf16", &kAvx512Bf16, has.avx512_bf16},
+                         {"avx512", &kAvx512, has.avx512},
+                         {"avx2", &kAvx2, has.avx2}});
 #elif defined(__aarch64__)
-  return {
-      {&kNeonBf16, processor().neon_bf16}, {&kNeon, true}, {&kAmxTwin, true}, {&kPortable, true}};
-#else
-  return {{&kAmxTwin, true}, {&kPortable, true}};
+  all.insert(all.end(), {{"neon_bf16", &kNeonBf16, processor().neon_bf16}, {"neon", &kNeon, true}});
 #endif
+  return all;
 }
 
-// Runs f(kernels) for each instruction set and seed, until one is false.
-template <class F>
-int for_problems(int problems, F f) {
-  for (const auto [kernels, runs] : sets()) {
-    if (!runs) {
-      std::printf("%s: not run, this machine lacks it\n", kernels->name);
+// The same of weights of fewer bits.
+inline std::vector<Set<StoredKernels>> stored_sets() {
+  std::vector<Set<StoredKernels>> all{{"portable, stored", &kStoredPortable, true}};
+#if defined(__x86_64__)
+  const Processor& has = processor();
+  all.insert(all.end(), {{"avx512_vnni, stored", &kStoredAvx512, has.avx512_vnni},
+                         {"avx2, stored", &kStoredAvx2, has.avx2}});
+#elif defined(__aarch64__)
+  all.push_back({"neon, stored", &kStoredNeon, true});
+#endif
+  return all;
+}
+
+// Runs check(kernels) for each instruction set and seed, until one is false.
+template <class Table>
+int for_problems(const std::vector<Set<Table>>& sets, int problems,
+                 bool (*check)(const Table& kernels)) {
+  for (const auto& [name, kernels, runs] : sets) {
+    if (!kernels || !runs) {
+      std::printf("%s: %s\n", name, kernels ? "not run, this machine lacks it" : "not built");
       continue;
     }
     // The twin does what a processor's tiles do number by number.
-    const int count = kernels == &kAmxTwin ? (problems + 7) / 8 : problems;
+    const int count = std::strcmp(name, "amx_twin") ? problems : (problems + 7) / 8;
     for (int seed = 0; seed < count; ++seed) {
       generator.seed(unsigned(seed));
-      if (f(*kernels)) continue;
-      std::printf("%s: seed %d differs\n", kernels->name, seed);
+      if (check(*kernels)) continue;
+      std::printf("%s: seed %d differs\n", name, seed);
       return 1;
     }
-    std::printf("%s: %d problems agree on 1 to 4 threads\n", kernels->name, count);
+    std::printf("%s: %d problems agree on 1 to 4 threads\n", name, count);
   }
   return 0;
 }

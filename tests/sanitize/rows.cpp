@@ -62,5 +62,6 @@ bool check(const Kernels& kernels) { return linear(kernels) && rows(kernels); }
 }  // namespace fused_rnn
 
 int main(int argc, char** argv) {
-  return fused_rnn::for_problems(argc > 1 ? std::atoi(argv[1]) : 100, fused_rnn::check);
+  using namespace fused_rnn;
+  return for_problems(sets(), argc > 1 ? std::atoi(argv[1]) : 100, check);
 }

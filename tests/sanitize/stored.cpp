@@ -9,23 +9,6 @@
 namespace fused_rnn {
 namespace {
 
-// What was built, and whether it runs here.
-struct StoredSet {
-  const StoredKernels* kernels;
-  bool runs;
-};
-
-std::vector<StoredSet> stored_sets() {
-#if defined(__x86_64__)
-  const Processor& has = processor();
-  return {{&kStoredAvx512, has.avx512_vnni}, {&kStoredAvx2, has.avx2}, {&kStoredPortable, true}};
-#elif defined(__aarch64__)
-  return {{&kStoredNeon, true}, {&kStoredPortable, true}};
-#else
-  return {{&kStoredPortable, true}};
-#endif
-}
-
 // Random weights of a layer in panels, those past its units and columns zero.
 class StoredLayer {
  public:
@@ -129,19 +112,5 @@ bool check(const StoredKernels& kernels) {
 
 int main(int argc, char** argv) {
   using namespace fused_rnn;
-  const int problems = argc > 1 ? std::atoi(argv[1]) : 100;
-  for (const auto [kernels, runs] : stored_sets()) {
-    if (!runs) {
-      std::printf("%s, stored: not run, this machine lacks it\n", kernels->name);
-      continue;
-    }
-    for (int seed = 0; seed < problems; ++seed) {
-      generator.seed(unsigned(seed));
-      if (check(*kernels)) continue;
-      std::printf("%s, stored: seed %d differs\n", kernels->name, seed);
-      return 1;
-    }
-    std::printf("%s, stored: %d problems agree on 1 to 4 threads\n", kernels->name, problems);
-  }
-  return 0;
+  return for_problems(stored_sets(), argc > 1 ? std::atoi(argv[1]) : 100, check);
 }
