@@ -146,16 +146,16 @@ def quantization(rows: Sequence[Row]) -> list[str]:
 
 
 def episodes(rows: Sequence[Row]) -> list[str]:
-    """Paragraphs on an update of a recurrent policy, the last of each machine."""
+    """Paragraphs on recurrent policies that learn, the last of each machine."""
     paragraphs = []
-    for own in _by(rows, "machine", "environments", "steps", "hidden", "threads"):
+    for own in _by(rows, "machine", "what", "environments", "steps", "hidden", "threads"):
         row = own[-1]
         times = {name: 1e3 * one["median"] for name, one in row["seconds"].items()}
         said = (
-            f"{row['machine']}: RecurrentPPO, one epoch over {row['environments']} environments of "
-            f"{row['steps']} steps, LSTMs of {row['hidden']} units: "
+            f"{row['machine']}: {row['what']}, {row['environments']} environments, "
+            f"{row['steps']} steps, {row['hidden']} units: "
             + ", ".join(f"{name} {time:.0f} ms" for name, time in times.items())
-            + f"; {report.times(row['ratio'])} times as fast. {_machine([row])}"
+            + f"; {report.times(row['ratio'])} times as fast as the next. {_machine([row])}"
         )
         paragraphs.append(said)
     return paragraphs
@@ -174,7 +174,7 @@ REPORTS: dict[str, tuple[str, Callable[[Sequence[Row]], list[str]]]] = {
     "translation": ("Translation", translation),
     "search": ("Speed of search", search),
     "quantization": ("Weights of fewer bits", quantization),
-    "episodes": ("Updates of recurrent policies", episodes),
+    "episodes": ("Recurrent policies that learn", episodes),
 }
 
 

@@ -2,36 +2,21 @@
 """Every form of input to a layer, brought to (T, B, I) and back."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import validation
-from .ops import LayerOutput
+from .calls import Call, States
 from .packing import Packing
+from .piecewise import Piecewise, Steps
 
-States = Sequence[Tensor]
 Lengths = Tensor | Sequence[int] | None
 
 
-class Call(NamedTuple):
-    """What all layers are given, checked but for sizes."""
-
-    x: Tensor  # (T, B, I), or the rows of packed input, (rows, I)
-    states: States
-    weights: list[Tensor]
-    lengths: Tensor | None
-    resets: Tensor | None
-    packing: Packing | None = None  # of packed input, which brings its own lengths
-
-    def batch(self) -> int:
-        """B."""
-        return self.x.size(1) if self.packing is None else self.packing.batch
-
-
-class SequenceForms(nn.Module):
+class SequenceForms(Piecewise):
     """A layer that takes and gives sequences in all the forms that torch.nn's layers do."""
 
     _kind: ClassVar[str]
@@ -43,14 +28,6 @@ class SequenceForms(nn.Module):
     bidirectional: bool
     proj_size: int
 
-    def _weights(self) -> list[Tensor]:
-        """The weights to compute with, in torch.nn's order."""
-        raise NotImplementedError
-
-    def _run(self, call: Call) -> LayerOutput:
-        """The outputs and final states of all layers."""
-        raise NotImplementedError
-
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -58,7 +35,9 @@ class SequenceForms(nn.Module):
         *,
         lengths: Lengths = None,
         resets: Tensor | None = None,
-    ) -> tuple[Any, Any]:
+        reset_states: Any = None,
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
         """The outputs of all steps and the final states, in the form torch.nn returns them.
 
         Args:
@@ -69,15 +48,24 @@ class SequenceForms(nn.Module):
                 are zero and the states stay. None is T for all, or what packed input says.
             resets: bool marks in the layout of the input's steps. Each row's sequence is cut
                 before every marked step and the pieces run separately. None is no mark.
+            reset_states: the states with which pieces begin at marks, (T, L*D, B, P), for the LSTM
+                a pair with (T, L*D, B, H); unbatched without B, packed (rows, L*D, P). Read at
+                marked steps only: there a forward direction begins, and one in reverse begins
+                with it at the step before. None is zeros.
+            return_states: whether the states after every step are a third result, laid out as
+                `reset_states`; zeros past a row's length.
 
         Raises:
             ValueError: as torch.nn raises it, and for lengths or resets that do not fit.
             RuntimeError: as torch.nn raises it, or a backend asked for by name cannot run this.
         """
+        steps = None
+        if reset_states is not None or return_states:
+            steps = self._steps(resets, reset_states, return_states)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths, resets)
+            return self._forward_packed(input, hx, lengths, resets, steps)
         if input.dim() != 3:
-            return self._forward_unbatched(input, hx, lengths, resets)
+            return self._forward_unbatched(input, hx, lengths, resets, steps)
         states = () if hx is None else self._states(hx)
         if states:
             validation.check_state_dims(states, batched=True)
@@ -87,14 +75,24 @@ class SequenceForms(nn.Module):
         if resets is not None:
             validation.check_resets(resets, input.shape[:2], x)
             resets = resets.transpose(0, 1) if self.batch_first else resets
-        y, hn, cn = self._run(Call(x, states, self._weights(), lengths, resets))
+        call = Call(x, states, self._weights(), lengths, resets)
+        if steps is not None:
+            (y, hn, cn), every = self._run_pieces(call, steps)
+            y = y.transpose(0, 1) if self.batch_first else y
+            return self._results(y, hn, cn, every)
+        y, hn, cn = self._run(call)
         if self.batch_first:
             y = y.transpose(0, 1)
         return y, (hn if cn is None else (hn, cn))
 
     def _forward_unbatched(
-        self, input: Tensor, hx: Any, lengths: Lengths, resets: Tensor | None
-    ) -> tuple[Tensor, Any]:
+        self,
+        input: Tensor,
+        hx: Any,
+        lengths: Lengths,
+        resets: Tensor | None,
+        steps: Steps | None,
+    ) -> tuple[Any, ...]:
         validation.check_input_dim(self._kind, input)
         states = () if hx is None else self._states(hx)
         validation.check_state_dims(states, batched=False)
@@ -106,13 +104,25 @@ class SequenceForms(nn.Module):
             validation.check_resets(resets, input.shape[:1], x)
             resets = resets.unsqueeze(1)
         states = [state.unsqueeze(1) for state in states]
-        y, hn, cn = self._run(Call(x, states, self._weights(), lengths, resets))
-        y, hn = y.squeeze(1), hn.squeeze(1)
-        return y, (hn if cn is None else (hn, cn.squeeze(1)))
+        call, every = Call(x, states, self._weights(), lengths, resets), None
+        if steps is None:
+            y, hn, cn = self._run(call)
+        else:
+            steps = steps._replace(at_marks=[state.unsqueeze(2) for state in steps.at_marks])
+            (y, hn, cn), every = self._run_pieces(call, steps)
+            every = None if every is None else [state.squeeze(2) for state in every]
+        return self._results(
+            y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1), every
+        )
 
     def _forward_packed(
-        self, input: PackedSequence, hx: Any, lengths: Lengths, resets: Tensor | None
-    ) -> tuple[PackedSequence, Any]:
+        self,
+        input: PackedSequence,
+        hx: Any,
+        lengths: Lengths,
+        resets: Tensor | None,
+        steps: Steps | None,
+    ) -> tuple[Any, ...]:
         if lengths is not None:
             raise ValueError("lengths: expected None with a PackedSequence, got both")
         data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -127,10 +137,24 @@ class SequenceForms(nn.Module):
             # Before they are sorted: an index would fit a batch too large.
             validation.check_state_sizes(states, self._state_shapes(packing.batch))
             states = [_permuted(state, sorted_indices) for state in states]
-        y, hn, cn = self._run(Call(data, states, self._weights(), None, resets, packing))
+        call, every = Call(data, states, self._weights(), None, resets, packing), None
+        if steps is None:
+            y, hn, cn = self._run(call)
+        else:
+            (y, hn, cn), every = self._run_packed_pieces(call, steps, packing)
         packed = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
         hn = _permuted(hn, unsorted_indices)
-        return packed, (hn if cn is None else (hn, _permuted(cn, unsorted_indices)))
+        return self._results(
+            packed, hn, None if cn is None else _permuted(cn, unsorted_indices), every
+        )
+
+    def _results(
+        self, y: Any, hn: Tensor, cn: Tensor | None, every: States | None
+    ) -> tuple[Any, ...]:
+        results = (y, hn if cn is None else (hn, cn))
+        if every is None:
+            return results
+        return *results, every[0] if len(every) == 1 else tuple(every)
 
     def _reverse(self) -> tuple[int, ...]:
         """Of each recurrence of a layer, 1 where it walks backward in time."""

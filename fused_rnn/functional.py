@@ -18,6 +18,7 @@ from . import autograd, backends, precision, torch_backend, validation
 from .autograd import contiguous, layer, records_gradient, takes_packed, transformed
 from .ops import GATES, LayerOutput, copy, layout
 from .packing import Packing
+from .pieces import Layer
 
 Lengths = Tensor | Sequence[int] | None
 
@@ -36,6 +37,7 @@ def stack(
     training: bool,
     backend: str,
     packing: Packing | None = None,
+    kept: list[Layer] | None = None,
 ) -> LayerOutput:
     """The last layer's outputs and every layer's final states; nothing is checked here.
 
@@ -52,6 +54,7 @@ def stack(
         dropout: probability between layers, in training.
         backend: a backend's name or "auto".
         packing: of packed input, which brings its own lengths; None is no packed input.
+        kept: a list that takes what goes in and out of every layer, of packed input; None is none.
 
     Returns:
         y (T, B, D*P) or (rows, D*P), hn (L*D, B, P), cn (L*D, B, H) or None.
@@ -64,13 +67,14 @@ def stack(
     count = len(weights) // (shape.per_recurrence * len(reverse))
     # Where weights are laid out for it; see `FlatWeights.flatten_parameters`.
     at_once = name == "torch" and count > 1 and not dropout and not torch.compiler.is_compiling()
+    at_once = at_once and kept is None
     at_once = at_once and autograd.operation_by_operation(name, x)
     how = _How(cell, reverse, name, at_once)
     between = partial(drop, p=dropout) if training and dropout else None
     if packing is None:
         return _layers(how, count, x, h0, c0, weights, lengths, resets, between)
     if takes_packed(name, x.device):
-        return _layers(how, count, x, h0, c0, weights, packing.lengths, resets, between)
+        return _layers(how, count, x, h0, c0, weights, packing.lengths, resets, between, kept)
 
     def on_grid(y: Tensor) -> Tensor:
         # Dropped out as packed rows: those are the random numbers torch.nn draws.
@@ -78,7 +82,10 @@ def stack(
 
     x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
     lengths = None if packing.even else packing.lengths
-    y, hn, cn = _layers(how, count, x, h0, c0, weights, lengths, resets, between and on_grid)
+    between = between and on_grid
+    y, hn, cn = _layers(how, count, x, h0, c0, weights, lengths, resets, between, kept)
+    if kept is not None:
+        kept[:] = [Layer(packing.pack(x), packing.pack(y)) for x, y in kept]
     return LayerOutput(packing.pack(y), hn, cn)
 
 
@@ -114,8 +121,9 @@ def _layers(
     lengths: Tensor | None,
     resets: Tensor | None,
     between: Callable[[Tensor], Tensor] | None,
+    kept: list[Layer] | None = None,
 ) -> LayerOutput:
-    """`count` layers, with `between` applied between them."""
+    """`count` layers, with `between` applied between them, and what passes them in `kept`."""
     cell, reverse, backend, at_once = how
     if at_once:
         y, hn, cn = torch_backend.layer(
@@ -125,7 +133,7 @@ def _layers(
     run = partial(
         layer, lengths=lengths, resets=resets, cell=cell, reverse=reverse, backend=backend
     )
-    if count == 1:
+    if count == 1 and kept is None:
         y, hn, cn = run(x, h0, c0, weights)
         # One direction needs no more than a squeeze, the cheaper view.
         return LayerOutput(y.squeeze(-2) if len(reverse) == 1 else y.flatten(-2), hn, cn)
@@ -136,7 +144,10 @@ def _layers(
             x = between(x)
         h, c = (None if s is None else s.chunk(count)[at] for s in (h0, c0))
         y, hn, cn = run(x, h, c, weights[at * per : (at + 1) * per])
-        x = y.flatten(-2)
+        y = y.flatten(-2)
+        if kept is not None:
+            kept.append(Layer(x, y))
+        x = y
         hs.append(hn)
         cs.append(cn)
     cells = None if cs[0] is None else torch.cat([c for c in cs if c is not None])
@@ -150,6 +161,7 @@ def inferred_stack(
     c0: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
+    kept: list[Layer] | None = None,
 ) -> LayerOutput:
     """What `stack` returns, of ops without derivatives: no gradients, no dropout.
 
@@ -158,12 +170,15 @@ def inferred_stack(
         others: as `stack` takes them.
     """
     x, h0, c0, lengths, resets = contiguous(x, h0, c0, lengths, resets)
-    if len(runs) == 1:
+    if len(runs) == 1 and kept is None:
         return LayerOutput(*runs[0](x, h0, c0, lengths, resets))
     hs, cs = [], []
     before = [[None] * len(runs) if s is None else s.chunk(len(runs)) for s in (h0, c0)]
     for h, c, run in zip(*before, runs, strict=True):
-        x, hn, cn = run(x, h, c, lengths, resets)
+        y, hn, cn = run(x, h, c, lengths, resets)
+        if kept is not None:
+            kept.append(Layer(x, y))
+        x = y
         hs.append(hn)
         cs.append(cn)
     return LayerOutput(x, torch.cat(hs), None if cs[0] is None else torch.cat(cs))

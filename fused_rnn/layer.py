@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from . import backends, functional, overrides, per_sample, precision, validation
+from .calls import Call
 from .conversion import Convertible
 from .flat_weights import FlatWeights
-from .forms import Call, SequenceForms
+from .forms import SequenceForms
 from .ops import GATES, LayerOutput, prepack, prepacked_forward
 from .per_sample import Watchable
+from .piecewise import Steps
 from .prepacking import Prepackable
 
 
@@ -57,7 +59,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
 
         None where neither is so.
         """
-        x, states, weights, lengths, resets, packing = call
+        x, states, weights, lengths, resets, packing, _ = call
         if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
             return self._run_foreign(call)
         batch, order = call.batch(), None if packing is None else packing.unsorted
@@ -78,7 +80,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         return LayerOutput(y, hn, cn[0] if cn else None)
 
     def _run_foreign(self, call: Call) -> LayerOutput:
-        x, states, weights, lengths, resets, packing = call
+        x, states, weights, lengths, resets, packing, _ = call
         cell = self._cell()
         extra: dict[str, object] = {"lengths": lengths, "resets": resets}
         if self.direction != "forward":
@@ -92,12 +94,12 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
 
     def _run_batch(self, call: Call) -> LayerOutput:
         """The same of tensors, in the autocast dtype where there is one."""
-        x, states, weights, lengths, resets, packing = call
+        x, states, weights, lengths, resets, packing, kept = call
         lowered = precision.lowered(x, states, weights)
         if lowered is not None:
             validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)
             with torch.autocast(x.device.type, enabled=False):
-                return self._run_batch(Call(*lowered, lengths, resets, packing))
+                return self._run_batch(Call(*lowered, *call[3:]))
         validation.check_sequence(x, weights[0], self.input_size)
         validation.check_devices(weights, x)
         h0 = c0 = None
@@ -113,7 +115,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         if packs is not None and not (self.training and self.dropout):
             lengths = lengths if packing is None else packing.lengths
             runs = [_of_packed(pack) for pack in packs]
-            return functional.inferred_stack(runs, x, h0, c0, lengths, resets)
+            return functional.inferred_stack(runs, x, h0, c0, lengths, resets, kept)
         return functional.stack(
             x,
             h0,
@@ -127,7 +129,19 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
             training=self.training,
             backend=self.backend,
             packing=packing,
+            kept=kept,
         )
+
+    def _check_pieces(self, call: Call, steps: Steps) -> None:
+        x, states, weights, *_ = call
+        if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
+            overrides.check((x, *states, *weights), self._cell(), reset_states=steps)
+        # Rows of the kernels are pieces, and gradients would be theirs.
+        if per_sample.expanded(weights, x.size(1), None, packed=True) or self._watchers:
+            raise RuntimeError(
+                "reset_states and return_states: expected no gradients for each row of the batch"
+            )
+        super()._check_pieces(call, steps)
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
         per = len(weights) // self.num_layers

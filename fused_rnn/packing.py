@@ -54,7 +54,7 @@ class Packing:
         return (self.steps - ended).to(self._device)
 
     @property
-    def _cells(self) -> Tensor:
+    def cells(self) -> Tensor:
         """The place of each packed row among the T*B cells of the grid."""
         if self._places is None:
             self._places = self._find_places()
@@ -71,10 +71,10 @@ class Packing:
         if not self.even:
             grid = (self.steps * self.batch, *data.shape[1:])
             # Not index_copy: autocast takes it for arithmetic and casts, or refuses.
-            data = data.new_zeros(grid).index_put((self._cells,), data)
+            data = data.new_zeros(grid).index_put((self.cells,), data)
         return data.view(self.steps, self.batch, *data.shape[1:])
 
     def pack(self, padded: Tensor) -> Tensor:
         """The rows, (rows, ...), of a grid, (T, B, ...), in packed order."""
         rows = padded.flatten(0, 1)
-        return rows if self.even else rows.index_select(0, self._cells)
+        return rows if self.even else rows.index_select(0, self.cells)

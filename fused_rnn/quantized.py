@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from . import backends, functional, native, validation
 from .autograd import contiguous, records_gradient
+from .calls import Call
 from .cells import FusedCell, FusedGRUCell, FusedLSTMCell, FusedRNNCell
 from .conversion import AS_BUILTIN, Convertible, recast
 from .flat_weights import CACHES
-from .forms import Call, SequenceForms
+from .forms import SequenceForms
 from .identity import Passing
 from .modules import FusedGRU, FusedLSTM, FusedRNN
 from .ops import LayerOutput, stored_forward
+from .pieces import Layer
+from .piecewise import Steps
 from .reference import INTEGERS
 from .reference import layer as reference_layer
 from .stored import PROJECTION, FixedTypes, StoredWeight, panels_of
@@ -217,14 +220,24 @@ class QuantizedLayer(Quantized, SequenceForms):
             self._run_layer(suffixes[at : at + directions])
             for at in range(0, len(suffixes), directions)
         ]
-        lengths, resets, packing = call.lengths, call.resets, call.packing
+        lengths, resets, packing, kept = call[3:]
         if packing is None:
             return functional.inferred_stack(runs, x, h0, c0, lengths, resets)
         if _has_kernels(x):
-            return functional.inferred_stack(runs, x, h0, c0, packing.lengths, resets)
+            return functional.inferred_stack(runs, x, h0, c0, packing.lengths, resets, kept)
         x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
-        y, hn, cn = functional.inferred_stack(runs, x, h0, c0, packing.lengths, resets)
+        y, hn, cn = functional.inferred_stack(runs, x, h0, c0, packing.lengths, resets, kept)
+        if kept is not None:
+            kept[:] = [Layer(packing.pack(x), packing.pack(y)) for x, y in kept]
         return LayerOutput(packing.pack(y), hn, cn)
+
+    def _check_pieces(self, call: Call, steps: Steps) -> None:
+        if steps.wanted and self._cell() == "lstm":
+            raise RuntimeError(
+                f"return_states: expected float weights for the LSTM's cell states, "
+                f"got {self.storage}"
+            )
+        super()._check_pieces(call, steps)
 
     def _fused(self) -> Any:
         options: dict[str, Any] = {

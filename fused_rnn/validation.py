@@ -195,6 +195,18 @@ def check_resets(resets: Tensor, shape: Sequence[int], x: Tensor) -> None:
         _raise_device(x, "resets", resets)
 
 
+def check_states_at_steps(name: str, states: Tensor, shape: Sequence[int], like: Tensor) -> None:
+    """Raises unless `states` is a tensor of this shape, with the dtype and device of another."""
+    if not isinstance(states, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(states).__name__}")
+    if states.shape != shape:
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(states.shape)}")
+    if states.dtype != like.dtype:
+        raise ValueError(f"{name}: expected dtype {like.dtype}, got {states.dtype}")
+    if states.device != like.device:
+        _raise_device(like, name, states)
+
+
 def check_packed(packed: PackedSequence) -> None:
     """Raises unless packed data fits its own batch sizes; a graph does so when it runs."""
     data, sizes = packed.data, packed.batch_sizes

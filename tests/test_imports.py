@@ -15,7 +15,8 @@ FLOORS = (
     {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
     | {"exporting", "_C", "_C_cuda"},
     {"transforms", "packing", "recomputed", "precision", "products", "selection", "identity"}
-    | {"rebinding", "flops", "overrides", "per_sample", "proven", "forms", "stored"},
+    | {"rebinding", "flops", "overrides", "per_sample", "proven", "forms", "stored"}
+    | {"calls", "pieces", "piecewise"},
     {"autograd", "backends"},
     {"functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"}
@@ -33,7 +34,7 @@ IMPORTERS = ("import_module", "_imported")
 # The one file for each kind of peers that imports them.
 PEERS = {
     "peers.py": {"onnx", "onnxruntime", "jax", "flashrnn"},
-    "episodes.py": {"sb3_contrib", "stable_baselines3"},
+    "episodes.py": {"sb3_contrib", "stable_baselines3", "tensordict", "torchrl"},
     "search_peers.py": {"transformers", "joeynmt", "onmt", "speechbrain"},
 }
 

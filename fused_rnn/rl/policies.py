@@ -8,9 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .fuse import fuse
-
-_POLICIES = ("MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy")
+from ..fuse import fuse
 
 
 class FusedRecurrentPolicy:
@@ -55,20 +53,10 @@ class FusedRecurrentPolicy:
 
 
 @functools.cache
-def _policy(name: str) -> type:
+def policy(name: str) -> type:
+    """The policy of sb3-contrib's by this name, on fused LSTMs."""
     from sb3_contrib.ppo_recurrent import policies
 
     doc = f"sb3-contrib's {name} on fused LSTMs; the same arguments, parameters and files."
-    own = {"__doc__": doc, "__module__": __name__}
+    own = {"__doc__": doc, "__module__": __package__}
     return type(name, (FusedRecurrentPolicy, getattr(policies, name)), own)
-
-
-def __getattr__(name: str) -> Any:
-    """The policies, made when they are asked for, as sb3-contrib is imported only then."""
-    if name in _POLICIES:
-        return _policy(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return ["FusedRecurrentPolicy", *_POLICIES]

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""Layers over pieces of sequences: states given where one begins, and those of every step."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import validation
+from .calls import Call, States
+from .ops import LayerOutput
+from .packing import Packing
+from .pieces import Layer, Pieces, cell_states
+
+
+class Steps(NamedTuple):
+    """What a call has to do with the states at single steps."""
+
+    at_marks: States  # of pieces that begin at a mark, (T, L*D, B, .) or (rows, L*D, .)
+    wanted: bool  # whether those after every step are
+
+
+class Piecewise(nn.Module):
+    """A layer whose sequences are cut at marks, with states for the pieces.
+
+    Which pieces there are depends on the marks, so no graph holds this: torch.compile runs it
+    between two.
+    """
+
+    _kind: ClassVar[str]
+
+    def _weights(self) -> list[Tensor]:
+        """The weights to compute with, in torch.nn's order."""
+        raise NotImplementedError
+
+    def _run(self, call: Call) -> LayerOutput:
+        """The outputs and final states of all layers."""
+        raise NotImplementedError
+
+    def _reverse(self) -> tuple[int, ...]:
+        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        raise NotImplementedError
+
+    def _states(self, hx: Any) -> States:
+        """The states that users pass as one or as a pair."""
+        raise NotImplementedError
+
+    def _state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """(L*D, B, P) and (L*D, B, H)."""
+        raise NotImplementedError
+
+    def _steps(self, resets: Tensor | None, reset_states: Any, return_states: bool) -> Steps:
+        if reset_states is None:
+            return Steps((), return_states)
+        if resets is None:
+            raise ValueError("resets: expected marks beside reset_states, got None")
+        return Steps(self._states(reset_states), return_states)
+
+    @torch.compiler.disable(reason="fused_rnn: the marks decide how many rows the kernels see")
+    def _run_pieces(self, call: Call, steps: Steps) -> tuple[LayerOutput, States | None]:
+        """What `_run` returns, of pieces with states of their own, and the states of every step."""
+        x = call.x
+        self._check_pieces(call, steps)
+        pieces, given = self._pieces(call)
+        if len(pieces.rows) == 0:
+            output = self._run(call._replace(resets=None))
+            wanted = [s.new_zeros(x.size(0), *s.shape) for s in output[1:] if s is not None]
+            return output, wanted if steps.wanted else None
+        first = pieces.first(given, steps.at_marks)
+        kept: list[Layer] | None = [] if steps.wanted else None
+        y, *found = self._run(_of_pieces(call, pieces, first, kept))
+        last = [
+            pieces.last_states(own, before.to(own.dtype))
+            for own, before in zip(found, given, strict=False)
+        ]
+        output = LayerOutput(pieces.grid(y), *(last if len(last) == 2 else (*last, None)))
+        if kept is None:
+            return output, None
+        return output, self._every_state(kept, first, call.weights, pieces)
+
+    @torch.compiler.disable(reason="fused_rnn: the marks decide how many rows the kernels see")
+    def run_trajectories(
+        self, x: Tensor, marks: Tensor, at_marks: States
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The outputs, (T, B, D*P), and the states at each piece's last step, (T, L*D, B, .).
+
+        Args:
+            x: input sequence, (T, B, I).
+            marks: where pieces begin, (T, B) bool; a row's first one begins anyway.
+            at_marks: states of every step, (T, L*D, B, .), of which all recurrences, those in
+                reverse too, take the one at their piece's first step; none are zeros.
+        """
+        first_step = [state[0] for state in at_marks]
+        call = Call(x, first_step, self._weights(), None, marks)
+        self._check_pieces(call, Steps(at_marks, wanted=False))
+        if marks[1:].any():
+            pieces, _ = self._pieces(call)
+            first = [state[pieces.starts, :, pieces.rows].transpose(0, 1) for state in at_marks]
+            y, *found = self._run(_of_pieces(call, pieces, first))
+            return pieces.grid(y), [pieces.at_last_steps(s) for s in found if s is not None]
+        y, *found = self._run(call._replace(resets=None))
+        ends = [s.new_zeros(len(x) - 1, *s.shape) for s in found if s is not None]
+        return y, [torch.cat([end, s[None]]) for end, s in zip(ends, found, strict=False)]
+
+    def _pieces(self, call: Call) -> tuple[Pieces, States]:
+        """The pieces of a call, and the states before its first steps."""
+        x, marks = call.x, call.resets
+        marks = x.new_zeros(x.shape[:2], dtype=torch.bool) if marks is None else marks
+        shapes = self._shapes_of_states(x.size(1))
+        pieces = Pieces(marks, call.lengths, self._reverse(), shapes[0][0])
+        return pieces, call.states or [x.new_zeros(shape) for shape in shapes]
+
+    def _every_state(
+        self, kept: list[Layer], first: States, weights: list[Tensor], pieces: Pieces
+    ) -> States:
+        """The states after every step of the pieces, (T, N, B, P) and of the LSTM (T, N, B, H)."""
+        reverse = self._reverse()
+        every = [torch.cat([layer.y.unflatten(-1, (len(reverse), -1)) for layer in kept], 1)]
+        if len(first) == 2:
+            hs, cs = (state.chunk(len(kept)) for state in first)
+            per = len(weights) // len(kept)
+            own = [weights[at : at + per] for at in range(0, len(weights), per)]
+            every.append(
+                torch.cat(
+                    [
+                        cell_states(*of_layer, reverse, pieces.packing)
+                        for of_layer in zip(kept, hs, cs, own, strict=True)
+                    ],
+                    1,
+                )
+            )
+        return [pieces.grid(state).transpose(1, 2) for state in every]
+
+    def _run_packed_pieces(
+        self, call: Call, steps: Steps, packing: Packing
+    ) -> tuple[LayerOutput, States | None]:
+        """The same of packed input, all steps in packed order."""
+        on_grid = [packing.pad(state).transpose(1, 2) for state in steps.at_marks]
+        resets = None if call.resets is None else packing.pad(call.resets)
+        padded = Call(packing.pad(call.x), call.states, call.weights, packing.lengths, resets)
+        (y, hn, cn), every = self._run_pieces(padded, steps._replace(at_marks=on_grid))
+        if every is not None:
+            every = [packing.pack(state.transpose(1, 2)) for state in every]
+        return LayerOutput(packing.pack(y), hn, cn), every
+
+    def _shapes_of_states(self, batch: int) -> Sequence[tuple[int, int, int]]:
+        return self._state_shapes(batch)[: 2 if self._kind == "LSTM" else 1]
+
+    def _check_pieces(self, call: Call, steps: Steps) -> None:
+        """Raises unless such a call is served, and its states fit."""
+        x, states = call.x, call.states
+        shapes = self._shapes_of_states(x.size(1))
+        validation.check_state_sizes(states, shapes)
+        like = states or [x] * len(shapes)
+        # strict=False: there may be none at all.
+        for index, (state, shape) in enumerate(zip(steps.at_marks, shapes, strict=False)):
+            name = "reset_states" if len(shapes) == 1 else f"reset_states[{index}]"
+            validation.check_states_at_steps(name, state, (x.size(0), *shape), like[index])
+
+
+def _of_pieces(call: Call, pieces: Pieces, first: States, kept: list[Layer] | None = None) -> Call:
+    return Call(pieces.pack(call.x), first, call.weights, None, None, pieces.packing, kept)

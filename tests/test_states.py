@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: MIT
+"""States given to pieces that begin at marks, and the states after every step."""
+
+import copy
+from typing import Any
+
+import pytest
+import stepwise
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fused_rnn
+from fused_rnn.testing import assert_within_budget
+
+T, B, INPUTS, H = 7, 5, 3, 6
+LENGTHS = [7, 0, 3, 5, 1]
+KINDS: dict[str, Any] = {
+    "rnn": (fused_rnn.FusedRNN, {}),
+    "gru": (fused_rnn.FusedGRU, {}),
+    "textbook": (fused_rnn.FusedGRU, {"reset_after": False}),
+    "lstm": (fused_rnn.FusedLSTM, {}),
+    "projected": (fused_rnn.FusedLSTM, {"proj_size": 4}),
+}
+FORMS: dict[str, Any] = {
+    "one": {},
+    "two both ways": {"num_layers": 2, "bidirectional": True},
+    "reverse": {"direction": "reverse"},
+    "without bias": {"bias": False, "num_layers": 2},
+}
+
+
+class Given:
+    """A layer, a call's tensors, and what the layer makes of them, one row and step at a time."""
+
+    def __init__(self, kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> None:
+        torch.manual_seed(len(kind))
+        make, own = KINDS[kind]
+        self.layer = make(INPUTS, H, **own, **options).to(dtype)
+        self.sizes = [self.layer.proj_size or H, H][: 2 if make is fused_rnn.FusedLSTM else 1]
+        self.count = len(self.layer._reverse()) * self.layer.num_layers
+        self.x = torch.randn(T, B, INPUTS, dtype=dtype)
+        self.marks = torch.rand(T, B) < 0.4
+        self.marks[0, 0] = self.marks[3, 0] = True
+        self.states = [torch.randn(self.count, B, size, dtype=dtype) for size in self.sizes]
+        self.at_marks = [torch.randn(T, self.count, B, size, dtype=dtype) for size in self.sizes]
+        # Nobody reads those, whatever they hold.
+        for state in self.at_marks:
+            state.masked_fill_(~self.marks[:, None, :, None], torch.nan)
+
+    def tensors(self) -> list[Tensor]:
+        return [self.x, *self.states, *self.at_marks, *self.layer.parameters()]
+
+    def call(self, lengths: Any = None, layer: Any = None, **options: Any) -> list[Tensor]:
+        found = (self.layer if layer is None else layer)(
+            self.x,
+            form(self.states),
+            lengths=lengths,
+            resets=self.marks,
+            **{"reset_states": form(self.at_marks), "return_states": True, **options},
+        )
+        return flat(found)
+
+    def stepwise(self, dtype: torch.dtype, lengths: Any = None) -> "Given":
+        """The same in another dtype, and `found` by steps."""
+        twin = object.__new__(Given)
+        twin.__dict__.update(self.__dict__)
+        twin.layer = copy.deepcopy(self.layer).to(dtype)
+        for name in ("states", "at_marks"):
+            tensors = [s.detach().to(dtype) for s in getattr(self, name)]
+            setattr(twin, name, [s.requires_grad_() for s in tensors])
+        twin.x = self.x.detach().to(dtype).requires_grad_()
+        found = stepwise.run(
+            twin.layer, twin.x, twin.states, lengths or [T] * B, self.marks, twin.at_marks
+        )
+        twin.found = [found.y, *found.last, *found.every]  # type: ignore[attr-defined]
+        return twin
+
+
+def form(states: list[Tensor]) -> Any:
+    return states[0] if len(states) == 1 else tuple(states)
+
+
+def flat(found: tuple[Any, ...]) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    for part in found:
+        tensors += part if isinstance(part, tuple) else [part]
+    return tensors
+
+
+def judge(given: Given, actual: list[Tensor], lengths: Any, wide: torch.dtype) -> None:
+    """Results and, where they are differentiable, gradients of random cotangents."""
+    dtype = given.x.dtype
+    truth, reference = given.stepwise(torch.float64, lengths), given.stepwise(wide, lengths)
+    pairs = zip(actual, truth.found, reference.found, strict=True)
+    for index, (own, true, other) in enumerate(pairs):
+        assert own.dtype == dtype
+        assert_within_budget(own, true, other.to(dtype), name=f"result {index}")
+    if not actual[0].requires_grad:
+        return
+    cotangents = [torch.randn_like(own) for own in actual]
+
+    def gradients(of: Given, outputs: list[Tensor]) -> list[Tensor]:
+        likes = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
+        # Where every row is marked at its first step, nobody reads the states before it.
+        return list(torch.autograd.grad(outputs, of.tensors(), likes, materialize_grads=True))
+
+    grads = (
+        gradients(given, actual),
+        gradients(truth, truth.found),
+        gradients(reference, reference.found),
+    )
+    for index, (own, true, other) in enumerate(zip(*grads, strict=True)):
+        assert_within_budget(own, true, other.to(dtype), name=f"gradient {index}")
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "ragged"])
+@pytest.mark.parametrize("shape", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_one_row_and_step_at_a_time(kind: str, shape: str, lengths: Any, backend: str) -> None:
+    if backend == "torch" and (kind == "textbook" or shape == "reverse"):
+        pytest.skip("torch.nn has no such layer")
+    given = Given(kind, backend=backend, **FORMS[shape])
+    for tensor in given.tensors():
+        tensor.requires_grad_()
+    judge(given, given.call(lengths), lengths, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", ["gru", "projected"])
+def test_other_types(kind: str, dtype: torch.dtype) -> None:
+    given = Given(kind, dtype, num_layers=2)
+    for tensor in given.tensors():
+        tensor.requires_grad_()
+    judge(given, given.call(LENGTHS), LENGTHS, torch.promote_types(dtype, torch.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_states_pieces_begin_at_zero(kind: str) -> None:
+    given = Given(kind, num_layers=2)
+    y, *last = flat(given.layer(given.x, form(given.states), lengths=LENGTHS, resets=given.marks))
+    found = given.call(LENGTHS, reset_states=None)
+    count = 1 + len(last)
+    for own, expected in zip(found, (y, *last), strict=False):
+        truth = expected.double()
+        assert_within_budget(own, truth, expected)
+    zeros = [torch.zeros_like(s) for s in given.at_marks]
+    for own, expected in zip(given.call(LENGTHS, reset_states=form(zeros)), found, strict=True):
+        assert torch.equal(own, expected)
+    # After the last step of a row, the states that are returned are those it ends in.
+    for end, every in zip(found[1:count], found[count:], strict=True):
+        for b, length in enumerate(LENGTHS):
+            if length:
+                assert_within_budget(every[length - 1, :, b], end[:, b].double(), end[:, b])
+            assert not every[length:, :, b].any()
+
+
+def test_states_alone() -> None:
+    given = Given("lstm")
+    y, _, (h, c) = given.layer(given.x, return_states=True)
+    assert torch.equal(h.squeeze(1), y)
+    expected, (hn, cn) = given.layer(given.x)
+    assert_within_budget(y, expected.double(), expected)
+    assert_within_budget(c[-1], cn.double(), cn)
+    assert len(given.layer(given.x, resets=given.marks, reset_states=form(given.at_marks))) == 2
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_layouts(kind: str) -> None:
+    """Batch first, unbatched, packed: the same numbers."""
+    given = Given(kind, num_layers=2, bidirectional=True)
+    lengths = [max(length, 1) for length in LENGTHS]
+    expected = given.call(lengths)
+    count = len(given.sizes)
+    layer = given.layer
+    layer.batch_first = True
+    found = flat(
+        layer(
+            given.x.transpose(0, 1),
+            form(given.states),
+            lengths=lengths,
+            resets=given.marks.T,
+            reset_states=form(given.at_marks),
+            return_states=True,
+        )
+    )
+    layer.batch_first = False
+    assert torch.equal(found[0].transpose(0, 1), expected[0])
+    for own, other in zip(found[1:], expected[1:], strict=True):
+        assert torch.equal(own, other)
+
+    def packed(grid: Tensor) -> Any:
+        return pack_padded_sequence(grid, torch.tensor(lengths), enforce_sorted=False)
+
+    found = list(
+        layer(
+            packed(given.x),
+            form(given.states),
+            resets=packed(given.marks).data,
+            reset_states=form([packed(s.transpose(1, 2)).data for s in given.at_marks]),
+            return_states=True,
+        )
+    )
+    y = found[0]
+    assert torch.equal(pad_packed_sequence(y, total_length=T)[0], expected[0])
+    for own, other in zip(flat((found[1],)), expected[1 : 1 + count], strict=True):
+        assert torch.equal(own, other)
+    for own, other in zip(flat((found[2],)), expected[1 + count :], strict=True):
+        padded = pad_packed_sequence(y._replace(data=own), total_length=T)[0]
+        assert torch.equal(padded.transpose(1, 2), other)
+
+    one = flat(
+        layer(
+            given.x[:, 2],
+            form([s[:, 2] for s in given.states]),
+            lengths=lengths[2],
+            resets=given.marks[:, 2],
+            reset_states=form([s[:, :, 2] for s in given.at_marks]),
+            return_states=True,
+        )
+    )
+    shapes = [
+        (T, 2 * H),
+        *((4, size) for size in given.sizes),
+        *((T, 4, size) for size in given.sizes),
+    ]
+    assert [tuple(t.shape) for t in one] == shapes
+    axis = [1] * (1 + count) + [2] * count
+    for own, other, at in zip(one, expected, axis, strict=True):
+        assert_within_budget(own, other.select(at, 2).double(), other.select(at, 2))
+
+
+def test_no_steps_and_no_rows() -> None:
+    given = Given("lstm")
+    y, *states = given.call([0] * B)
+    assert not y.any() and not states[2].any() and not states[3].any()
+    assert torch.equal(states[0], given.states[0]) and torch.equal(states[1], given.states[1])
+    y, (h, c), (hs, cs) = given.layer(given.x[:, :0], return_states=True)
+    assert y.shape == (T, 0, H) and h.shape == c.shape == (1, 0, H)
+    assert hs.shape == cs.shape == (T, 1, 0, H)
+
+
+def test_dropout_between_layers() -> None:
+    given = Given("gru", num_layers=2, dropout=0.5)
+    torch.manual_seed(3)
+    expected = given.call(LENGTHS)
+    torch.manual_seed(3)
+    assert torch.equal(given.call(LENGTHS)[0], expected[0])
+    given.layer.eval()
+    assert not torch.equal(given.call(LENGTHS)[0], expected[0])
+
+
+def test_outputs_may_be_written_to() -> None:
+    given = Given("lstm", num_layers=2)
+    for tensor in given.tensors():
+        tensor.requires_grad_()
+
+    def gradients(*, write: bool) -> list[Tensor]:
+        outputs = given.call(LENGTHS)
+        torch.manual_seed(1)
+        if write:
+            for output in outputs:
+                output.mul_(2)
+        loss = sum((o * torch.randn_like(o)).sum() for o in outputs)
+        return list(torch.autograd.grad(loss / (2 if write else 1), given.tensors()))  # type: ignore[arg-type]
+
+    for own, expected in zip(gradients(write=True), gradients(write=False), strict=True):
+        assert_within_budget(own, expected.double(), expected)
+
+
+@pytest.mark.parametrize("kind", ["gru", "projected"])
+def test_second_derivatives(kind: str) -> None:
+    given = Given(kind, torch.float64)
+    for state in given.at_marks:
+        state.nan_to_num_()
+    inputs = tuple(t.requires_grad_() for t in (given.x, *given.states, *given.at_marks))
+    count = len(given.states)
+
+    def call(x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        given.x, given.states, given.at_marks = x, list(states[:count]), list(states[count:])
+        return tuple(given.call(LENGTHS))
+
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+def test_torch_func() -> None:
+    given = Given("lstm")
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        options = {"resets": given.marks, "reset_states": form(given.at_marks)}
+        found = torch.func.functional_call(
+            given.layer, parameters, (given.x,), {**options, "return_states": True}
+        )
+        return torch.stack([t.sum() for t in flat(found)]).sum()
+
+    parameters = dict(given.layer.named_parameters())
+    grads = torch.func.grad(loss)(parameters)
+    expected = torch.autograd.grad(loss(parameters), list(parameters.values()))
+    for own, other in zip(grads.values(), expected, strict=True):
+        assert_within_budget(own, other.double(), other)
+
+
+def test_between_two_graphs() -> None:
+    given = Given("lstm", num_layers=2)
+    expected = given.call(LENGTHS)
+    compiled = torch.compile(given.layer, backend="aot_eager")
+    for own, other in zip(given.call(LENGTHS, layer=compiled), expected, strict=True):
+        assert torch.equal(own, other)
+    torch._dynamo.reset()
+    whole = torch.compile(given.layer, backend="aot_eager", fullgraph=True)
+    with pytest.raises(Exception, match="how many rows the kernels see"):
+        given.call(LENGTHS, layer=whole)
+
+
+def test_prepacked_and_quantized() -> None:
+    given = Given("lstm", num_layers=2, bidirectional=True)
+    given.layer.eval()
+    with torch.no_grad():
+        expected = given.call(LENGTHS)
+        with fused_rnn.prepacked(given.layer):
+            packed = given.call(LENGTHS)
+        for own, other in zip(packed, expected, strict=True):
+            assert torch.equal(own, other)
+        small = fused_rnn.quantize(copy.deepcopy(given.layer), "float16")
+        with pytest.raises(RuntimeError, match="return_states: expected float weights.*float16"):
+            given.call(LENGTHS, layer=small)
+        own, *_ = given.call(LENGTHS, layer=small, return_states=False)
+        again = small.dequantize()
+        other, *_ = given.call(LENGTHS, layer=again, return_states=False)
+        given.layer = again
+        assert_within_budget(own, given.stepwise(torch.float64, LENGTHS).found[0], other)  # type: ignore[attr-defined]
+        gru = Given("gru")
+        assert len(gru.call(layer=fused_rnn.quantize(copy.deepcopy(gru.layer).eval()))) == 3
+
+
+def test_autocast() -> None:
+    given = Given("lstm", num_layers=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = given.call(LENGTHS)
+    half = Given("lstm", torch.bfloat16, num_layers=2)
+    half.layer.load_state_dict(given.layer.state_dict())
+    for name in ("states", "at_marks"):
+        setattr(half, name, [s.to(torch.bfloat16) for s in getattr(given, name)])
+    half.x, half.marks = given.x.to(torch.bfloat16), given.marks
+    for own, other in zip(found, half.call(LENGTHS), strict=True):
+        assert own.dtype == torch.bfloat16 and torch.equal(own, other)
+
+
+def test_bad_arguments() -> None:
+    given = Given("lstm")
+    layer, x, marks, (h, c) = given.layer, given.x, given.marks, given.at_marks
+    with pytest.raises(ValueError, match="resets: expected marks beside reset_states, got None"):
+        layer(x, reset_states=(h, c))
+    with pytest.raises(RuntimeError, match="lstm expects two hidden states"):
+        layer(x, resets=marks, reset_states=(h,))
+    with pytest.raises(ValueError, match=r"reset_states\[1\]: expected shape \(7, 1, 5, 6\), got"):
+        layer(x, resets=marks, reset_states=(h, c[:, :, 1:]))
+    with pytest.raises(ValueError, match="expected dtype torch.float32, got torch.float64"):
+        layer(x, resets=marks, reset_states=(h.double(), c))
+    with pytest.raises(TypeError, match=r"reset_states\[0\]: expected a tensor, got list"):
+        layer(x, resets=marks, reset_states=([], c))
+    gru = Given("gru")
+    with pytest.raises(
+        ValueError, match=r"reset_states: expected shape \(7, 1, 5, 6\), got \(5, 6\)"
+    ):
+        gru.layer(x, resets=marks, reset_states=torch.zeros(5, 6))
+
+
+def test_no_gradients_of_rows() -> None:
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    layer = fused_rnn.FusedGRU(INPUTS, H, batch_first=True)
+    call = call_for_per_sample_grads(layer, batch_size=2)
+    with pytest.raises(RuntimeError, match="expected no gradients for each row of the batch"):
+        call(torch.randn(2, T, INPUTS), return_states=True)
