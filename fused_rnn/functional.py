@@ -82,8 +82,8 @@ def stack(
 
     x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
     lengths = None if packing.even else packing.lengths
-    between = between and on_grid
-    y, hn, cn = _layers(how, count, x, h0, c0, weights, lengths, resets, between, kept)
+    dropped = on_grid if between else None
+    y, hn, cn = _layers(how, count, x, h0, c0, weights, lengths, resets, dropped, kept)
     if kept is not None:
         kept[:] = [Layer(packing.pack(x), packing.pack(y)) for x, y in kept]
     return LayerOutput(packing.pack(y), hn, cn)

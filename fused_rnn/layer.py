@@ -99,7 +99,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         if lowered is not None:
             validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)
             with torch.autocast(x.device.type, enabled=False):
-                return self._run_batch(Call(*lowered, *call[3:]))
+                return self._run_batch(call._replace(**lowered._asdict()))
         validation.check_sequence(x, weights[0], self.input_size)
         validation.check_devices(weights, x)
         h0 = c0 = None

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .forms import States
+from .calls import States
 from .layer import FusedLayer
 
 

@@ -72,8 +72,8 @@ class Pieces:
 
     def first(self, given: Sequence[Tensor], at_marks: Sequence[Tensor]) -> list[Tensor]:
         """`first_states` of h and for the LSTM c; no `at_marks` are zeros."""
-        both = zip(given, at_marks or [None] * len(given), strict=True)
-        return [self.first_states(*state) for state in both]
+        own: Sequence[Tensor | None] = at_marks or [None] * len(given)
+        return [self.first_states(*both) for both in zip(given, own, strict=True)]
 
     def first_states(self, given: Tensor, at_marks: Tensor | None) -> Tensor:
         """The state that each piece begins with, (N, pieces, H).

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Layers over pieces of sequences: states given where one begins, and those of every step."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,15 @@ from .calls import Call, States
 from .ops import LayerOutput
 from .packing import Packing
 from .pieces import Layer, Pieces, cell_states
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _outside_graphs(function: F) -> F:
+    """The function, which torch.compile runs between two graphs, and refuses inside one."""
+    reason = "fused_rnn: the marks decide how many rows the kernels see"
+    disable: Any = torch.compiler.disable
+    return cast(F, disable(function, reason=reason))
 
 
 class Steps(NamedTuple):
@@ -57,7 +66,7 @@ class Piecewise(nn.Module):
             raise ValueError("resets: expected marks beside reset_states, got None")
         return Steps(self._states(reset_states), return_states)
 
-    @torch.compiler.disable(reason="fused_rnn: the marks decide how many rows the kernels see")
+    @_outside_graphs
     def _run_pieces(self, call: Call, steps: Steps) -> tuple[LayerOutput, States | None]:
         """What `_run` returns, of pieces with states of their own, and the states of every step."""
         x = call.x
@@ -65,21 +74,21 @@ class Piecewise(nn.Module):
         pieces, given = self._pieces(call)
         if len(pieces.rows) == 0:
             output = self._run(call._replace(resets=None))
-            wanted = [s.new_zeros(x.size(0), *s.shape) for s in output[1:] if s is not None]
+            wanted = [s.new_zeros(x.size(0), *s.shape) for s in _parted(output)[1]]
             return output, wanted if steps.wanted else None
         first = pieces.first(given, steps.at_marks)
         kept: list[Layer] | None = [] if steps.wanted else None
-        y, *found = self._run(_of_pieces(call, pieces, first, kept))
+        y, found = _parted(self._run(_of_pieces(call, pieces, first, kept)))
         last = [
             pieces.last_states(own, before.to(own.dtype))
-            for own, before in zip(found, given, strict=False)
+            for own, before in zip(found, given, strict=True)
         ]
         output = LayerOutput(pieces.grid(y), *(last if len(last) == 2 else (*last, None)))
         if kept is None:
             return output, None
         return output, self._every_state(kept, first, call.weights, pieces)
 
-    @torch.compiler.disable(reason="fused_rnn: the marks decide how many rows the kernels see")
+    @_outside_graphs
     def run_trajectories(
         self, x: Tensor, marks: Tensor, at_marks: States
     ) -> tuple[Tensor, list[Tensor]]:
@@ -97,11 +106,11 @@ class Piecewise(nn.Module):
         if marks[1:].any():
             pieces, _ = self._pieces(call)
             first = [state[pieces.starts, :, pieces.rows].transpose(0, 1) for state in at_marks]
-            y, *found = self._run(_of_pieces(call, pieces, first))
-            return pieces.grid(y), [pieces.at_last_steps(s) for s in found if s is not None]
-        y, *found = self._run(call._replace(resets=None))
-        ends = [s.new_zeros(len(x) - 1, *s.shape) for s in found if s is not None]
-        return y, [torch.cat([end, s[None]]) for end, s in zip(ends, found, strict=False)]
+            y, found = _parted(self._run(_of_pieces(call, pieces, first)))
+            return pieces.grid(y), [pieces.at_last_steps(state) for state in found]
+        y, found = _parted(self._run(call._replace(resets=None)))
+        zeros = [state.new_zeros(len(x) - 1, *state.shape) for state in found]
+        return y, [torch.cat([zero, s[None]]) for zero, s in zip(zeros, found, strict=True)]
 
     def _pieces(self, call: Call) -> tuple[Pieces, States]:
         """The pieces of a call, and the states before its first steps."""
@@ -157,6 +166,11 @@ class Piecewise(nn.Module):
         for index, (state, shape) in enumerate(zip(steps.at_marks, shapes, strict=False)):
             name = "reset_states" if len(shapes) == 1 else f"reset_states[{index}]"
             validation.check_states_at_steps(name, state, (x.size(0), *shape), like[index])
+
+
+def _parted(output: LayerOutput) -> tuple[Tensor, list[Tensor]]:
+    """The outputs, and the states that there are."""
+    return output.y, [state for state in output[1:] if state is not None]
 
 
 def _of_pieces(call: Call, pieces: Pieces, first: States, kept: list[Layer] | None = None) -> Call:

@@ -64,7 +64,7 @@ class _Fused:
         return tensordict
 
 
-class LSTMModule(_Fused, theirs.LSTMModule):  # type: ignore[misc]
+class LSTMModule(_Fused, theirs.LSTMModule):
     """torchrl's LSTMModule on a fused LSTM; the same arguments, keys, parameters and modes.
 
     With `recurrent_backend` "pad" (torchrl's default) or "auto" trajectories that begin inside a
@@ -74,7 +74,7 @@ class LSTMModule(_Fused, theirs.LSTMModule):  # type: ignore[misc]
     _layer = "lstm"
 
 
-class GRUModule(_Fused, theirs.GRUModule):  # type: ignore[misc]
+class GRUModule(_Fused, theirs.GRUModule):
     """torchrl's GRUModule on a fused GRU; the same arguments, keys, parameters and modes.
 
     With `recurrent_backend` "pad" (torchrl's default) or "auto" trajectories that begin inside a
