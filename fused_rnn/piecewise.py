@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Layers over pieces of sequences: states given where one begins, and those of every step."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from . import validation
 from .calls import Call, States
@@ -18,9 +20,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _outside_graphs(function: F) -> F:
     """The function, which torch.compile runs between two graphs, and refuses inside one."""
-    reason = "fused_rnn: the marks decide how many rows the kernels see"
-    disable: Any = torch.compiler.disable
-    return cast(F, disable(function, reason=reason))
+    # Not torch.compiler.disable itself, which imports the compiler for everybody.
+    outside = _disable_dynamo(function)
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        return (outside if torch.compiler.is_compiling() else function)(*args)
+
+    return cast(F, run)
 
 
 class Steps(NamedTuple):
