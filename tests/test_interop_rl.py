@@ -97,13 +97,15 @@ def test_names() -> None:
     assert issubclass(rl.CnnLstmPolicy, rl.FusedRecurrentPolicy)
     assert issubclass(rl.MultiInputLstmPolicy, rl.FusedRecurrentPolicy)
     assert set(dir(rl)) == {
-        *("FusedRecurrentPolicy", "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy")
+        *("FusedRecurrentPolicy", "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"),
+        *("LSTMModule", "GRUModule"),
     }
     with pytest.raises(AttributeError, match="has no attribute 'Policy'"):
         _ = rl.Policy
 
 
-def test_sb3_is_imported_when_it_is_asked_for() -> None:
-    code = "import sys, fused_rnn.rl; print('sb3_contrib' in sys.modules)"
+def test_packages_are_imported_when_they_are_asked_for() -> None:
+    names = ("sb3_contrib", "torchrl", "tensordict")
+    code = f"import sys, fused_rnn.rl; print(any(n in sys.modules for n in {names}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
