@@ -96,7 +96,7 @@ def test_blocks_that_meet(machine: Emulator, cell: str, case: Case) -> None:
                 ("gru", "fp16", 3),
                 ("rnn_relu", "fp16", 10),
                 ("lstm", "bf16", 10),
-                ("lstm", "bf16", 36),
+                ("rnn_tanh", "bf16", 36),
             ]
         ),
     ],

@@ -160,7 +160,7 @@ def test_some_configurations(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=5_000)
+@settings(max_examples=2_000)
 @given(configurations())
 def test_many_configurations(config: dict[str, Any]) -> None:
     need("native")
