@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """One call of a layer, in the form that all of them take it in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from .ops import LayerOutput
 from .packing import Packing
 from .pieces import Layer
 
@@ -26,3 +27,24 @@ class Call(NamedTuple):
     def batch(self) -> int:
         """B."""
         return self.x.size(1) if self.packing is None else self.packing.batch
+
+
+def run_on_grid(
+    run: Callable[[Tensor, Tensor | None, Tensor | None], LayerOutput],
+    x: Tensor,
+    resets: Tensor | None,
+    packing: Packing,
+    kept: list[Layer] | None = None,
+) -> LayerOutput:
+    """What `run(x, lengths, resets)` makes of packed input on its padded grid, packed again.
+
+    Args:
+        x, resets, packing: as in `Call`.
+        kept: what `run` has filled on the grid; packed again, too.
+    """
+    lengths = None if packing.even else packing.lengths
+    resets = None if resets is None else packing.pad(resets)
+    y, hn, cn = run(packing.pad(x), lengths, resets)
+    if kept is not None:
+        kept[:] = [Layer(packing.pack(x), packing.pack(y)) for x, y in kept]
+    return LayerOutput(packing.pack(y), hn, cn)

@@ -115,7 +115,7 @@ class FlatWeights(nn.RNNBase):
         weights = [self._parameters.get(name) for name in self._flat_weights_names]
         if not self._are_for_cudnn(weights):
             return
-        # As many as PyTorch's functions are given at once, by `functional.stack`.
+        # As many as PyTorch's functions are given at once, by `stacks.stack`.
         layers, directions = 1 if self.dropout else self.num_layers, 2 if self.bidirectional else 1
         per = len(weights) // self.num_layers
         units = [weights[at : at + per * layers] for at in range(0, len(weights), per * layers)]

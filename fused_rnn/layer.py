@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
-from . import backends, functional, overrides, per_sample, precision, validation
-from .calls import Call
+from . import backends, overrides, per_sample, precision, validation
+from .calls import Call, run_on_grid
 from .conversion import Convertible
 from .flat_weights import FlatWeights
 from .forms import SequenceForms
@@ -17,6 +17,7 @@ from .ops import GATES, LayerOutput, prepack, prepacked_forward
 from .per_sample import Watchable
 from .piecewise import Steps
 from .prepacking import Prepackable
+from .stacks import inferred_stack, stack
 
 
 class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms):
@@ -68,16 +69,17 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         if rows is None:
             return None
         validation.check_state_sizes(states, self._state_shapes(batch))
-        if packing is not None:
-            x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
-            lengths = None if packing.even else packing.lengths
 
         def run(*given: Any) -> LayerOutput:
             return self._run_batch(Call(*given))
 
-        y, hn, *cn = per_sample.by_row(run, 1, rows, x, states, lengths, resets)
-        y = y if packing is None else packing.pack(y)
-        return LayerOutput(y, hn, cn[0] if cn else None)
+        def run_rows(x: Tensor, lengths: Tensor | None, resets: Tensor | None) -> LayerOutput:
+            y, hn, *cn = per_sample.by_row(run, 1, rows, x, states, lengths, resets)
+            return LayerOutput(y, hn, cn[0] if cn else None)
+
+        if packing is None:
+            return run_rows(x, lengths, resets)
+        return run_on_grid(run_rows, x, resets, packing)
 
     def _run_foreign(self, call: Call) -> LayerOutput:
         x, states, weights, lengths, resets, packing, _ = call
@@ -115,8 +117,8 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         if packs is not None and not (self.training and self.dropout):
             lengths = lengths if packing is None else packing.lengths
             runs = [_of_packed(pack) for pack in packs]
-            return functional.inferred_stack(runs, x, h0, c0, lengths, resets, kept)
-        return functional.stack(
+            return inferred_stack(runs, x, h0, c0, lengths, resets, kept)
+        return stack(
             x,
             h0,
             c0,
@@ -135,7 +137,8 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
     def _check_pieces(self, call: Call, steps: Steps) -> None:
         x, states, weights, *_ = call
         if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
-            overrides.check((x, *states, *weights), self._cell(), reset_states=steps)
+            name = "reset_states" if steps.at_marks else "return_states"
+            overrides.check((x, *states, *weights), self._cell(), **{name: steps})
         # Rows of the kernels are pieces, and gradients would be theirs.
         if per_sample.expanded(weights, x.size(1), None, packed=True) or self._watchers:
             raise RuntimeError(

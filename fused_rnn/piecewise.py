@@ -96,7 +96,7 @@ class Piecewise(nn.Module):
         return output, self._every_state(kept, first, call.weights, pieces)
 
     @_outside_graphs
-    def run_trajectories(
+    def _run_trajectories(
         self, x: Tensor, marks: Tensor, at_marks: States
     ) -> tuple[Tensor, list[Tensor]]:
         """The outputs, (T, B, D*P), and the states at each piece's last step, (T, L*D, B, .).

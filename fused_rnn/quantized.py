@@ -8,9 +8,9 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from . import backends, functional, native, validation
+from . import backends, native, validation
 from .autograd import contiguous, records_gradient
-from .calls import Call
+from .calls import Call, run_on_grid
 from .cells import FusedCell, FusedGRUCell, FusedLSTMCell, FusedRNNCell
 from .conversion import AS_BUILTIN, Convertible, recast
 from .flat_weights import CACHES
@@ -18,10 +18,10 @@ from .forms import SequenceForms
 from .identity import Passing
 from .modules import FusedGRU, FusedLSTM, FusedRNN
 from .ops import LayerOutput, stored_forward
-from .pieces import Layer
 from .piecewise import Steps
 from .reference import INTEGERS
 from .reference import layer as reference_layer
+from .stacks import inferred_stack
 from .stored import PROJECTION, FixedTypes, StoredWeight, panels_of
 
 Q = TypeVar("Q", bound="Quantized")
@@ -221,15 +221,14 @@ class QuantizedLayer(Quantized, SequenceForms):
             for at in range(0, len(suffixes), directions)
         ]
         lengths, resets, packing, kept = call[3:]
-        if packing is None:
-            return functional.inferred_stack(runs, x, h0, c0, lengths, resets)
-        if _has_kernels(x):
-            return functional.inferred_stack(runs, x, h0, c0, packing.lengths, resets, kept)
-        x, resets = packing.pad(x), None if resets is None else packing.pad(resets)
-        y, hn, cn = functional.inferred_stack(runs, x, h0, c0, packing.lengths, resets, kept)
-        if kept is not None:
-            kept[:] = [Layer(packing.pack(x), packing.pack(y)) for x, y in kept]
-        return LayerOutput(packing.pack(y), hn, cn)
+        if packing is None or _has_kernels(x):
+            lengths = lengths if packing is None else packing.lengths
+            return inferred_stack(runs, x, h0, c0, lengths, resets, kept)
+
+        def run(x: Tensor, lengths: Tensor | None, resets: Tensor | None) -> LayerOutput:
+            return inferred_stack(runs, x, h0, c0, lengths, resets, kept)
+
+        return run_on_grid(run, x, resets, packing, kept)
 
     def _check_pieces(self, call: Call, steps: Steps) -> None:
         if steps.wanted and self._cell() == "lstm":

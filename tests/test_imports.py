@@ -18,7 +18,7 @@ FLOORS = (
     | {"rebinding", "flops", "overrides", "per_sample", "proven", "forms", "stored"}
     | {"calls", "pieces", "piecewise"},
     {"autograd", "backends"},
-    {"functional", "prepacking"},
+    {"stacks", "functional", "prepacking"},
     {"layer", "linear", "cells", "modules", "conversion", "flat_weights", "subclasses"}
     | {"quantized"},
     {"fuse", "recurrent", "patching", "quantization", "interop", "rl"},

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from twins import LAYERS, assert_same, state, tensors
 
 import fused_rnn
-from fused_rnn import functional
+from fused_rnn import functional, stacks
 
 BACKENDS = ("native", "torch", "reference")
 
@@ -126,13 +126,13 @@ def test_under_a_transform() -> None:
 def test_without_gradients_nothing_is_copied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     need("native")
     module = LAYERS[kind][0](3, 5)
-    seen, run = [], functional.layer
+    seen, run = [], stacks.layer
 
     def layer(*args: Any, **options: Any) -> Any:
         seen.extend([options["lengths"], options["resets"]])
         return run(*args, **options)
 
-    monkeypatch.setattr(functional, "layer", layer)
+    monkeypatch.setattr(stacks, "layer", layer)
     given = {name: torch.from_numpy(array) for name, array in buffers().items()}
     with torch.no_grad():
         module(torch.randn(4, 3, 3), **given)

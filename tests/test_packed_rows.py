@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_sequence
 from twins import state, tensors
 
 import fused_rnn
-from fused_rnn import autograd, functional, ops
+from fused_rnn import autograd, ops, stacks
 from fused_rnn.packing import Packing
 from fused_rnn.testing import assert_within_budget
 
@@ -133,7 +133,7 @@ def test_who_takes_rows_as_they_are(
     axes = []
 
     # PyTorch runs all layers in one call.
-    home = functional.torch_backend if backend == "torch" else functional
+    home = stacks.torch_backend if backend == "torch" else stacks
     inner = home.layer
 
     def run(x: Tensor, *args: Any, **options: Any) -> Any:

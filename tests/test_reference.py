@@ -6,7 +6,7 @@ import torch
 from cases import Case, make, oracle, run
 from torch import Tensor, nn
 
-from fused_rnn import functional, reference
+from fused_rnn import functional, reference, stacks
 from fused_rnn.testing import assert_within_budget
 
 MODULES = {
@@ -41,7 +41,7 @@ def test_equals_torch_nn(name: str, layers: int, directions: int, bias: bool) ->
     weights = list(module.parameters())
     y, last = module(x, tuple(states) if len(states) == 2 else h0)
     expected = [y, *(last if len(states) == 2 else (last,))]
-    found = functional.stack(
+    found = stacks.stack(
         *(x, h0, c0 if len(states) == 2 else None, weights, None, None),
         cell=name.partition("-")[0],
         reverse=(0, 1)[:directions],

@@ -5,113 +5,13 @@ import copy
 from typing import Any
 
 import pytest
-import stepwise
 import torch
+from stepwise import FORMS, INPUTS, KINDS, LENGTHS, B, Given, H, T, flat, form, judge
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_rnn
 from fused_rnn.testing import assert_within_budget
-
-T, B, INPUTS, H = 7, 5, 3, 6
-LENGTHS = [7, 0, 3, 5, 1]
-KINDS: dict[str, Any] = {
-    "rnn": (fused_rnn.FusedRNN, {}),
-    "gru": (fused_rnn.FusedGRU, {}),
-    "textbook": (fused_rnn.FusedGRU, {"reset_after": False}),
-    "lstm": (fused_rnn.FusedLSTM, {}),
-    "projected": (fused_rnn.FusedLSTM, {"proj_size": 4}),
-}
-FORMS: dict[str, Any] = {
-    "one": {},
-    "two both ways": {"num_layers": 2, "bidirectional": True},
-    "reverse": {"direction": "reverse"},
-    "without bias": {"bias": False, "num_layers": 2},
-}
-
-
-class Given:
-    """A layer, a call's tensors, and what the layer makes of them, one row and step at a time."""
-
-    def __init__(self, kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> None:
-        torch.manual_seed(len(kind))
-        make, own = KINDS[kind]
-        self.layer = make(INPUTS, H, **own, **options).to(dtype)
-        self.sizes = [self.layer.proj_size or H, H][: 2 if make is fused_rnn.FusedLSTM else 1]
-        self.count = len(self.layer._reverse()) * self.layer.num_layers
-        self.x = torch.randn(T, B, INPUTS, dtype=dtype)
-        self.marks = torch.rand(T, B) < 0.4
-        self.marks[0, 0] = self.marks[3, 0] = True
-        self.states = [torch.randn(self.count, B, size, dtype=dtype) for size in self.sizes]
-        self.at_marks = [torch.randn(T, self.count, B, size, dtype=dtype) for size in self.sizes]
-        # Nobody reads those, whatever they hold.
-        for state in self.at_marks:
-            state.masked_fill_(~self.marks[:, None, :, None], torch.nan)
-
-    def tensors(self) -> list[Tensor]:
-        return [self.x, *self.states, *self.at_marks, *self.layer.parameters()]
-
-    def call(self, lengths: Any = None, layer: Any = None, **options: Any) -> list[Tensor]:
-        found = (self.layer if layer is None else layer)(
-            self.x,
-            form(self.states),
-            lengths=lengths,
-            resets=self.marks,
-            **{"reset_states": form(self.at_marks), "return_states": True, **options},
-        )
-        return flat(found)
-
-    def stepwise(self, dtype: torch.dtype, lengths: Any = None) -> "Given":
-        """The same in another dtype, and `found` by steps."""
-        twin = object.__new__(Given)
-        twin.__dict__.update(self.__dict__)
-        twin.layer = copy.deepcopy(self.layer).to(dtype)
-        for name in ("states", "at_marks"):
-            tensors = [s.detach().to(dtype) for s in getattr(self, name)]
-            setattr(twin, name, [s.requires_grad_() for s in tensors])
-        twin.x = self.x.detach().to(dtype).requires_grad_()
-        found = stepwise.run(
-            twin.layer, twin.x, twin.states, lengths or [T] * B, self.marks, twin.at_marks
-        )
-        twin.found = [found.y, *found.last, *found.every]  # type: ignore[attr-defined]
-        return twin
-
-
-def form(states: list[Tensor]) -> Any:
-    return states[0] if len(states) == 1 else tuple(states)
-
-
-def flat(found: tuple[Any, ...]) -> list[Tensor]:
-    tensors: list[Tensor] = []
-    for part in found:
-        tensors += part if isinstance(part, tuple) else [part]
-    return tensors
-
-
-def judge(given: Given, actual: list[Tensor], lengths: Any, wide: torch.dtype) -> None:
-    """Results and, where they are differentiable, gradients of random cotangents."""
-    dtype = given.x.dtype
-    truth, reference = given.stepwise(torch.float64, lengths), given.stepwise(wide, lengths)
-    pairs = zip(actual, truth.found, reference.found, strict=True)
-    for index, (own, true, other) in enumerate(pairs):
-        assert own.dtype == dtype
-        assert_within_budget(own, true, other.to(dtype), name=f"result {index}")
-    if not actual[0].requires_grad:
-        return
-    cotangents = [torch.randn_like(own) for own in actual]
-
-    def gradients(of: Given, outputs: list[Tensor]) -> list[Tensor]:
-        likes = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
-        # Where every row is marked at its first step, nobody reads the states before it.
-        return list(torch.autograd.grad(outputs, of.tensors(), likes, materialize_grads=True))
-
-    grads = (
-        gradients(given, actual),
-        gradients(truth, truth.found),
-        gradients(reference, reference.found),
-    )
-    for index, (own, true, other) in enumerate(zip(*grads, strict=True)):
-        assert_within_budget(own, true, other.to(dtype), name=f"gradient {index}")
 
 
 @pytest.mark.parametrize("backend", ["native", "torch", "reference"])
@@ -166,69 +66,61 @@ def test_states_alone() -> None:
     assert len(given.layer(given.x, resets=given.marks, reset_states=form(given.at_marks))) == 2
 
 
+STEPS = [max(length, 1) for length in LENGTHS]
+
+
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
-def test_layouts(kind: str) -> None:
-    """Batch first, unbatched, packed: the same numbers."""
+def test_batch_first(kind: str) -> None:
     given = Given(kind, num_layers=2, bidirectional=True)
-    lengths = [max(length, 1) for length in LENGTHS]
-    expected = given.call(lengths)
-    count = len(given.sizes)
-    layer = given.layer
-    layer.batch_first = True
-    found = flat(
-        layer(
-            given.x.transpose(0, 1),
-            form(given.states),
-            lengths=lengths,
-            resets=given.marks.T,
-            reset_states=form(given.at_marks),
-            return_states=True,
-        )
-    )
-    layer.batch_first = False
-    assert torch.equal(found[0].transpose(0, 1), expected[0])
-    for own, other in zip(found[1:], expected[1:], strict=True):
+    expected = given.call(STEPS)
+    given.layer.batch_first = True
+    given.x, given.marks = given.x.transpose(0, 1), given.marks.T
+    y, *states = given.call(STEPS)
+    for own, other in zip((y.transpose(0, 1), *states), expected, strict=True):
         assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_packed(kind: str) -> None:
+    given = Given(kind, num_layers=2, bidirectional=True)
+    expected = given.call(STEPS)
+    count = len(given.sizes)
 
     def packed(grid: Tensor) -> Any:
-        return pack_padded_sequence(grid, torch.tensor(lengths), enforce_sorted=False)
+        return pack_padded_sequence(grid, torch.tensor(STEPS), enforce_sorted=False)
 
-    found = list(
-        layer(
-            packed(given.x),
-            form(given.states),
-            resets=packed(given.marks).data,
-            reset_states=form([packed(s.transpose(1, 2)).data for s in given.at_marks]),
-            return_states=True,
-        )
+    y, last, every = given.layer(
+        packed(given.x),
+        form(given.states),
+        resets=packed(given.marks).data,
+        reset_states=form([packed(s.transpose(1, 2)).data for s in given.at_marks]),
+        return_states=True,
     )
-    y = found[0]
     assert torch.equal(pad_packed_sequence(y, total_length=T)[0], expected[0])
-    for own, other in zip(flat((found[1],)), expected[1 : 1 + count], strict=True):
+    for own, other in zip(flat((last,)), expected[1 : 1 + count], strict=True):
         assert torch.equal(own, other)
-    for own, other in zip(flat((found[2],)), expected[1 + count :], strict=True):
+    for own, other in zip(flat((every,)), expected[1 + count :], strict=True):
         padded = pad_packed_sequence(y._replace(data=own), total_length=T)[0]
         assert torch.equal(padded.transpose(1, 2), other)
 
-    one = flat(
-        layer(
-            given.x[:, 2],
-            form([s[:, 2] for s in given.states]),
-            lengths=lengths[2],
-            resets=given.marks[:, 2],
-            reset_states=form([s[:, :, 2] for s in given.at_marks]),
-            return_states=True,
-        )
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_unbatched(kind: str) -> None:
+    given = Given(kind, num_layers=2, bidirectional=True)
+    expected = given.call(STEPS)
+    count, row = len(given.sizes), 2
+    one = given.layer(
+        given.x[:, row],
+        form([s[:, row] for s in given.states]),
+        lengths=STEPS[row],
+        resets=given.marks[:, row],
+        reset_states=form([s[:, :, row] for s in given.at_marks]),
+        return_states=True,
     )
-    shapes = [
-        (T, 2 * H),
-        *((4, size) for size in given.sizes),
-        *((T, 4, size) for size in given.sizes),
-    ]
-    assert [tuple(t.shape) for t in one] == shapes
-    axis = [1] * (1 + count) + [2] * count
-    for own, other, at in zip(one, expected, axis, strict=True):
-        assert_within_budget(own, other.select(at, 2).double(), other.select(at, 2))
+    axes = [1] * (1 + count) + [2] * count
+    for own, other, axis in zip(flat(one), expected, axes, strict=True):
+        alone = other.select(axis, row)
+        assert_within_budget(own, alone.double(), alone)
 
 
 def test_no_steps_and_no_rows() -> None:
@@ -242,13 +134,16 @@ def test_no_steps_and_no_rows() -> None:
 
 
 def test_dropout_between_layers() -> None:
-    given = Given("gru", num_layers=2, dropout=0.5)
+    """The numbers that a call without marks draws; cell states follow from what was dropped."""
+    given = Given("lstm", num_layers=2, dropout=0.5)
     torch.manual_seed(3)
-    expected = given.call(LENGTHS)
+    expected, (_, cn) = given.layer(given.x)
     torch.manual_seed(3)
-    assert torch.equal(given.call(LENGTHS)[0], expected[0])
+    y, _, (_, c) = given.layer(given.x, return_states=True)
+    assert_within_budget(y, expected.double(), expected)
+    assert_within_budget(c[-1], cn.double(), cn)
     given.layer.eval()
-    assert not torch.equal(given.call(LENGTHS)[0], expected[0])
+    assert not torch.allclose(given.layer(given.x)[0], expected)
 
 
 def test_outputs_may_be_written_to() -> None:
@@ -303,6 +198,43 @@ def test_torch_func() -> None:
         assert_within_budget(own, other.double(), other)
 
 
+def test_an_ensemble() -> None:
+    """Weights of each member, over the same pieces."""
+    given = Given("lstm", num_layers=2)
+    members = [given.layer, copy.deepcopy(given.layer)]
+    with torch.no_grad():
+        for parameter in members[1].parameters():
+            parameter.mul_(-0.5)
+    parameters, _ = torch.func.stack_module_state(members)
+
+    def call(own: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        options = {"resets": given.marks, "reset_states": form(given.at_marks)}
+        return tuple(
+            flat(
+                torch.func.functional_call(
+                    given.layer, own, (given.x,), {**options, "return_states": True}
+                )
+            )
+        )
+
+    found = torch.func.vmap(call)(parameters)
+    for index, member in enumerate(members):
+        for own, other in zip(found, call(dict(member.named_parameters())), strict=True):
+            assert_within_budget(own[index], other.double(), other)
+
+
+def test_another_default_device() -> None:
+    given = Given("lstm", num_layers=2, bidirectional=True)
+    expected = given.call(LENGTHS)
+    torch.set_default_device("meta")
+    try:
+        found = given.call(LENGTHS)
+    finally:
+        torch.set_default_device(None)
+    for own, other in zip(found, expected, strict=True):
+        assert torch.equal(own, other)
+
+
 def test_between_two_graphs() -> None:
     given = Given("lstm", num_layers=2)
     expected = given.call(LENGTHS)
@@ -331,7 +263,7 @@ def test_prepacked_and_quantized() -> None:
         again = small.dequantize()
         other, *_ = given.call(LENGTHS, layer=again, return_states=False)
         given.layer = again
-        assert_within_budget(own, given.stepwise(torch.float64, LENGTHS).found[0], other)  # type: ignore[attr-defined]
+        assert_within_budget(own, given.stepwise(torch.float64, LENGTHS).found[0], other)
         gru = Given("gru")
         assert len(gru.call(layer=fused_rnn.quantize(copy.deepcopy(gru.layer).eval()))) == 3
 
@@ -376,3 +308,19 @@ def test_no_gradients_of_rows() -> None:
     call = call_for_per_sample_grads(layer, batch_size=2)
     with pytest.raises(RuntimeError, match="expected no gradients for each row of the batch"):
         call(torch.randn(2, T, INPUTS), return_states=True)
+
+
+def test_no_objects_that_only_act_as_tensors() -> None:
+    class Acting:
+        def __torch_function__(self, *_: Any) -> Any:
+            raise AssertionError("asked")
+
+        def dim(self) -> int:
+            return 3
+
+        def size(self, axis: int) -> int:
+            return (T, B, INPUTS)[axis]
+
+    layer = fused_rnn.FusedGRU(INPUTS, H)
+    with pytest.raises(TypeError, match="return_states: expected tensors alone.*got Acting"):
+        layer(Acting(), return_states=True)

@@ -124,7 +124,7 @@ def in_turn(shared: Sequence[int], *others: Iterable[Any]) -> list[tuple[Any, ..
     return [(shared[turn % len(shared)], *values) for turn, values in turns]
 
 
-# A kernel takes seconds to compile, at odd sizes a minute.
+# Kernels take two seconds each to compile, at odd sizes up to eight.
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("architecture", "cell", "entry"), in_turn(NVIDIA, CELLS, ENTRIES + ODD), ids=str

@@ -55,7 +55,7 @@ class _Fused:
         # (B, T, L*D, H) is (T, L*D, B, H) to the layer.
         at_marks = [state.permute(1, 2, 0, 3) for state in given]
         marks = flat["is_init"].squeeze(-1).T
-        y, ends = layer.run_trajectories(flat[x].transpose(0, 1), marks, at_marks)
+        y, ends = layer._run_trajectories(flat[x].transpose(0, 1), marks, at_marks)
         results: list[Tensor] = [y.transpose(0, 1), *(end.permute(2, 0, 1, 3) for end in ends)]
         for key, result in zip(self.out_keys, results, strict=True):
             flat.set(key, result)
