@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import ops  # noqa: F401  # the schemas come before the kernels
-
 _C: ModuleType | None
 _REASON: str | None = None
 try:
@@ -18,10 +16,6 @@ try:
 except ImportError as error:
     _C = None
     _REASON = f"the extension fused_rnn._C cannot be loaded ({error})"
-else:
-    # Only OpenMP promises that all parts of a parallel region run at once, which kernels that
-    # meet at barriers need; elsewhere they run on one thread.
-    _C.set_concurrent_regions("ATen parallel backend: OpenMP" in torch.__config__.parallel_info())
 
 # The CUDA kernels, which need the CUDA build of torch that they were linked with.
 _CUDA: ModuleType | None

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Schemas and fake kernels of the backends, and the layouts they all share."""
+"""The ops of the backends, their fake kernels, and the layouts they all share."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from . import native, schemas  # noqa: F401  # native's library brings what it serves
 
 # G, in torch.nn's order: gru r z n, lstm i f g o.
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_reset_before": 3, "lstm": 4}
@@ -17,55 +19,6 @@ _TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "l
 COMPILED = ("native", "triton")
 # Made of PyTorch's operations; see recomputed.py.
 RECOMPUTED = ("torch", "reference")
-
-# On the CPU x, y, resets and tape may be packed: (rows, ...) for (T, B, ...), with falling lengths.
-# Tape and saved_y are for the backward pass, and empty without keep_tape. Saved_y is y again: the
-# tensor y belongs to the caller, who may write to it.
-_FORWARD = (
-    "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, Tensor? resets, "
-    "str cell, int[] reverse, bool keep_tape, int products=6) "
-    "-> (Tensor y, Tensor hn, Tensor cn, Tensor tape, Tensor saved_y)"
-)
-_BACKWARD = (
-    "(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, "
-    "Tensor? lengths, Tensor? resets, Tensor y, Tensor tape, str cell, int[] reverse, "
-    "bool need_dx, bool need_dstate, bool need_dweights, int products=6) "
-    "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)"
-)
-# Without derivatives, on the CPU. Weights packed beforehand are one tensor of bytes.
-_UNDERIVED = {
-    "native_prepack": "(Tensor[] weights, str cell, int[] reverse) -> Tensor",
-    "native_prepacked_forward": (
-        "(Tensor x, Tensor? h0, Tensor? c0, Tensor prepacked, Tensor? lengths, Tensor? resets) "
-        "-> (Tensor y, Tensor hn, Tensor? cn)"
-    ),
-    "native_prepacked_step": (
-        "(Tensor x, Tensor? h0, Tensor? c0, Tensor prepacked) -> (Tensor hn, Tensor? cn)"
-    ),
-    # Weights of fewer bits: panels, with int8 scales and sums, then biases; see quantized.py.
-    "native_stored_forward": (
-        "(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? lengths, Tensor? resets, "
-        "str cell, int[] reverse, int hidden, int output) -> (Tensor y, Tensor hn, Tensor? cn)"
-    ),
-    "native_prepack_linear": "(Tensor weight, Tensor? bias) -> Tensor",
-    "native_prepacked_linear": "(Tensor x, Tensor prepacked, int columns) -> Tensor",
-    "native_log_softmax": "(Tensor x) -> (Tensor log_probs, Tensor peaks)",
-    "native_top": "(Tensor x, int k) -> (Tensor values, Tensor places)",
-    "native_best": (
-        "(Tensor logits, int k, Tensor? excluded) -> (Tensor values, Tensor places, Tensor peaks)"
-    ),
-    "native_advance": (
-        "(Tensor values, Tensor places, Tensor peaks, Tensor live, Tensor(a!) counts, "
-        "Tensor(b!) broken, Tensor(c!) tokens, Tensor(d!) parents, Tensor(e!) gains, "
-        "Tensor(f!) ended, Tensor(g!) end_parents, Tensor(h!) end_gains, int step, int? eos, "
-        "bool retire) -> (Tensor live, Tensor rows, Tensor last)"
-    ),
-    "native_outlive": (
-        "(Tensor values, Tensor places, Tensor peaks, Tensor alive, Tensor reached, "
-        "Tensor lengths, Tensor? limits, Tensor(a!) broken, int? eos) "
-        "-> (Tensor alive, Tensor reached, Tensor lengths)"
-    ),
-}
 
 
 class LayerOutput(NamedTuple):
@@ -250,44 +203,44 @@ def _fake_stored_forward(
     )
 
 
-def _define(backend: str) -> OpPair:
-    """Both ops of `backend`, defined with their fakes; its library adds the kernels."""
-    for kind, schema, fake in (
-        ("forward", _FORWARD, _fake_without_tape if backend in RECOMPUTED else _fake_forward),
-        ("backward", _BACKWARD, _fake_backward),
-    ):
-        name = f"fused_rnn::{backend}_{kind}"
-        torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.register_fake(name, fake)
+def _define(name: str, schema: str) -> torch._ops.OpOverload:
+    """The op, which the library of compiled ones brings if it was loaded."""
     space = torch.ops.fused_rnn
-    return OpPair(
-        getattr(space, f"{backend}_forward").default, getattr(space, f"{backend}_backward").default
+    if not hasattr(space, name):
+        torch.library.define(f"fused_rnn::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
+    return getattr(space, name).default
+
+
+def _pair(backend: str) -> OpPair:
+    """Both ops of a backend with their fakes; its own file or library adds the kernels."""
+    fake = _fake_without_tape if backend in RECOMPUTED else _fake_forward
+    pair = OpPair(
+        _define(f"{backend}_forward", schemas.FORWARD),
+        _define(f"{backend}_backward", schemas.BACKWARD),
     )
+    torch.library.register_fake(pair.forward, fake)
+    torch.library.register_fake(pair.backward, _fake_backward)
+    return pair
 
 
-def _define_copy() -> torch._ops.OpOverload:
-    """A copy that compilers keep: of their own kind they leave some out, or make them too late."""
-    name = "fused_rnn::copy"
-    torch.library.define(name, "(Tensor x) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(name, "CompositeExplicitAutograd", Tensor.clone)
-    torch.library.register_autograd(name, lambda _, grad: grad)
-    return torch.ops.fused_rnn.copy.default
+_LOADED = hasattr(torch.ops.fused_rnn, "copy")
+_COMPILED = {name: _define(name, schema) for name, schema in schemas.COMPILED.items()}
+PAIRS = {backend: _pair(backend) for backend in (*COMPILED, *RECOMPUTED)}
 
+copy = _COMPILED["copy"]
+if not _LOADED:
+    torch.library.impl("fused_rnn::copy", "CompositeExplicitAutograd", Tensor.clone)
+torch.library.register_autograd(copy, lambda _, grad: grad)
 
-copy = _define_copy()
-PAIRS = {backend: _define(backend) for backend in (*COMPILED, *RECOMPUTED)}
-
-for _name, _schema in _UNDERIVED.items():
-    torch.library.define(f"fused_rnn::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
-torch.library.register_fake("fused_rnn::native_stored_forward", _fake_stored_forward)
-prepack = torch.ops.fused_rnn.native_prepack.default
-prepacked_forward = torch.ops.fused_rnn.native_prepacked_forward.default
-prepacked_step = torch.ops.fused_rnn.native_prepacked_step.default
-stored_forward = torch.ops.fused_rnn.native_stored_forward.default
-prepack_linear = torch.ops.fused_rnn.native_prepack_linear.default
-prepacked_linear = torch.ops.fused_rnn.native_prepacked_linear.default
-log_softmax = torch.ops.fused_rnn.native_log_softmax.default
-top = torch.ops.fused_rnn.native_top.default
-best = torch.ops.fused_rnn.native_best.default
-advance = torch.ops.fused_rnn.native_advance.default
-outlive = torch.ops.fused_rnn.native_outlive.default
+prepack = _COMPILED["native_prepack"]
+prepacked_forward = _COMPILED["native_prepacked_forward"]
+prepacked_step = _COMPILED["native_prepacked_step"]
+stored_forward = _COMPILED["native_stored_forward"]
+torch.library.register_fake(stored_forward, _fake_stored_forward)
+prepack_linear = _COMPILED["native_prepack_linear"]
+prepacked_linear = _COMPILED["native_prepacked_linear"]
+log_softmax = _COMPILED["native_log_softmax"]
+top = _COMPILED["native_top"]
+best = _COMPILED["native_best"]
+advance = _COMPILED["native_advance"]
+outlive = _COMPILED["native_outlive"]

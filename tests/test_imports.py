@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Ground floor upwards; a module imports from its own floor or a lower one.
 FLOORS = (
-    {"ops", "validation", "testing", "reference", "native", "torch_backend", "triton"}
-    | {"exporting", "_C", "_C_cuda"},
+    {"schemas", "native", "_C", "_C_cuda"},
+    {"ops", "validation", "testing", "reference", "torch_backend", "triton", "exporting"},
     {"transforms", "packing", "recomputed", "precision", "products", "selection", "identity"}
     | {"rebinding", "flops", "overrides", "per_sample", "proven", "forms", "stored"}
     | {"calls", "pieces", "piecewise"},

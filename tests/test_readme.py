@@ -26,7 +26,7 @@ def test_there_are_examples() -> None:
 
 # Their examples need packages that `make test` does not install; those of the last, for their size,
 # `make test-interop` neither: `pip install -e '.[forecasting]'`.
-NEED_OTHERS = {"other-frameworks.md", "reinforcement-learning.md", "forecasting.md"}
+NEED_OTHERS = {"export.md", "other-frameworks.md", "reinforcement-learning.md", "forecasting.md"}
 FORECASTERS = ("neuralforecast", "gluonts", "pytorch_forecasting")
 
 
@@ -48,6 +48,15 @@ def test_example_runs(
     # gluonts leaves its checkpoints behind.
     monkeypatch.chdir(tmp_path)
     exec(compile(code, name, "exec"), {"__name__": "example"})
+
+
+def test_the_program_in_cpp_is_the_one_that_is_tested() -> None:
+    text = (publish.ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:cpp|cmake)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    folder = publish.ROOT / "tests" / "serving"
+    sources = [(folder / name).read_text() for name in ("serve.cpp", "CMakeLists.txt")]
+    licence = re.compile(r"^(?://|#) SPDX-License-Identifier: MIT\n")
+    assert blocks == [licence.sub("", source) for source in sources]
 
 
 def test_readme_links_every_guide() -> None:

@@ -12,6 +12,11 @@
 #include "../names.h"
 #include "processor.h"
 
+namespace at {
+// Of ATen/Parallel.h, which is not part of the stable interface: null where a release has none.
+[[gnu::weak]] std::string get_parallel_info();
+}  // namespace at
+
 namespace fused_rnn {
 namespace {
 
@@ -102,7 +107,14 @@ bool three_parts_pay(const Shape& s) {
   throw std::invalid_argument("instruction set: expected one of " + names + ", got " + name);
 }
 
-std::atomic<bool> concurrent_regions{false};
+// Whether PyTorch's parallel regions give every index range a thread of its own at once, as OpenMP
+// does. Where they do not, threads that wait for one another could wait forever: then one runs.
+bool concurrent_regions() {
+  static const bool openmp =
+      at::get_parallel_info &&
+      at::get_parallel_info().find("ATen parallel backend: OpenMP") != std::string::npos;
+  return openmp;
+}
 
 // Multiply-adds that take about as long as waking another thread.
 constexpr double kWorkPerThread = 1 << 17;
@@ -175,8 +187,6 @@ double product_rate(const std::string& instruction_set, const std::string& dtype
   return 0;
 }
 
-void set_concurrent_regions(bool concurrent) { concurrent_regions = concurrent; }
-
 const Kernels& kernels() {
   const Kernels* asked = asked_for.load(std::memory_order_relaxed);
   return asked ? *asked : vectors(Dtype::kFloat);
@@ -195,7 +205,7 @@ const Kernels& layer_kernels(const Shape& s) {
 }
 
 int team_size(double multiply_adds) {
-  if (!concurrent_regions || multiply_adds < 2 * kWorkPerThread) return 1;
+  if (!concurrent_regions() || multiply_adds < 2 * kWorkPerThread) return 1;
   const int most = std::min(int(torch::stable::get_num_threads()), kMaxThreads);
   return int(std::min(double(most), multiply_adds / kWorkPerThread));
 }

@@ -6,37 +6,35 @@
 #include <string>
 #include <vector>
 
+#include "../exported.h"
 #include "problem.h"
 #include "team.h"
 
 namespace fused_rnn {
 
 // Instruction sets that this machine runs, the fastest first.
-std::vector<std::string> instruction_sets();
+FUSED_RNN_EXPORTED std::vector<std::string> instruction_sets();
 
 // The one asked for, else the most capable: it serves the calls that it is the fastest for.
-std::string instruction_set();
+FUSED_RNN_EXPORTED std::string instruction_set();
 
 // Why tiles are not among them; empty where they are.
-std::string why_not_amx();
+FUSED_RNN_EXPORTED std::string why_not_amx();
 
 // What serves the layers of a dtype, and of them large ones with many rows.
 struct Serving {
   std::string small, large;
 };
-Serving serving(const std::string& dtype);
+FUSED_RNN_EXPORTED Serving serving(const std::string& dtype);
 
 // Multiply-adds and additions a second, 2 for each product, of one thread whose operands lie near.
-double product_rate(const std::string& instruction_set, const std::string& dtype);
+FUSED_RNN_EXPORTED double product_rate(const std::string& instruction_set,
+                                       const std::string& dtype);
 
 // Makes every later call use one set for all that it serves, or with "auto" the fastest for each
 // call again; throws std::invalid_argument for one not available. "amx_twin", which is not listed,
 // runs the kernels of amx anywhere, slowly.
-void set_instruction_set(const std::string& name);
-
-// Whether PyTorch's parallel regions give every index range a thread of its own at once (OpenMP
-// does). Where they do not, threads that wait for one another could wait forever: then one runs.
-void set_concurrent_regions(bool concurrent);
+FUSED_RNN_EXPORTED void set_instruction_set(const std::string& name);
 
 // For kernels of rows, which are the same for all dtypes.
 const Kernels& kernels();
@@ -50,9 +48,9 @@ const Kernels& layer_kernels(const Shape& shape);
 
 // Sets with kernels for weights of fewer bits, the fastest first; the one in use is the first, or
 // what was asked for, "auto" for the first again.
-std::vector<std::string> stored_instruction_sets();
-void set_stored_instruction_set(const std::string& name);
-const StoredKernels& stored_kernels();
+FUSED_RNN_EXPORTED std::vector<std::string> stored_instruction_sets();
+FUSED_RNN_EXPORTED void set_stored_instruction_set(const std::string& name);
+FUSED_RNN_EXPORTED const StoredKernels& stored_kernels();
 
 // Threads that are worth waking for so many multiply-adds.
 int team_size(double multiply_adds);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "../exported.h"
 #include "problem.h"
 
 namespace fused_rnn {
@@ -14,7 +15,7 @@ namespace cuda {
 using StreamHandle = void*;
 
 // The architectures of this build, such as "80 90a", by nvcc's names without their "sm_".
-const char* built_architectures();
+FUSED_RNN_EXPORTED const char* built_architectures();
 
 // ---- Tier S: all steps in one launch. `rows`: batch rows of a block, 1 or kManyRows.
 const char* block_forward(const Forward& p, StreamHandle stream);

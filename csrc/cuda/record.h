@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 
+#include "../exported.h"
 #include "planner.h"
 
 namespace fused_rnn {
@@ -14,11 +15,11 @@ namespace cuda {
 
 void record_run(const Plan& plan, bool backward);
 // As `describe` has it; empty before the first.
-std::string last_plan(bool backward);
+FUSED_RNN_EXPORTED std::string last_plan(bool backward);
 
 void record_fall(Tier tier);
 // How often each tier gave way to another, by its name.
-std::map<std::string, int64_t> fallbacks();
+FUSED_RNN_EXPORTED std::map<std::string, int64_t> fallbacks();
 
 }  // namespace cuda
 }  // namespace fused_rnn

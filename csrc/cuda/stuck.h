@@ -7,6 +7,7 @@
 // A device reaches them over its bus; a wait reads its word only every so many polls.
 #pragma once
 
+#include "../exported.h"
 #include "planner.h"
 
 namespace fused_rnn {
@@ -18,7 +19,7 @@ int* stuck_word(const Sizes& sizes, Tier tier, bool backward, int32_t device);
 
 // RuntimeError, with the tier and the shape, where a wait ran out since the last check, whose
 // results are NaN.
-void check_stuck();
+FUSED_RNN_EXPORTED void check_stuck();
 
 }  // namespace cuda
 }  // namespace fused_rnn
