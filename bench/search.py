@@ -3,9 +3,9 @@
 
 Beam and greedy search over a language model of two GRU layers, beside peers that drive the same
 weights with torch.nn's layers. No sequence ends early, so that all run the same steps; a peer's
-time counts only if it finds the very sequences. The same model in bfloat16 finds sequences of its
-own; its time counts if they have the log-probabilities that the model gives them. The bound is the
-time of the products at the machine's float32 multiply-add rate.
+time counts only if it finds the very sequences. The same model in bfloat16 and in int8 finds
+sequences of its own; its time counts if they have the log-probabilities that the model gives them.
+The bound is the time of the products at the machine's float32 multiply-add rate.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 
 from bench import bounds, machine
 from bench.search_peers import PEERS, Search, Setting, Unavailable
+from fused_rnn import quantize
 from fused_rnn.cli.timing import alternate
 from fused_rnn.seq2seq import (
     Hypotheses,
@@ -34,7 +35,11 @@ RESULTS = machine.ROOT / "bench" / "results" / "search.jsonl"
 _BOS, _EOS, _PAD = 2, 3, 1
 # Sharper than the usual start, so that no two hypotheses are nearly equal.
 _SHARPNESS = 8.0
-_HALF = "fused_rnn, bfloat16 model"
+# The model in fewer bits.
+_SMALLER: dict[str, Callable[[LanguageModel], LanguageModel]] = {
+    "fused_rnn, bfloat16 model": lambda model: deepcopy(model).bfloat16(),
+    "fused_rnn, int8 model": lambda model: quantize(deepcopy(model)),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,11 +121,12 @@ def _race(model: LanguageModel, beam: int, options: argparse.Namespace) -> dict[
             tasks[name] = search
         else:
             reasons[name] = "finds other sequences"
-    half = deepcopy(model).bfloat16()
-    if agrees(half, setting, ours(half, setting)()):
-        tasks[_HALF] = ours(half, setting)
-    else:
-        reasons[_HALF] = "its sequences have other log-probabilities"
+    for name, convert in _SMALLER.items():
+        smaller = convert(model)
+        if agrees(smaller, setting, ours(smaller, setting)()):
+            tasks[name] = ours(smaller, setting)
+        else:
+            reasons[name] = "its sequences have other log-probabilities"
     rates = bounds.measure(options.threads)
     times = alternate(list(tasks.values()), seconds=options.seconds, warm_up=1)
     rates = bounds.fastest(rates, bounds.measure(options.threads))

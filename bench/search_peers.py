@@ -179,6 +179,7 @@ def _opennmt(setting: Setting) -> Search:
             return greedy.GreedySearch(**own, sampling_temp=0.0, keep_topk=1, keep_topp=0.0)
         return beam.BeamSearch(**own, stepwise_penalty=False, ratio=0.0)
 
+    @torch.no_grad()
     def search() -> Tensor:
         one = strategy()
         one.initialize(memory, lengths)
