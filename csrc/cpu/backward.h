@@ -198,7 +198,7 @@ class BackwardPass {
     } else {
       for (int64_t j = 0; j < active; ++j) {
         const At a = at(j, t, offset);
-        for (int64_t u = units_.begin * kMaxVecs * L; u < units_end(); u += L) {
+        for (int64_t u = units_.begin * kPlainVecs * L; u < units_end(); u += L) {
           gates(a, u, s_.H - u, output_grad(a, u, s_.H - u));
         }
       }
@@ -222,7 +222,7 @@ class BackwardPass {
     });
   }
 
-  int64_t units_end() const { return min(units_.end * kMaxVecs * L, s_.H); }
+  int64_t units_end() const { return min(units_.end * kPlainVecs * L, s_.H); }
 
   // Multiplies the active rows of step t with one panel; f gets each row's vectors of sums.
   template <class F>

@@ -7,7 +7,7 @@ namespace FUSED_RNN_ISA {
 
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::gather_output(const At& a) {
-  for (int64_t u = columns_.begin * kMaxVecs * L; u < min(columns_.end * kMaxVecs * L, s_.P);
+  for (int64_t u = columns_.begin * kPlainVecs * L; u < min(columns_.end * kPlainVecs * L, s_.P);
        u += L) {
     const V dh = output_grad(a, u, s_.P - u);
     store_n<C>(shared_.dout + a.m * ld_p_ + u, dh, s_.P - u);

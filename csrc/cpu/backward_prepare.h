@@ -13,7 +13,7 @@ BackwardPass<IO, Op, cell>::BackwardPass(const Backward& args, char* workspace, 
       inputs_(plain_map<C>(s_.I)),
       outputs_(plain_map<C>(s_.P)),
       hidden_(plain_map<C>(s_.H)),
-      split_(plan_split<Op>(s_.N, s_.B, outputs_.panels(), G * s_.H, kMaxVecs, threads)),
+      split_(plan_split<Op>(s_.N, s_.B, outputs_.panels(), G * s_.H, kPlainVecs, threads)),
       place_(split_, rank),
       rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
       units_(hidden_.panels(), place_.unit_group, split_.unit_groups),
@@ -73,7 +73,7 @@ void BackwardPass<IO, Op, cell>::lay_out() {
   }
   const int threads = split_.recurrence_groups * place_.recurrence_size();
   for (int rank = 0; rank < threads; ++rank) {
-    C* panel = arena_.take<C>(kTiled<Op> ? 0 : capacity_ * kMaxVecs * L);
+    C* panel = arena_.take<C>(kTiled<Op> ? 0 : capacity_ * kPlainVecs * L);
     At* chunk = arena_.take<At>(capacity_);
     Op* own_rows = arena_.take<Op>(kTiled<Op> ? own_rows_size() : 0);
     if (rank == place_.rank()) {

@@ -57,7 +57,7 @@ template <class F>
 void BackwardPass<IO, Op, cell>::for_products(const Product& product, int64_t panel,
                                               const Op* operand, int64_t ld, int64_t t,
                                               int64_t offset, F f) {
-  alignas(64) C sums[kBlockRows<Op> * kMaxVecs * L];
+  alignas(64) C sums[kBlockRows<Op> * kPlainVecs * L];
   const PanelMap<C>& map = product.map;
   const int vecs = map.used_vecs(panel);
   for_rows<Op>(rows_.active(t), vecs, [&](int64_t first, int64_t count) {

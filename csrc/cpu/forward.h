@@ -24,7 +24,7 @@ class ForwardPass {
   static constexpr int S = tape_slots(cell, sizeof(IO) == 2);
   // Vectors of units in a panel, so that a panel has enough vectors to hide latencies.
   static constexpr int kUnitVecs = kStored<Op>                        ? stored_units(cell) / L
-                                   : G == 1                           ? 4
+                                   : G == 1                           ? kMaxVecs
                                    : cell == Cell::kGruResetBefore    ? 2
                                    : cell == Cell::kGru && kTiled<Op> ? 2
                                                                       : 1;
@@ -33,7 +33,7 @@ class ForwardPass {
   // The GRU mixes the previous state in; where products take a narrower copy it keeps its own.
   static constexpr bool kOwnState = kIsGru && !std::is_same<Row, C>::value;
   static constexpr int kPanelColumns = G * kUnitVecs * L;
-  static constexpr int kOutputVecs = kStored<Op> ? kStoredOutputs / L : kMaxVecs;
+  static constexpr int kOutputVecs = kStored<Op> ? kStoredOutputs / L : kPlainVecs;
   static constexpr int kMostVecs = G * kUnitVecs > kOutputVecs ? G * kUnitVecs : kOutputVecs;
 
  public:

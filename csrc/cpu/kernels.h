@@ -158,8 +158,8 @@ inline double multiply_zeros(Dtype dtype, char* zeros, int64_t times) {
   [[maybe_unused]] const TileScope scope;
   return with_dtype(dtype, Precision::kHighest, [&]<class IO, class Op>() {
     typedef SumOf<Op> C;
-    constexpr int64_t K = 256, kCount = kTiled<Op> ? kBlockRows<Op> : max_rows(kMaxVecs);
-    constexpr int64_t kColumns = kMaxVecs * kLanes<C>;
+    constexpr int64_t K = 256, kCount = kTiled<Op> ? kBlockRows<Op> : max_rows(kPlainVecs);
+    constexpr int64_t kColumns = kPlainVecs * kLanes<C>;
     static_assert(kProductBytes >= (kCount + kColumns) * K * int64_t(sizeof(Op)));
     const Op* rows = reinterpret_cast<const Op*>(zeros);
     alignas(64) C sums[kCount * kColumns];

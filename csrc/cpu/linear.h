@@ -73,7 +73,7 @@ class LinearPass {
   Op* panel(int64_t index) const { return w_ + index * panel_size<Op>(map_, args_.I); }
 
   void multiply(int64_t index, int vecs, const Op* x, int64_t first, int64_t count) const {
-    alignas(64) C sums[kBlockRows<Op> * kMaxVecs * L];
+    alignas(64) C sums[kBlockRows<Op> * kPlainVecs * L];
     const auto row = [&](int64_t r) { return x + (first + r) * ld(); };
     multiply_panel(map_, index, panel(index), args_.I, row, ld(), count,
                    bias_ + index * map_.panel_columns(), sums, vecs * L);

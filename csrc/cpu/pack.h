@@ -41,7 +41,7 @@ struct PanelMap {
 
 template <class C>
 constexpr PanelMap<C> plain_map(int64_t columns) {
-  return PanelMap<C>{1, kMaxVecs, 0, columns};
+  return PanelMap<C>{1, kPlainVecs, 0, columns};
 }
 
 // Alternates the lanes of the low (or high) halves of two vectors.

@@ -13,6 +13,9 @@ namespace FUSED_RNN_ISA {
 constexpr int64_t kChain = 128;
 constexpr int64_t kAhead = 16;  // steps of k that operands are fetched ahead
 constexpr int kMaxVecs = 4;
+// Of a panel of plain columns: beside 12 sums and a number of A, 16 registers hold three vectors of
+// weights, and a fourth would be read again for each row.
+constexpr int kPlainVecs = kAccumulators > 12 ? 4 : 3;
 constexpr int kMaxRows = kBlockRows<float>;
 
 // Rows a tile of V vectors can keep in registers.
@@ -35,19 +38,24 @@ struct TileArgs {
   int64_t chain = kChain;  // even where operands go in pairs
 };
 
-// One step along k: what Tile adds to its sums.
+// Whether a tile has so many rows that it fetches them ahead.
+template <int R>
+constexpr bool kFetches = R >= 4;
+
+// One step along k: what Tile adds to its sums. `columns`: k walks down columns.
 template <class Op, int R, int V>
 struct TileStep {
   typedef Op C;
   static constexpr int64_t kAtOnce = 1;
 
+  template <bool columns>
   VEC_FN void add(Vec<C> (&acc)[R][V], const C* const (&a)[R], int64_t a_offset, const C* b,
                   int64_t ahead) {
     Vec<C> w[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes<C>);
-    // Where k walks down columns, no hardware foresees the next rows.
-    if constexpr (R >= 4) {
+    // No hardware foresees the next rows.
+    if constexpr (columns && kFetches<R>) {
       __builtin_prefetch(a[0] + a_offset + ahead);
       __builtin_prefetch(a[R - 1] + a_offset + ahead);
     }
@@ -67,6 +75,7 @@ struct TileStep<Bf16, R, V> {
   typedef float C;
   static constexpr int64_t kAtOnce = 2;
 
+  template <bool>
   VEC_FN void add(Vec<C> (&acc)[R][V], const Bf16* const (&a)[R], int64_t a_offset, const Bf16* b,
                   int64_t) {
     constexpr int L = kLanes<C>;
@@ -112,8 +121,12 @@ void tile(const TileArgs<SumOf<Op>>& args) {
   do {
     const int64_t end = k + args.chain < args.K ? k + args.chain : args.K;
     Vec<C> acc[R][V] = {};
-    for (; k < end; k += Step::kAtOnce)
-      Step::add(acc, a, k * a_step, b + k * b_step, kAhead * a_step);
+    if (kFetches<R> && a_step == 1) {
+      for (; k < end; k += Step::kAtOnce) Step::template add<false>(acc, a, k, b + k * b_step, 0);
+    } else {
+      for (; k < end; k += Step::kAtOnce)
+        Step::template add<true>(acc, a, k * a_step, b + k * b_step, kAhead * a_step);
+    }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4

@@ -58,7 +58,7 @@ void add_tiled_outer(const float* a, int64_t ld, int64_t K, const Range& rows,
                      Parts<parts>* operand, std::initializer_list<OuterTarget<IO, parts>> targets,
                      bool first_time) {
   constexpr int L = kLanes<float>;
-  alignas(64) float sums[kBlockRows<Parts<parts>> * kMaxVecs * L];
+  alignas(64) float sums[kBlockRows<Parts<parts>> * kPlainVecs * L];
   const int64_t depth = round_up(K, kTileDepth);
   for_blocks(rows.end - rows.begin, kOuterRows, [&](int64_t begin, int64_t count) {
     begin += rows.begin;
@@ -86,7 +86,7 @@ void add_tiled_outer(const float* a, int64_t ld, int64_t K, const Range& rows,
 template <class IO, class Op, Cell cell>
 void BackwardPass<IO, Op, cell>::tiled_input_grads(int64_t count, bool first_recurrence) {
   const Range mine(count, place_.recurrence_rank(), place_.recurrence_size());
-  alignas(64) C sums[kBlockRows<Op> * kMaxVecs * L];
+  alignas(64) C sums[kBlockRows<Op> * kPlainVecs * L];
   const int64_t K = G * gate_;
   for_blocks(mine.end - mine.begin, kInputGradRows, [&](int64_t begin, int64_t rows) {
     begin += mine.begin;
