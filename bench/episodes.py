@@ -4,8 +4,8 @@
 An update of sb3-contrib's RecurrentPPO, the learning alone without the environments, over rollouts
 of CartPole: its own LSTM policy beside that of `fused_rnn.rl`. And a pass forward and back of
 torchrl's LSTMModule and GRUModule over a batch in which trajectories begin: its own backends beside
-`fused_rnn.rl`. All from the same parameters, in turns. Needs the extra `interop`, and `hoptorch` for
-torchrl's scan.
+`fused_rnn.rl`. All from the same parameters, in turns. Needs the extra `interop`, and `hoptorch`
+for torchrl's scan.
 """
 
 import argparse

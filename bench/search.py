@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -38,7 +38,7 @@ _SHARPNESS = 8.0
 # The model in fewer bits.
 _SMALLER: dict[str, Callable[[LanguageModel], LanguageModel]] = {
     "fused_rnn, bfloat16 model": lambda model: deepcopy(model).bfloat16(),
-    "fused_rnn, int8 model": lambda model: quantize(deepcopy(model)),
+    "fused_rnn, int8 model": lambda model: cast(LanguageModel, quantize(deepcopy(model))),
 }
 
 

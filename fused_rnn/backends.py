@@ -128,6 +128,36 @@ _requested: ContextVar[str] = ContextVar("fused_rnn_backend", default="auto")
 _open_contexts: list[str] = []
 
 
+# Whether `explained` makes the call that is under way.
+_explaining: ContextVar[bool] = ContextVar("fused_rnn_explaining", default=False)
+
+
+class Explained(Exception):
+    """The end of a call that `explained` makes: what would have run it, and how that was asked."""
+
+    def __init__(self, found: Query | str, requested: str = "auto") -> None:
+        super().__init__(found, requested)
+        self.found = found
+        self.requested = requested
+
+
+def explained(call: Callable[[], object]) -> Explained | None:
+    """Where a call comes to what runs it, which it does not run; None if it never did."""
+    token = _explaining.set(True)
+    try:
+        call()
+    except Explained as end:
+        return end
+    finally:
+        _explaining.reset(token)
+    return None
+
+
+def is_explaining() -> bool:
+    """Whether a call is to end with `Explained` instead of a run."""
+    return not torch.compiler.is_compiling() and _explaining.get()
+
+
 def check_name(name: str) -> str:
     """`name` itself, if it names a backend or "auto".
 
@@ -163,7 +193,10 @@ def choose(query: Query, requested: str = "auto") -> str:
     Raises:
         RuntimeError: the backend asked for by name cannot run `query`.
         ValueError: `requested` is no backend.
+        Explained: this is what was wanted of the call.
     """
+    if is_explaining():
+        raise Explained(query, requested)
     name = asked_for(requested)
     if name == "auto":
         name, reasons = _first_able(query)

@@ -90,6 +90,7 @@ class FusedCell(Convertible, Prepackable, Watchable, nn.RNNCellBase):
         h0, c0 = (*states, None, None)[:2]
         packs = self._packs(weights, x, *states)
         if packs is not None:
+            self._explain_packed()
             hn, cn = prepacked_step(*contiguous(x, h0, c0), packs[0])
             return (hn,) if cn is None else (hn, cn)
         cell = self._cell()

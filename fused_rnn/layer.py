@@ -115,6 +115,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         validation.check_first_weights(weights, (rows, self.input_size), (rows, output))
         packs = self._packs(weights, x, *states)
         if packs is not None and not (self.training and self.dropout):
+            self._explain_packed()
             lengths = lengths if packing is None else packing.lengths
             runs = [_of_packed(pack) for pack in packs]
             return inferred_stack(runs, x, h0, c0, lengths, resets, kept)

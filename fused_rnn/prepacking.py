@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from . import backends, native
 from .autograd import records_gradient, transformed
 
-# Those asked for by which the packed weights serve.
+# Requested backends that may use packed weights.
 _BACKENDS = ("auto", "native")
 
 
@@ -79,6 +79,11 @@ class Prepackable(nn.Module):
         if transformed() or records_gradient(*inputs, *weights):
             return None
         return kept.packs if backends.asked_for(self.backend) in _BACKENDS else None
+
+    def _explain_packed(self) -> None:
+        """Ends a call that `explain` makes and packed weights serve."""
+        if backends.is_explaining():
+            raise backends.Explained("native runs this\n  on weights that `prepacked` keeps")
 
 
 @contextmanager

@@ -105,6 +105,8 @@ class Quantized(Passing, FixedTypes):
         output = getattr(self, "proj_size", 0) or hidden
 
         def run(x: Tensor, h: Any, c: Any, lengths: Any, resets: Any) -> Sequence[Any]:
+            if backends.is_explaining():
+                raise backends.Explained(self._explain(x))
             if not _has_kernels(x):
                 return self._run_reference(suffixes, reverse, x, h, c, lengths, resets)
             weights = [t for suffix in suffixes for t in self._tensors(suffix)]
@@ -152,10 +154,10 @@ class Quantized(Passing, FixedTypes):
             y, hn, cn = y.squeeze(0), hn.squeeze(0), None if cn is None else cn.squeeze(0)
         return y, hn, cn
 
-    def _explain(self) -> str:
-        """What runs it."""
-        reason = native.why_unavailable()
-        if reason is not None:
+    def _explain(self, x: Tensor) -> str:
+        """What runs an input."""
+        if not _has_kernels(x):
+            reason = native.why_unavailable() or f"its kernels run on the CPU, not on {x.device}"
             return f"reference runs this with {self.storage} weights\n  not native: {reason}"
         return f"native runs this with {self.storage} weights on {native.stored_instruction_set()}"
 
