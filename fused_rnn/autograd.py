@@ -268,7 +268,7 @@ def _mapped_backward(plan: Plan, size: int, dims: Sequence[Any], *args: Any) -> 
 
 
 def _packed(x: Tensor, mapped: int | None) -> bool:
-    """Whether x is of packed rows, (rows, I), which have no axis of the batch."""
+    """Whether x holds packed rows, (rows, I), without an axis for the batch."""
     return x.dim() - (mapped is not None) == 2
 
 
@@ -288,7 +288,7 @@ def _forward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
 
 
 def _backward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
-    """Its gradient: (dy, dhn, dcn, x, h0, c0, *weights) -> (dx, dh0, dc0, *dweights)."""
+    """That map's gradient: (dy, dhn, dcn, x, h0, c0, *weights) -> (dx, dh0, dc0, *dweights)."""
     forward = _forward_map(plan, lengths, resets)
     needs = plan.needs
 

@@ -25,7 +25,7 @@ class Call(NamedTuple):
     kept: list[Layer] | None = None  # takes what goes in and out of every layer, of packed input
 
     def batch(self) -> int:
-        """B."""
+        """The batch size B."""
         return self.x.size(1) if self.packing is None else self.packing.batch
 
 

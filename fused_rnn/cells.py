@@ -61,7 +61,7 @@ class FusedCell(Convertible, Prepackable, Watchable, nn.RNNCellBase):
     def _run_asked(
         self, x: Tensor, states: Sequence[Tensor], weights: list[Tensor]
     ) -> tuple[Tensor, ...] | None:
-        """The same of objects that only act as tensors, or where each row's gradients are asked.
+        """The new states for what only acts as a tensor, or where each row's gradients are asked.
 
         None where neither is so.
         """

@@ -94,14 +94,14 @@ def register() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Adds the formulas to that module where it is first imported.
+    """An import hook that adds the formulas once torch.utils.flop_counter is imported.
 
     To import it for them would cost a third of a second where it brings Triton, and a counter takes
     no formula that comes after it.
     """
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """How to import that module; None for any other."""
+        """The spec of torch.utils.flop_counter, whose loader adds the formulas; else None."""
         if name != _COUNTER:
             return None
         sys.meta_path.remove(self)

@@ -172,7 +172,7 @@ class SequenceForms(Piecewise):
 
 
 def _batch_beside(indices: Tensor | None, states: States) -> int | None:
-    """B as other tensors than the batch sizes have it, for a graph, which cannot read those."""
+    """The batch size by other tensors than batch_sizes, which a traced graph cannot read."""
     if not torch.compiler.is_compiling():
         return None
     if indices is not None:

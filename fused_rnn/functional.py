@@ -147,7 +147,7 @@ def _run(
     options: _Options,
     backend: str,
 ) -> LayerOutput:
-    """`stack` after all checks; a single sequence is a batch of one."""
+    """Results of `stack` after all checks; a single sequence becomes a batch of one."""
     cell, directions = options.cell, 2 if options.bidirectional else 1
     validation.check_input_dim(cell.partition("_")[0].upper(), input)
     batched = input.dim() == 3

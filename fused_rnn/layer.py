@@ -56,7 +56,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         return self._run_batch(call)
 
     def _run_asked(self, call: Call) -> LayerOutput | None:
-        """The same of objects that only act as tensors, or where each row's gradients are asked.
+        """The results for what only acts as a tensor, or where each row's gradients are asked.
 
         None where neither is so.
         """
@@ -95,7 +95,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         return overrides.layer(cell, x, states, shapes, weights, options, packing)
 
     def _run_batch(self, call: Call) -> LayerOutput:
-        """The same of tensors, in the autocast dtype where there is one."""
+        """The results for plain tensors, computed in the autocast dtype where there is one."""
         x, states, weights, lengths, resets, packing, kept = call
         lowered = precision.lowered(x, states, weights)
         if lowered is not None:
@@ -154,5 +154,5 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
 
 
 def _of_packed(pack: Tensor) -> Callable[..., Sequence[Any]]:
-    """A layer's op over its packed weights."""
+    """A function that runs the prepacked op of one layer on its packed weights."""
     return lambda x, h, c, lengths, resets: prepacked_forward(x, h, c, pack, lengths, resets)

@@ -226,7 +226,7 @@ def stored_instruction_sets() -> list[str]:
 
 
 def stored_instruction_set() -> str:
-    """Returns the one of these in use.
+    """Returns the instruction set in use for weights of fewer bits.
 
     Raises:
         RuntimeError: there is no extension.

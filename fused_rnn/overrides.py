@@ -39,7 +39,7 @@ def layer(
     options: tuple[Any, ...],
     packing: Packing | None,
 ) -> LayerOutput:
-    """What such an argument makes of all layers.
+    """The results of all layers, computed by torch.nn's function for arguments of that kind.
 
     Args:
         cell: a key of `torch_backend.FUNCTIONS`.
@@ -61,7 +61,7 @@ def layer(
 def step(
     cell: str, x: Any, states: Sequence[Any], weights: list[Any], hidden_size: int
 ) -> tuple[Any, ...]:
-    """What such an argument makes of one step of a cell: (h,), for the LSTM (h, c).
+    """The new states of a cell, (h,) or (h, c), computed by torch.nn's function for such arguments.
 
     Args:
         cell: a key of `torch_backend.FUNCTIONS`.

@@ -35,7 +35,7 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Tensor) -> "Packing":
-        """That of rows with `lengths`, (B,), which never grow and are at least 1."""
+        """The packing of rows with `lengths`, (B,), which never grow and are at least 1."""
         steps = torch.arange(int(lengths[0]) if len(lengths) else 1, device="cpu")
         batch_sizes = (lengths.cpu() > steps.unsqueeze(1)).sum(1)
         return cls(batch_sizes, int(batch_sizes.sum()), lengths.device)

@@ -71,7 +71,7 @@ class Pieces:
         return grid.index_put((self._places,), data).view(self.steps, self.batch, *data.shape[1:])
 
     def first(self, given: Sequence[Tensor], at_marks: Sequence[Tensor]) -> list[Tensor]:
-        """`first_states` of h and for the LSTM c; no `at_marks` are zeros."""
+        """The first states of all pieces, of h and for the LSTM c; without `at_marks` zeros."""
         own: Sequence[Tensor | None] = at_marks or [None] * len(given)
         return [self.first_states(*both) for both in zip(given, own, strict=True)]
 

@@ -151,7 +151,7 @@ class Piecewise(nn.Module):
     def _run_packed_pieces(
         self, call: Call, steps: Steps, packing: Packing
     ) -> tuple[LayerOutput, States | None]:
-        """The same of packed input, all steps in packed order."""
+        """What `_run_pieces` returns, for packed input: all steps in packed order."""
         on_grid = [packing.pad(state).transpose(1, 2) for state in steps.at_marks]
         resets = None if call.resets is None else packing.pad(call.resets)
         padded = Call(packing.pad(call.x), call.states, call.weights, packing.lengths, resets)
@@ -176,7 +176,7 @@ class Piecewise(nn.Module):
 
 
 def _parted(output: LayerOutput) -> tuple[Tensor, list[Tensor]]:
-    """The outputs, and the states that there are."""
+    """The parts of a result: the outputs, and one or two states."""
     return output.y, [state for state in output[1:] if state is not None]
 
 

@@ -56,7 +56,7 @@ class Prepackable(nn.Module):
         raise NotImplementedError
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The same packed."""
+        """The packed weights, one tensor of bytes a layer."""
         raise NotImplementedError
 
     def _held(self) -> _Kept | None:

@@ -39,7 +39,7 @@ _DRIVER = Path("/sys/module/nvidia/version")
 
 
 class Key(NamedTuple):
-    """All that a verdict holds for."""
+    """The device and installation that a verdict holds for."""
 
     device: str
     driver: str
@@ -107,7 +107,7 @@ def save(index: int, verdicts: Verdicts) -> Path:
 
 @cache
 def _verdicts(index: int) -> Verdicts:
-    """What was kept of a device; nothing where nothing can be read."""
+    """The verdicts kept on disk for a device; empty where none can be read."""
     try:
         found: Any = json.loads(_path(key_of(index)).read_text(encoding="utf-8"))
         return {backend: dict(of) for backend, of in found["verdicts"].items()}

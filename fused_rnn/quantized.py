@@ -155,7 +155,7 @@ class Quantized(Passing, FixedTypes):
         return y, hn, cn
 
     def _explain(self, x: Tensor) -> str:
-        """What runs an input."""
+        """A description of what would run an input."""
         if not _has_kernels(x):
             reason = native.why_unavailable() or f"its kernels run on the CPU, not on {x.device}"
             return f"reference runs this with {self.storage} weights\n  not native: {reason}"

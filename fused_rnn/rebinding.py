@@ -85,7 +85,7 @@ class _Rebinding:
 
 
 def _compiler(function: FunctionType) -> Callable[[Any], Any] | None:
-    """What made `function` of another, with the options it was given, if that is torch.compile."""
+    """The decorator of torch.compile, with its options, that made `function`; None if none did."""
     if getattr(function, "_torchdynamo_wrapper_id", None) != id(function):
         return None
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))

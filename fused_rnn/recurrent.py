@@ -15,7 +15,7 @@ _OPS |= {f"{op}_cell" for op in _OPS}
 
 
 def kind_of(module: nn.Module) -> str | None:
-    """What makes a module a recurrent one of PyTorch's; None where it is none."""
+    """The reason why a module counts as a recurrent one of PyTorch's; None where it does not."""
     if isinstance(module, torch.jit.ScriptModule):
         return f"{module.original_name} in TorchScript" if _scripted(module) else None
     for base in type(module).__mro__:

@@ -175,7 +175,7 @@ def _has_kernel(rows: Tensor) -> bool:
 
 
 def _top(values: Tensor, k: int) -> Top:
-    """The same by PyTorch.
+    """The result of `top`, by PyTorch's operations.
 
     Long rows are looked through in chunks: the k largest lie in the k chunks with the largest
     maxima, so that the slow selection sees few numbers. `torch.topk` promises no order of equal
@@ -220,7 +220,7 @@ def _advance(
     eos: int | None,
     retire: bool,
 ) -> Advanced:
-    """The same by PyTorch."""
+    """The result of `advance`, by PyTorch's operations."""
     (B, W), K = live.shape, notes.tokens.size(2)
     missing = -(-2 * K // W) - found.values.size(1)
     if missing > 0:
@@ -259,7 +259,7 @@ def _advance(
 def _outlive(
     found: Best, before: Outlived, limits: Tensor | None, any_broken: Tensor, eos: int | None
 ) -> Outlived:
-    """The same by PyTorch."""
+    """The result of `outlive`, by PyTorch's operations."""
     alive, reached, lengths = before
     any_broken.logical_or_(broken(found.peaks, alive))
     possible = (found.values.squeeze(1) > -torch.inf) & found.peaks.isfinite()

@@ -78,7 +78,7 @@ def stack(
 
 
 def _on_rows(function: Callable[[Tensor], Tensor], packing: Packing) -> Callable[[Tensor], Tensor]:
-    """A function of packed rows as one of their grid."""
+    """A function of the padded grid that applies a function of packed rows."""
     return lambda grid: packing.pad(function(packing.pack(grid)))
 
 

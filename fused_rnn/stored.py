@@ -164,7 +164,7 @@ class StoredWeight(FixedTypes):
 
 
 def _stored(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """The matrix in a type, and the scales of int8 rows."""
+    """The matrix converted to a storage type, and the scales of int8 rows."""
     if dtype != torch.int8:
         return weight.to(dtype), None
     scale = weight.abs().amax(1) / LARGEST
@@ -187,7 +187,7 @@ def _panels(values: Tensor, part: Panels) -> Tensor:
 
 
 def _rows(values: Tensor, part: Panels) -> Tensor:
-    """What each row of these gates has, (gates * H,), as the panels have it."""
+    """One value for each row of some gates, (gates * H,), in the order of the panels."""
     gates = values.unflatten(0, (part.gates, -1))
     gates = nn.functional.pad(gates, (0, -gates.shape[1] % part.units))
     return gates.unflatten(1, (-1, part.units)).transpose(0, 1).contiguous()

@@ -74,7 +74,7 @@ def layer(
 
 
 def _ragged(call: _Call, x: Tensor, states: list[Tensor], lengths: Tensor) -> list[Tensor]:
-    """The same for rows of unlike length, packed; PyTorch asks for their lengths on the host."""
+    """Results for rows of unlike length, packed; PyTorch asks for their lengths on the host."""
     # Packing refuses empty rows: they take one step of zeros, which is thrown away.
     some = (lengths > 0).unsqueeze(1)
     x = torch.where(some, x, 0)

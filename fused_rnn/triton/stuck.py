@@ -23,7 +23,7 @@ class _Word(NamedTuple):
 
 @functools.cache
 def _word() -> _Word:
-    """Returns what is made with the first launch that waits."""
+    """Returns the host memory for such words, made with the first launch that waits."""
     pinned = torch.cuda.is_available()
     tensor = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=pinned)
     return _Word(tensor, memoryview(tensor.numpy()), {_REST: 1})
@@ -35,7 +35,7 @@ def word() -> Tensor:
 
 
 def number(kernel: str, steps: int, batch: int, count: int, hidden: int) -> int:
-    """Returns the number of such launches."""
+    """Returns the number that identifies a launch whose wait may run out."""
     names = _word().names
     name = f"{kernel}, T {steps}, B {batch}, N {count}, H {hidden}"
     if len(names) == _MOST:
