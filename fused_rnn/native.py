@@ -4,6 +4,7 @@
 from bisect import bisect_left
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ except ImportError as error:
     _REASON = f"the extension fused_rnn._C cannot be loaded ({error})"
 
 # The CUDA kernels, which need the CUDA build of torch that they were linked with.
+_CUDA_LIBRARY = "libfused_rnn_ops_cuda.so"
 _CUDA: ModuleType | None
 _CUDA_REASON: str | None = None
 try:
@@ -186,9 +188,9 @@ def fallbacks() -> dict[str, int]:
     return {} if _CUDA is None else dict(_CUDA.fallbacks())
 
 
-def cuda_library() -> str | None:
-    """Returns the file of the extension with the CUDA kernels; None where it is not loaded."""
-    return None if _CUDA is None else _CUDA.__file__
+def cuda_library() -> Path | None:
+    """Returns the library with the CUDA kernels; None where it is not loaded."""
+    return None if _CUDA is None else Path(str(_CUDA.__file__)).with_name(_CUDA_LIBRARY)
 
 
 def build_info() -> dict[str, str]:

@@ -70,10 +70,10 @@ def _triton() -> str:
 
 @cache
 def _library() -> str:
-    """A hash of the kernels: the extension's file, and the sources of Triton's."""
+    """A hash of the kernels: the library of CUDA's, and the sources of Triton's."""
     paths = sorted(Path(__file__).with_name("triton").glob("*.py"))
-    extension = native.cuda_library()
-    paths += [] if extension is None else [Path(extension)]
+    library = native.cuda_library()
+    paths += [] if library is None else [library]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 

@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -119,6 +120,19 @@ def test_a_verdict_holds_for_its_key_alone(part: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(proven, "key_of", lambda index: key)
     forget()
     assert why_not("native", HALF) is not None
+
+
+def test_other_kernels_have_another_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are in the library, not in the module that Python imports."""
+    module = ModuleType("_C_cuda")
+    module.__file__ = str(tmp_path / "_C_cuda.so")
+    monkeypatch.setattr(native, "_CUDA", module)
+    found = set()
+    for kernels in (b"these", b"others"):
+        (tmp_path / "libfused_rnn_ops_cuda.so").write_bytes(kernels)
+        proven._library.cache_clear()
+        found.add(proven._library())
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(
