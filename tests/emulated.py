@@ -86,7 +86,7 @@ class Emulator:
 
     def __init__(self) -> None:
         path = str(BUILD / "emulated.so")
-        ops.PAIRS[NAME] = ops._define(NAME)
+        ops.PAIRS[NAME] = ops._pair(NAME)
         torch.ops.load_library(path)
         autograd._register(autograd._LIBRARY, ops.PAIRS[NAME])
         self._library = ctypes.CDLL(path)
