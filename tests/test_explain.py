@@ -18,7 +18,7 @@ LENGTHS = torch.tensor([5, 0, 2])
 MARKS = torch.zeros(5, 3, dtype=torch.bool).index_fill(0, torch.tensor([2]), True)
 STATES = torch.randn(5, 1, 3, 6)
 
-# A call, and the backend that PyTorch's layers leave it to once they are asked for by name.
+# A call, and why PyTorch's layers cannot serve it; None where they can.
 CALLS: dict[str, tuple[dict[str, Any], str | None]] = {
     "plain": ({}, None),
     "lengths": ({"lengths": LENGTHS}, None),
@@ -97,7 +97,7 @@ def test_what_forward_raises(name: str) -> None:
     assert str(said.value) == str(ours.value)
 
 
-def test_autocast_and_projections_on_the_dtype_that_runs() -> None:
+def test_under_autocast() -> None:
     layer = fused_rnn.FusedLSTM(4, 6, proj_size=2, backend="torch")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert explain(layer, X).startswith("torch runs this")
