@@ -44,7 +44,7 @@ $(VENV)/extra-%: $(VENV)/base pyproject.toml
 	FUSED_RNN_BUILD=0 $(PIP) install --no-build-isolation -e '.[$*]'
 	touch $@
 
-$(VENV)/built: $(VENV)/base setup.py fused_rnn/schemas.py $(shell find csrc -type f)
+$(VENV)/built: $(VENV)/base setup.py fused_rnn/ops/schemas.py $(shell find csrc -type f)
 	$(PY) setup.py -q build_ext --inplace
 	touch $@
 

@@ -75,8 +75,8 @@ def cpu_extensions() -> list[Extension]:
 
 
 def write_schemas(folder: Path) -> None:
-    """Writes schemas.h, whose list of C++ strings is that of fused_rnn/schemas.py."""
-    schemas = runpy.run_path("fused_rnn/schemas.py")["COMPILED"]
+    """Writes schemas.h, whose list of C++ strings is that of fused_rnn/ops/schemas.py."""
+    schemas = runpy.run_path("fused_rnn/ops/schemas.py")["COMPILED"]
     lines = [f"    {json.dumps(name + schema)},\n" for name, schema in schemas.items()]
     head = "#pragma once\nnamespace fused_rnn {\nconstexpr const char* kSchemas[] = {\n"
     text, path = head + "".join(lines) + "};\n}\n", folder / "schemas.h"

@@ -4,18 +4,18 @@
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from bench import report
+from bench import report, titles
 from bench.comparison import geometric_mean
-from bench.harness import Row
+from bench.rows import Row
 
 _BEAMS = ("beam 1", "beam 2")
 
 
 def _machine(rows: Sequence[Row]) -> str:
     row = rows[-1]
-    threads = report.counted(row["threads"], "thread")
+    threads = titles.counted(row["threads"], "thread")
     software = f"torch {row['torch']}, Python {row['python']}"
-    return f"{report.device(row)}, {threads}; {software}; {report.origin(rows)}."
+    return f"{titles.device(row)}, {threads}; {software}; {report.origin(rows)}."
 
 
 def _by(rows: Sequence[Row], *columns: str) -> list[list[Row]]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fused_rnn.layer import FusedLayer
-from fused_rnn.modules import FusedLSTM
+from fused_rnn.nn.fused_layer import FusedLayer
+from fused_rnn.nn.layers import FusedLSTM
 from fused_rnn.seq2seq import LanguageModel, LanguageModelConfig, Translator, TranslatorConfig
 
 # The standard deviation of the weights where the book writes its networks out.

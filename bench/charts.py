@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.comparison import Comparison
-from bench.report import CELLS, MODES, device
+from bench.titles import CELLS, MODES, device
 
 _COLORS = {"lstm": "#3b6fb6", "gru": "#d9822b", "rnn_tanh": "#4a9a5b"}
 _PROVIDERS = {"fused_rnn": "#c0392b", "torch.nn": "#3b6fb6", "onnxruntime": "#7f8c8d"}

@@ -5,8 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.harness import Row
-from bench.rows import machine_of
+from bench.rows import Row, machine_of
 
 # Rows of this package, and what their names say in a table.
 OURS = {

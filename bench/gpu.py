@@ -17,11 +17,14 @@ import torch
 from bench import first_call, gpu_report, machine, problems, rehearsal
 from bench.cases import Case
 from bench.gpu_providers import BUILDS, COMPILED, EAGER, FAILURES, GRAPHS, dtype_of
-from bench.harness import Row, empty_row
+from bench.harness import empty_row
 from bench.problems import Gate, Problem
 from bench.providers import Call, NoPeer, Unavailable, query_of
 from bench.race import LEAVE
-from fused_rnn import backends, native
+from bench.rows import Row
+from fused_rnn import extensions
+from fused_rnn.backends import choice
+from fused_rnn.backends.backend import Query
 
 _HIDDEN = (64, 128, 256, 512, 768, 1024, 2048)
 _BATCH = (1, 8, 16, 64, 128)
@@ -133,7 +136,7 @@ class _Desk:
             self._problems[key] = made.to(self._device, getattr(torch, dtype))
         return self._problems[key]
 
-    def query(self) -> backends.Query:
+    def query(self) -> Query:
         """What the choice of a backend for the case depends on."""
         return query_of(self.problem(self._case.steps, self._case.dtype))
 
@@ -149,7 +152,7 @@ class _Desk:
         return (call if whole is short else build(whole, self._mode)), error
 
 
-def _ran(query: backends.Query, served_by: str) -> Row:
+def _ran(query: Query, served_by: str) -> Row:
     """Which CUDA kernels ran last, and how often others did that were planned too large.
 
     Raises:
@@ -157,9 +160,9 @@ def _ran(query: backends.Query, served_by: str) -> Row:
     """
     if (served_by, query.device) != ("native", "cuda"):
         return {}
-    native.check_waits()
-    ran = [native.last_plan(backward) for backward in (False, True)]
-    return {"ran": ran, "fallbacks": native.fallbacks()}
+    extensions.check_waits()
+    ran = [extensions.last_plan(backward) for backward in (False, True)]
+    return {"ran": ran, "fallbacks": extensions.fallbacks()}
 
 
 def _measured(desk: _Desk, name: str, timer: Timer) -> Row:
@@ -172,7 +175,7 @@ def _measured(desk: _Desk, name: str, timer: Timer) -> Row:
             return {"error": error, "reason": f"wrong: {error:.3g} times the tolerance"}
         found = {"served_by": call.served_by, "error": error}
         if ours:
-            found["plan"] = backends.explain(desk.query(), call.served_by)
+            found["plan"] = choice.explain(desk.query(), call.served_by)
         return found | timer(call.run) | _ran(desk.query(), call.served_by)
     except NoPeer as why:
         return {"reason": str(why), "no_peer": True}

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench import report
+from bench import report, titles
 from bench.comparison import geometric_mean
-from bench.harness import Row
-from bench.rows import machine_of
+from bench.rows import Row, machine_of
 
 OURS = ("fused_rnn", "fused_rnn-triton")
 TITLES = {"fused_rnn": "CUDA", "fused_rnn-triton": "Triton"}
@@ -61,7 +60,7 @@ def means(rows: Sequence[Row]) -> list[list[str]]:
         machine_of(rows, "gpu")
     lines = []
     for own in OURS:
-        for mode in report.MODES:
+        for mode in titles.MODES:
             for title, others, keep in _SETS:
                 found = [
                     (ratio(by, own, others), memory(by, own))
@@ -74,7 +73,7 @@ def means(rows: Sequence[Row]) -> list[list[str]]:
                     mean, low = geometric_mean(ratios), min(ratios)
                     most = f"{max(used):.2f}" if used else "–"
                     cells = [report.times(mean), report.times(low), most, str(len(ratios))]
-                    lines.append([TITLES[own], title, report.MODES[mode], *cells])
+                    lines.append([TITLES[own], title, titles.MODES[mode], *cells])
     return lines
 
 
@@ -176,7 +175,7 @@ def full(rows: Sequence[Row]) -> str:
         if mode != "first call":
             times = [_time(by, [name]) for name in providers]
             shown = [report.number(None if time is None else 1e6 * time) for time in times]
-            lines.append([case, report.MODES[mode], *shown])
+            lines.append([case, titles.MODES[mode], *shown])
     missing: dict[str, int] = {}
     for row in rows:
         if row.get("reason"):

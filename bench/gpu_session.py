@@ -181,7 +181,12 @@ def measure(session: Session) -> None:
 def first(session: Session) -> None:
     """Whether the kernels are right, and 48 rows of how fast."""
     if build(session) and smoke(session):
-        options = ("tests/test_cuda_device.py", "-m", "not long", *rehearsal.SOME_TESTS)
+        options = (
+            "tests/kernels/cuda/test_cuda_device.py",
+            "-m",
+            "not long",
+            *rehearsal.SOME_TESTS,
+        )
         tests(session, "cuda", *options, workers=_WORKERS, limit=25, most=130)
         measure(session)
 
@@ -192,13 +197,30 @@ def second(session: Session) -> None:
         return
     measure(session)
     tests(
-        session, "stress", "tests/test_cuda_device.py", "-m", "long", workers=1, limit=60, most=60
+        session,
+        "stress",
+        "tests/kernels/cuda/test_cuda_device.py",
+        "-m",
+        "long",
+        workers=1,
+        limit=60,
+        most=60,
     )
     threads(session)
     sanitize(session)
     profile(session)
-    tests(session, "triton", "tests/test_triton_device.py", workers=_WORKERS, limit=60, most=120)
-    graphs = ("tests/test_search_graphs.py", "tests/test_language_model.py", "-k", "on_a_gpu")
+    tests(
+        session,
+        "triton",
+        "tests/kernels/triton/test_triton_device.py",
+        workers=_WORKERS,
+        limit=60,
+        most=120,
+    )
+    graphs = (
+        *("tests/seq2seq/test_search_graphs.py", "tests/seq2seq/test_language_model.py"),
+        *("-k", "on_a_gpu"),
+    )
     tests(session, "applications", *graphs, workers=1, limit=60, most=60)
 
 

@@ -14,7 +14,7 @@ import torch
 from bench import problems, rehearsal
 from bench.cases import Case
 from bench.providers import ours
-from fused_rnn import native
+from fused_rnn import extensions
 
 PASSES = ("forward", "backward")
 
@@ -55,7 +55,7 @@ SMOKES = {
 
 def plan(smoke: Smoke, backward: bool) -> str:
     """Which CUDA kernels are to run a pass of it on the current device."""
-    return native.cuda_plan(
+    return extensions.cuda_plan(
         smoke.cell,
         getattr(torch, smoke.dtype),
         steps=smoke.steps,

@@ -12,17 +12,12 @@ from typing import Any, NamedTuple
 
 from bench.cases import Case
 from bench.machine import ROOT
+from bench.rows import Row, is_ours
 
-Row = dict[str, Any]
 # Compared by memory: those that allocate in the same way, and need no compilation.
 _MEMORY = ("fused_rnn", "torch.nn", "torch.nn-loop", "torch.nn-pieces")
 # Backends that are this package's own work; a row served by another is a failure.
 KERNELS = ("native", "triton")
-
-
-def is_ours(provider: str) -> bool:
-    """Whether a provider runs this package's layers, as they are or in some special way."""
-    return provider.startswith("fused_rnn")
 
 
 class Contestant(NamedTuple):

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from bench import problems
+from bench.package import Query, choice
 from bench.problems import Problem
-from fused_rnn import backends, prepacked
+from fused_rnn import prepacked
 
 # Unrolled by the compiler: beyond this many steps it takes minutes to compile.
 COMPILED_STEPS = 64
@@ -96,15 +97,15 @@ def ours(problem: Problem, mode: str, backend: str = "auto") -> Call:
     if problem.resets is not None:
         extra["resets"] = problem.resets
     forward = (lambda x, hx: layer(x, hx, **extra)) if extra else layer
-    served_by = backends.choose(query, backend)
+    served_by = choice.choose(query, backend)
     return call_of(problem, mode, forward, layer.parameters(), served_by)
 
 
-def query_of(problem: Problem) -> backends.Query:
+def query_of(problem: Problem) -> Any:
     """What the choice of a backend for a problem depends on."""
     case = problem.case
     reverse = (0, 1) if case.directions == 2 else (0,)
-    return backends.Query(
+    return Query(
         *(case.cell, problem.x.dtype, problem.x.device.type, reverse, problem.resets is not None),
         device_index=problem.x.device.index,
         hidden=case.hidden,
@@ -119,7 +120,7 @@ def _prepacked(problem: Problem, mode: str) -> Call:
     # Open as long as the layer is there.
     layer.held = prepacked(layer)
     layer.held.__enter__()
-    served_by = backends.choose(query_of(problem))
+    served_by = choice.choose(query_of(problem))
     return call_of(problem, mode, layer, layer.parameters(), served_by)
 
 

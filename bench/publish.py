@@ -13,10 +13,11 @@ import torch
 
 from bench import applications, gpu_report, report
 from bench.comparison import compare
-from bench.harness import Row
 from bench.machine import ROOT
-from bench.rows import load, machine_of
-from fused_rnn import backends, native, triton
+from bench.rows import Row, load, machine_of
+from fused_rnn import extensions
+from fused_rnn.backends import choice, triton
+from fused_rnn.backends.backend import Query
 from fused_rnn.ops import GATES, RECOMPUTED
 
 PLACE = ROOT  # of README and the guides
@@ -62,10 +63,14 @@ def _quoted(content: str) -> str:
     return content.replace("\\", r"\\")
 
 
-def _can(backend: str, query: backends.Query) -> bool:
+def _can(backend: str, query: Query) -> bool:
     """Whether a backend runs a query where it is built and has its device."""
-    reason = backends.PREDICATES[backend](query)
-    of_this_machine = native.why_unavailable, native.why_cuda_unavailable, triton.why_unavailable
+    reason = choice.BACKENDS[backend].why_not(query)
+    of_this_machine = (
+        extensions.why_unavailable,
+        extensions.why_cuda_unavailable,
+        triton.why_unavailable,
+    )
     return reason is None or reason in [why() for why in of_this_machine]
 
 
@@ -75,7 +80,7 @@ def _listed(able: list[str], known: int) -> str:
 
 def _support(name: str, devices: tuple[str, ...], what: str) -> list[str]:
     """The line of one backend on some devices."""
-    plain = backends.Query("gru", torch.float32, devices[0])
+    plain = Query("gru", torch.float32, devices[0])
     able = [word for device, word in _DEVICES.items() if _can(name, plain._replace(device=device))]
     cells = [word for cell, word in _CELLS.items() if _can(name, plain._replace(cell=cell))]
     dtypes = [
@@ -99,7 +104,7 @@ def support_table() -> str:
     rows = gpu_rows()
     ran = {row["served_by"] for row in rows if row["p50"] is not None}
     lines = []
-    for name in backends.PREDICATES:
+    for name in choice.BACKENDS:
         for devices, (what, passed) in _BACKENDS[name].items():
             if passed and name not in ran:
                 what = f"{what}: {passed}, {_OWED.format('first')}"

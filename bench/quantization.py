@@ -25,6 +25,7 @@ from bench import machine
 from bench.peers import quantized_onnx
 from bench.providers import Unavailable
 from fused_rnn.cli.timing import alternate
+from fused_rnn.nn.quantization.stored import STORAGES
 from fused_rnn.seq2seq import (
     SearchOptions,
     corpus_scores,
@@ -34,7 +35,6 @@ from fused_rnn.seq2seq import (
     load_translator,
     translate,
 )
-from fused_rnn.stored import STORAGES
 from fused_rnn.text import Pairs, corpus, normalize, python_topics, read_pairs, split_pairs
 
 RESULTS = machine.ROOT / "bench" / "results" / "quantization.jsonl"

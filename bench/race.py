@@ -15,9 +15,9 @@ import torch
 
 from bench import bounds, peers, problems
 from bench.cases import Case
-from bench.harness import is_ours
+from bench.package import extensions
 from bench.providers import Call, NoPeer, Unavailable
-from fused_rnn import native
+from bench.rows import is_ours
 
 # A sample lasts at least this long, so that the clock's own cost does not show.
 _SAMPLE = 1e-3
@@ -75,7 +75,9 @@ class Race:
 
     def _enter(self, name: str) -> Entry | None:
         ours = is_ours(name)
-        isa = native.instruction_set() if ours and native.why_unavailable() is None else None
+        isa = (
+            extensions.instruction_set() if ours and extensions.why_unavailable() is None else None
+        )
         try:
             call = peers.PROVIDERS[name](self._problem, self._mode)
             gate = self._gate if call.solves is None else problems.Gate(call.solves, self._mode)

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from bench.cases import Case
-from fused_rnn import native
+from fused_rnn import extensions
 
 REHEARSED = os.environ.get("FUSED_RNN_REHEARSAL") == "1"
 DEVICE = "cpu" if REHEARSED else "cuda"
 # What of the many tests is enough to try.
 SOME_TESTS = ("-k", "test_every_option and gru-") if REHEARSED else ()
 # The sizes of an H200.
-_SIZES = native.CudaDevice(132, 227 * 1024, 16)
+_SIZES = extensions.CudaDevice(132, 227 * 1024, 16)
 _TIMES = {"p20": 1e-3, "p50": 1e-3, "p80": 1e-3, "peak_bytes": 1}
 
 
@@ -30,9 +30,9 @@ def backend(name: str) -> str:
     return "reference" if REHEARSED and name == "triton" else name
 
 
-def device_sizes() -> native.CudaDevice:
+def device_sizes() -> extensions.CudaDevice:
     """Those of the current device."""
-    return _SIZES if REHEARSED else native.cuda_device(torch.cuda.current_device())
+    return _SIZES if REHEARSED else extensions.cuda_device(torch.cuda.current_device())
 
 
 def synchronize() -> None:
@@ -44,12 +44,12 @@ def synchronize() -> None:
 def check_waits() -> None:
     """Raises where a wait of a kernel ran out."""
     if not REHEARSED:
-        native.check_waits()
+        extensions.check_waits()
 
 
 def last_plan(planned: str, backward: bool) -> str:
     """Which CUDA kernels ran the last pass: in a rehearsal those that were planned."""
-    return planned if REHEARSED else native.last_plan(backward)
+    return planned if REHEARSED else extensions.last_plan(backward)
 
 
 def architecture() -> str:
@@ -71,7 +71,7 @@ def timer(real: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
 def play() -> None:
     """Has tests that ask for a CUDA device run on the CPU."""
     plans = {False: "", True: ""}
-    plan = native.cuda_plan
+    plan = extensions.cuda_plan
 
     def cuda_plan(*arguments: Any, backward: bool = False, **sizes: Any) -> str:
         plans[backward] = plan(*arguments, backward=backward, **sizes)
@@ -87,7 +87,7 @@ def play() -> None:
             "_sleep": lambda cycles: None,
         },
         torch.Tensor: {"cuda": lambda tensor: tensor.clone()},
-        native: {
+        extensions: {
             "why_cuda_unavailable": lambda index=0: None,
             "cuda_device": lambda index: _SIZES,
             "cuda_plan": cuda_plan,

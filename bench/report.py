@@ -8,29 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import titles
 from bench.comparison import OURS, Comparison, compare, geometric_mean
-from bench.harness import Row
-from bench.rows import load, machine_of
-
-CELLS = {
-    "lstm": "LSTM",
-    "gru": "GRU",
-    "gru_reset_before": "GRU, reset before",
-    "rnn_tanh": "RNN",
-}
-MODES = {"infer": "inference", "train": "training", "step": "one step"}
-GROUPS = {
-    "core": "The ten shapes of the means",
-    "step": "One step (T = 1)",
-    "bidirectional": "Two layers, both directions",
-    "ragged": "Ragged batches",
-    "resets": "Resets inside the sequence",
-    "textbook": "The textbook GRU (reset gate before the product)",
-    "field": "Layers as packages build them",
-    "half": "bfloat16 and float16",
-    "high": 'float32 under `torch.set_float32_matmul_precision("high")`',
-    "one-thread": "One thread",
-}
+from bench.rows import Row, load, machine_of
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -105,8 +85,8 @@ _HEADER = (
 def summary(comparisons: Sequence[Comparison]) -> str:
     """Means and lowest cases over the core shapes, cell by cell and mode by mode."""
     lines = []
-    for cell, title in CELLS.items():
-        for mode, word in MODES.items():
+    for cell, title in titles.CELLS.items():
+        for mode, word in titles.MODES.items():
             here = [
                 comparison
                 for comparison in comparisons
@@ -130,14 +110,14 @@ def summary(comparisons: Sequence[Comparison]) -> str:
 def field(machines: Mapping[str, Sequence[Comparison]]) -> str:
     """torch.nn's time over ours in each layer of a package, a column for each machine and mode."""
     columns = {
-        f"{name}, {MODES[mode]}": {
+        f"{name}, {titles.MODES[mode]}": {
             c.ours["shape"]: c
             for c in comparisons
             if (c.ours["group"], c.ours["mode"]) == ("field", mode)
             and c.ours["provider"] == "fused_rnn"
         }
         for name, comparisons in machines.items()
-        for mode in MODES
+        for mode in titles.MODES
     }
     columns = {title: found for title, found in columns.items() if found}
     shapes = dict.fromkeys(shape for found in columns.values() for shape in found)
@@ -167,16 +147,6 @@ def _means(here: Sequence[Comparison]) -> list[str]:
     return [*cells, f"{len(here)}" + f", **{failed} failed**" * (failed > 0)]
 
 
-def device(row: Row) -> str:
-    """What a row was measured on."""
-    return row["gpu"] or f"{row['cpu']}, {counted(row['cores'], 'core')}"
-
-
-def counted(count: int, name: str) -> str:
-    """A number of things with their name."""
-    return f"{count} {name}" + "s" * (count != 1)
-
-
 def origin(rows: Sequence[Row]) -> str:
     """The commits that were measured, as groups of cases may have been at different times."""
     commits = list(dict.fromkeys(row["commit"] for row in rows))
@@ -193,7 +163,7 @@ def hardware(rows: Sequence[Row]) -> str:
     isa = next((r["instruction_set"] for r in rows if r["instruction_set"]), "none")
     software = f"torch {row['torch']}, Python {row['python']}, instruction set {isa}"
     rates = [r["rates"] for r in rows if r["rates"] and r["threads"] == 2]
-    said = f"{machine_of(rows)}: {device(row)}; {software}; {origin(rows)}."
+    said = f"{machine_of(rows)}: {titles.device(row)}; {software}; {origin(rows)}."
     if not rates:
         return said
 
@@ -238,7 +208,7 @@ def full(rows: Sequence[Row]) -> str:
         "## Summary",
         summary(comparisons),
     ]
-    for group, title in GROUPS.items():
+    for group, title in titles.GROUPS.items():
         here = [c for c in comparisons if c.ours["group"] == group]
         parts += [f"## {title}"] if here else []
         parts += [field({machine_of(rows): here})] if here and group == "field" else []
@@ -266,8 +236,8 @@ def _over_reset_after(rows: Sequence[Row]) -> list[str]:
 
 def _group(comparisons: Sequence[Comparison]) -> list[str]:
     parts = []
-    for cell, name in CELLS.items():
-        for mode, word in MODES.items():
+    for cell, name in titles.CELLS.items():
+        for mode, word in titles.MODES.items():
             here = [c for c in comparisons if (c.ours["cell"], c.ours["mode"]) == (cell, mode)]
             if here:
                 parts += [f"### {name}, {word}", table(_HEADER, map(_line, here))]

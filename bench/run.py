@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import cases, harness, machine, rows
-from bench.harness import Contestant, Row
+from bench.harness import Contestant
+from bench.rows import Row
 
 PROVIDERS = (
     "fused_rnn",

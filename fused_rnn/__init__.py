@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Drop-in RNN, GRU and LSTM for PyTorch with fused kernels for the whole sequence."""
 
-from . import flops, functional
-from .backends import use_backend
-from .cells import FusedGRUCell, FusedLSTMCell, FusedRNNCell
-from .fuse import explain, fuse, unfuse
-from .modules import FusedGRU, FusedLSTM, FusedRNN
-from .patching import patched_torch_nn
-from .prepacking import prepacked
-from .quantization import quantize
+from . import _moved, functional
+from .backends.choice import use_backend
+from .nn.cells import FusedGRUCell, FusedLSTMCell, FusedRNNCell
+from .nn.fuse import explain, fuse, unfuse
+from .nn.layers import FusedGRU, FusedLSTM, FusedRNN
+from .nn.patching import patched_torch_nn
+from .nn.prepacking import prepacked
+from .nn.quantization.quantize import quantize
+from .ops import flops
 
 __all__ = [
     "FusedGRU",
@@ -28,3 +29,4 @@ __all__ = [
 ]
 
 flops.register()
+_moved.keep_layers()

@@ -12,11 +12,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from . import precision, validation
+from ._call import autocast, validation
+from ._call.arguments import Lengths, of_sequences, unbatched
+from ._call.stack import stack
 from .ops import GATES, LayerOutput, layout
-from .stacks import stack
-
-Lengths = Tensor | Sequence[int] | None
 
 
 def rnn(
@@ -58,7 +57,7 @@ def rnn(
     options = _Options(
         f"rnn_{nonlinearity}", num_layers, bias, dropout, training, bidirectional, lengths, resets
     )
-    y, hn, _ = _run(input, () if hx is None else (hx,), weights, options, backend)
+    y, hn, _ = _call(input, () if hx is None else (hx,), weights, options, backend)
     return y, hn
 
 
@@ -83,7 +82,7 @@ def gru(
     """
     cell = "gru" if reset_after else "gru_reset_before"
     options = _Options(cell, num_layers, bias, dropout, training, bidirectional, lengths, resets)
-    y, hn, _ = _run(input, () if hx is None else (hx,), weights, options, backend)
+    y, hn, _ = _call(input, () if hx is None else (hx,), weights, options, backend)
     return y, hn
 
 
@@ -110,7 +109,7 @@ def lstm(
     if hx is not None and len(hx) != 2:
         raise RuntimeError(f"lstm expects two hidden states, got {len(hx)}")
     options = _Options("lstm", num_layers, bias, dropout, training, bidirectional, lengths, resets)
-    y, hn, cn = _run(input, () if hx is None else hx, weights, options, backend)
+    y, hn, cn = _call(input, () if hx is None else hx, weights, options, backend)
     return y, (hn, cast(Tensor, cn))
 
 
@@ -140,7 +139,7 @@ class _Options(NamedTuple):
         return shapes
 
 
-def _run(
+def _call(
     input: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -149,44 +148,28 @@ def _run(
 ) -> LayerOutput:
     """Results of `stack` after all checks; a single sequence becomes a batch of one."""
     cell, directions = options.cell, 2 if options.bidirectional else 1
-    validation.check_input_dim(cell.partition("_")[0].upper(), input)
-    batched = input.dim() == 3
-    validation.check_state_dims(states, batched=batched)
-    lengths, resets = options.lengths, options.resets
-    if resets is not None:
-        validation.check_resets(resets, input.shape[:-1], input)
-    if not batched:
-        input, states = input.unsqueeze(1), [state.unsqueeze(1) for state in states]
-        resets = None if resets is None else resets.unsqueeze(1)
-        lengths = None if lengths is None else validation.as_lengths(lengths).reshape(-1)
+    kind = cell.partition("_")[0].upper()
+    given = of_sequences(kind, input, states, options.lengths, options.resets)
     validation.check_present(weights)
-    lowered = precision.lowered(input, states, weights)
+    lowered = autocast.lowered(given.x, given.states, weights)
     if lowered is not None:
-        input, states, weights = lowered
-    validation.check_weights(weights, options.shapes, input)
-    validation.check_sequence(input, weights[0], weights[0].shape[1])
-    steps, batch, _ = input.shape
-    sizes, count = layout(weights, cell), options.num_layers * directions
-    shapes = ((count, batch, sizes.output), (count, batch, sizes.hidden))
-    validation.check_state_sizes(states, shapes[: 2 if cell == "lstm" else 1])
-    for state in states:
-        validation.check_state_like(state, input)
-    if lengths is not None:
-        lengths = validation.check_lengths(lengths, steps=steps, batch=batch, x=input)
-    with nullcontext() if lowered is None else torch.autocast(input.device.type, enabled=False):
-        y, hn, cn = stack(
-            input,
-            states[0] if states else None,
-            states[1] if len(states) == 2 else None,
+        given, weights = given.with_tensors(lowered.x, lowered.states), lowered.weights
+    x = given.x
+    validation.check_weights(weights, options.shapes, x)
+    validation.check_sequence(x, weights[0], weights[0].shape[1])
+    sizes, rows = layout(weights, cell), options.num_layers * directions
+    shapes = ((rows, given.batch, sizes.output), (rows, given.batch, sizes.hidden))
+    validation.check_state_sizes(given.states, shapes[: 2 if cell == "lstm" else 1])
+    for state in given.states:
+        validation.check_state_like(state, x)
+    with nullcontext() if lowered is None else torch.autocast(x.device.type, enabled=False):
+        output = stack(
+            given,
             weights,
-            lengths,
-            resets,
             cell=cell,
             reverse=(0, 1) if options.bidirectional else (0,),
             dropout=options.dropout,
             training=options.training,
             backend=backend,
         )
-    if batched:
-        return LayerOutput(y, hn, cn)
-    return LayerOutput(y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1))
+    return output if input.dim() == 3 else unbatched(output)

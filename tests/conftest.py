@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 import torch
 
-from fused_rnn import native
+from fused_rnn import extensions
 
 hypothesis.settings.register_profile(
     "fused_rnn", deadline=None, derandomize=True, database=None, print_blob=True
@@ -32,11 +32,11 @@ def in_float64() -> Iterator[None]:
 @pytest.fixture
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """One of `cases.INSTRUCTION_SETS` in the place of the fastest."""
-    if native.why_unavailable() is not None:
-        pytest.skip(f"native: {native.why_unavailable()}")
+    if extensions.why_unavailable() is not None:
+        pytest.skip(f"native: {extensions.why_unavailable()}")
     # The twin of AMX runs anywhere, and is not among those to choose from.
-    if request.param not in (*native.instruction_sets(), "amx_twin"):
+    if request.param not in (*extensions.instruction_sets(), "amx_twin"):
         pytest.skip(f"this machine does not run {request.param}")
-    native.set_instruction_set(request.param)
+    extensions.set_instruction_set(request.param)
     yield request.param
-    native.set_instruction_set("auto")
+    extensions.set_instruction_set("auto")

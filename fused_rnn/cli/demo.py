@@ -52,7 +52,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     options = replace(_OPTIONS, steps=min(max(steps, 100), _MOST_STEPS))
     job = jobs.start("pydoc_data.topics", text, Codec(Vocab()), options, _CONFIG)
     print(f"\n{jobs.describe(job)}", flush=True)
-    if not jobs.run(job, folder):
+    if not jobs.run_job(job, folder):
         return 130
     baseline = f"{_ORDER}-gram, modified Kneser-Ney"
     model_perplexity = evaluate(job.trainer.model, job.held_out).perplexity

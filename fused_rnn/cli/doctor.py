@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import FusedGRU, FusedLSTM, FusedRNN, backends, explain, native, use_backend
-from ..layer import FusedLayer
+from .. import FusedGRU, FusedLSTM, FusedRNN, explain, extensions, use_backend
+from ..backends import choice
+from ..backends.backend import Query
+from ..nn.fused_layer import FusedLayer
 from ..testing import assert_within_budget
 from .proving import prove_devices
 from .timing import alternate
@@ -69,15 +71,15 @@ def _shape(text: str) -> _Shape:
 def _doctor(arguments: argparse.Namespace) -> int:
     for name, value in _facts():
         print(f"{name:<18} {value}")
-    if native.why_unavailable() is None:
+    if extensions.why_unavailable() is None:
         print("\nProducts of one thread whose operands lie near, GFLOP/s, and what serves a dtype:")
         for line in _products():
             print(f"  {line}")
     print("\nBackends, as `auto` asks them, for a float32 layer:")
     for device in _devices():
-        query = backends.Query("gru", torch.float32, device.type, device_index=device.index)
-        for name in backends.PREDICATES:
-            reason = backends.why_not(name, query)
+        query = Query("gru", torch.float32, device.type, device_index=device.index)
+        for name in choice.BACKENDS:
+            reason = choice.why_not(name, query)
             said = "runs" if reason is None else f"no: {reason}"
             print(f"  {device!s:<6} {name:<10} {said}")
     status = prove_devices() if arguments.prove else 0
@@ -90,19 +92,17 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "fused_rnn", version()
     yield "torch", torch.__version__
     yield "Python", f"{platform.python_version()}, {platform.platform()}"
-    reason = native.why_unavailable()
+    reason = extensions.why_unavailable()
     if reason is not None:
         yield "native kernels", f"none: {reason}"
     else:
-        yield from native.build_info().items()
-        yield (
-            "instruction sets",
-            f"{', '.join(native.instruction_sets())}; in use: " + (native.instruction_set()),
-        )
-        stored = native.stored_instruction_sets()
-        used = native.stored_instruction_set()
+        yield from extensions.build_info().items()
+        sets = ", ".join(extensions.instruction_sets())
+        yield "instruction sets", f"{sets}; in use: {extensions.instruction_set()}"
+        stored = extensions.stored_instruction_sets()
+        used = extensions.stored_instruction_set()
         yield "quantized weights", f"{', '.join(stored)}; in use: {used}"
-        yield "AMX", native.why_not_amx() or "yes, and the kernel permits it"
+        yield "AMX", extensions.why_not_amx() or "yes, and the kernel permits it"
     yield "threads", str(torch.get_num_threads())
     if not torch.cuda.is_available():
         yield "devices", f"cpu ({platform.machine()}); no CUDA device"
@@ -112,10 +112,12 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _products() -> Iterator[str]:
-    for dtype in native.DTYPES:
-        rates = [(name, native.product_rate(name, dtype)) for name in native.instruction_sets()]
+    for dtype in extensions.DTYPES:
+        rates = [
+            (name, extensions.product_rate(name, dtype)) for name in extensions.instruction_sets()
+        ]
         measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates if rate)
-        small, large = native.serving(dtype)
+        small, large = extensions.serving(dtype)
         more = "" if small == large else f", by {large} where tiles pay"
         yield f"{str(dtype).removeprefix('torch.'):<9} {measured}; served by {small}{more}"
 

@@ -26,8 +26,8 @@ from ..seq2seq import (
     save_language_model,
     train,
 )
-from ..seq2seq.files import replace_file
-from ..seq2seq.parallel import world
+from ..seq2seq.training.files import replace_file
+from ..seq2seq.training.parallel import world
 from ..text import (
     SUBWORD,
     Codec,
@@ -172,7 +172,7 @@ def describe(job: Job) -> str:
     )
 
 
-def run(job: Job, folder: Path, saving: Saving | None = None) -> bool:
+def run_job(job: Job, folder: Path, saving: Saving | None = None) -> bool:
     """Trains to the end, or to Ctrl-C, saving checkpoints; returns whether it was the end."""
 
     def save(place: Path) -> None:

@@ -17,7 +17,7 @@ from ..seq2seq import (
     evaluate,
     load_language_model,
 )
-from ..seq2seq.parallel import launched, world
+from ..seq2seq.training.parallel import launched, world
 from ..text import NORMALIZATIONS, SUBWORD, TOKENIZERS, Codec, TextError, Vocab, read_text
 from . import job as jobs
 from . import writing
@@ -118,7 +118,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
         text = jobs.text_of(arguments.file, texts)
         job = jobs.start(arguments.file, text, Codec(Vocab(), **codec), options, config, texts)
     jobs.say(jobs.describe(job))
-    if not jobs.run(job, folder, saving_of(arguments)):
+    if not jobs.run_job(job, folder, saving_of(arguments)):
         return 130
     result = evaluate(job.trainer.model, job.held_out, skip=job.trainer.never_seen)
     jobs.say(f"Held-out perplexity {result.perplexity:.3f} over {result.predicted:,} tokens")

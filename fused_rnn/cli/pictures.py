@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..seq2seq.files import replace_file
+from ..seq2seq.training.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

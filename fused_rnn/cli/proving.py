@@ -11,8 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import FusedGRU, FusedLSTM, FusedRNN, backends, native, proven
-from ..layer import FusedLayer
+from .. import FusedGRU, FusedLSTM, FusedRNN, extensions
+from ..backends import choice, proven
+from ..backends.backend import Query
+from ..nn.fused_layer import FusedLayer
 from ..testing import assert_within_budget
 
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "gru_reset_before", "lstm")
@@ -74,25 +76,25 @@ def cuda_seat(index: int) -> Seat:
     """A CUDA device of this machine."""
 
     def planned(cell: str, dtype: torch.dtype, shape: Shape, backward: bool) -> str:
-        return native.cuda_plan(
+        return extensions.cuda_plan(
             cell,
             dtype,
             steps=shape.T,
             batch=shape.B,
             recurrences=1,
             hidden=shape.H,
-            device=native.cuda_device(index),
+            device=extensions.cuda_device(index),
             backward=backward,
         )
 
     device = torch.device("cuda", index)
     return Seat(
         device,
-        backends.KERNELS,
+        tuple(name for name, own in choice.BACKENDS.items() if own.is_fused),
         lambda: torch.cuda.synchronize(device),
         planned,
-        native.last_plan,
-        native.check_waits,
+        extensions.last_plan,
+        extensions.check_waits,
     )
 
 
@@ -121,8 +123,8 @@ def prove(seat: Seat, show: Callable[[str], object] = print) -> dict[str, dict[s
 
 
 def _can(name: str, cell: str, dtype: torch.dtype, device: torch.device) -> bool:
-    query = backends.Query(cell, dtype, device.type, device_index=device.index)
-    return backends.PREDICATES[name](query) is None
+    query = Query(cell, dtype, device.type, device_index=device.index)
+    return choice.BACKENDS[name].why_not(query) is None
 
 
 def _with(
@@ -149,8 +151,8 @@ def _try(seat: Seat, case: _Case, verdicts: dict[str, str]) -> None:
     """
     problem = _problem(seat.device, case)
     try:
-        truths = _run(problem.doubled(), "reference")
-        references = _run(problem, "reference")
+        truths = _results(problem.doubled(), "reference")
+        references = _results(problem, "reference")
     except RuntimeError as error:
         raise _Lost(_first_line(error)) from error
     for name in (name for name, verdict in verdicts.items() if not verdict):
@@ -206,7 +208,7 @@ def _twice(seat: Seat, case: _Case, name: str, problem: _Problem) -> list[Tensor
         AssertionError: they are not, or do not.
         RuntimeError: a wait of theirs ran out.
     """
-    first, again = (_run(problem, name) for _ in range(2))
+    first, again = (_results(problem, name) for _ in range(2))
     seat.synchronize()
     if name == "native":
         seat.check_waits()
@@ -220,10 +222,10 @@ def _twice(seat: Seat, case: _Case, name: str, problem: _Problem) -> list[Tensor
     return first
 
 
-def _run(problem: _Problem, name: str) -> list[Tensor]:
+def _results(problem: _Problem, name: str) -> list[Tensor]:
     """Outputs, states and gradients of a layer on a backend."""
     layer, x = problem.layer, problem.x.detach().requires_grad_()
-    with backends.use_backend(name):
+    with choice.use_backend(name):
         y, state = layer(x)
     states = state if isinstance(state, tuple) else (state,)
     outputs = (y, *states)
@@ -255,7 +257,7 @@ def prove_devices() -> int:
     for index in range(torch.cuda.device_count()):
         print(f"\nProving device {index}, {torch.cuda.get_device_name(index)}:", flush=True)
         found = prove(cuda_seat(index), lambda line: print(line, flush=True))
-        for tier, count in native.fallbacks().items():
+        for tier, count in extensions.fallbacks().items():
             print(f"  {tier} was refused as too large {count} times")
         print(f"Kept in {proven.save(index, found)}")
         wrong += sum(bool(why) for verdicts in found.values() for why in verdicts.values())

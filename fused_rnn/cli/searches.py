@@ -17,7 +17,7 @@ from ..seq2seq import (
     SearchOptions,
     load_translator,
 )
-from ..seq2seq.hypotheses import NORMALIZATIONS
+from ..seq2seq.search.hypotheses import NORMALIZATIONS
 from ..text import Codec, Pair, read_pairs, read_parallel
 
 

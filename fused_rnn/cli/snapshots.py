@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..seq2seq import Training, holds_checkpoint
-from ..seq2seq.parallel import world
+from ..seq2seq.training.parallel import world
 
 BEST = "best"
 _STEP = re.compile(r"step-([0-9]+)")

@@ -25,7 +25,7 @@ from ..seq2seq import (
     save_translator,
     translate,
 )
-from ..seq2seq.parallel import launched, world
+from ..seq2seq.training.parallel import launched, world
 from ..text import NORMALIZATIONS, SUBWORD, TOKENIZERS, Codec, Pair, PairData, Pairs, perplexity
 from . import evaluations, pair_data, translations
 from . import job as jobs

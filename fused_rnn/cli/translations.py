@@ -29,7 +29,7 @@ def add_commands(actions: Any) -> None:
         "lines are there. A blank line gives a blank line. With --n-best above 1, each line is a "
         "translation's rank, score and text, with tabs between.",
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_translate)
     add_search(parser)
     parser.add_argument("--n-best", type=int, default=1, help="translations each (default 1)")
     parser.add_argument("--json", action="store_true", help="an object a line, with all figures")
@@ -40,7 +40,7 @@ def add_commands(actions: Any) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _translate(arguments: argparse.Namespace) -> int:
     looks = arguments.attention is not None
     need("safetensors", *(("matplotlib",) if looks else ()))
     options = options_of(arguments, n_best=arguments.n_best, attention=looks)

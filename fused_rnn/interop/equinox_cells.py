@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..layer import FusedLayer
-from ..modules import FusedGRU, FusedLSTM
-from .recurrences import Recurrence, layer, tensor
+from ..nn.fused_layer import FusedLayer
+from ..nn.layers import FusedGRU, FusedLSTM
+from .recurrences import Recurrence, layer_of, tensor
 
 
 def from_equinox(cell: Any) -> FusedLayer:
@@ -30,9 +30,9 @@ def from_equinox(cell: Any) -> FusedLayer:
     w_ih, w_hh = tensor(cell.weight_ih), tensor(cell.weight_hh)
     b_ih = tensor(cell.bias) if cell.use_bias else None
     if type(cell) is equinox.nn.LSTMCell:
-        return layer(FusedLSTM, [Recurrence(w_ih, w_hh, b_ih, None)], batch_first=False)
+        return layer_of(FusedLSTM, [Recurrence(w_ih, w_hh, b_ih, None)], batch_first=False)
     b_hh = None
     if cell.use_bias:
         b_n = tensor(cell.bias_n)
         b_hh = torch.cat([b_n.new_zeros(2 * len(b_n)), b_n])
-    return layer(FusedGRU, [Recurrence(w_ih, w_hh, b_ih, b_hh)], batch_first=False)
+    return layer_of(FusedGRU, [Recurrence(w_ih, w_hh, b_ih, b_hh)], batch_first=False)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layer import FusedLayer
-from ..modules import FusedGRU, FusedLSTM, FusedRNN
+from ..nn.fused_layer import FusedLayer
+from ..nn.layers import FusedGRU, FusedLSTM, FusedRNN
 from .jax_functions import check_function
-from .recurrences import Recurrence, layer, refuse, tensor
+from .recurrences import Recurrence, layer_of, refuse, tensor
 
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
 _CELLS = {"LSTMCell": "LSTM", "OptimizedLSTMCell": "LSTM", "GRUCell": "GRU", "SimpleCell": "RNN"}
@@ -97,7 +97,7 @@ def _of_cells(flax: Any, cells: list[tuple[Any, Any]], **options: Any) -> FusedL
     shapes = [tuple(r.w_hh.shape) for r in recurrences]
     if shapes[1:] and shapes[0] != shapes[1]:
         raise refuse("backward_rnn", f"weights like forward_rnn's, {shapes[0]}", shapes[1])
-    return layer(_CLASSES[kind], recurrences, **options, **dict(own))
+    return layer_of(_CLASSES[kind], recurrences, **options, **dict(own))
 
 
 def _kind(flax: Any, cell: Any) -> tuple[str, tuple[tuple[str, Any], ...]]:

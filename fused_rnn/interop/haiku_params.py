@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..layer import FusedLayer
-from ..modules import FusedGRU, FusedLSTM, FusedRNN
-from .recurrences import Recurrence, gates, layer, tensor
+from ..nn.fused_layer import FusedLayer
+from ..nn.layers import FusedGRU, FusedLSTM, FusedRNN
+from .recurrences import Recurrence, gates, layer_of, tensor
 
 
 def from_haiku(params: Mapping[str, Mapping[str, Any]]) -> FusedLayer:
@@ -53,7 +53,7 @@ def _lstm(own: dict[str, Any]) -> FusedLayer:
     b[hidden : 2 * hidden] += 1
     inputs = w.size(1) - hidden
     recurrence = Recurrence(w[:, :inputs], w[:, inputs:], b, None)
-    return layer(FusedLSTM, [recurrence], batch_first=False)
+    return layer_of(FusedLSTM, [recurrence], batch_first=False)
 
 
 def _gru(own: dict[str, Any]) -> FusedLayer:
@@ -63,7 +63,9 @@ def _gru(own: dict[str, Any]) -> FusedLayer:
     hidden = w_hh.size(1)
     for weight in (w_ih, w_hh, b):
         weight[hidden : 2 * hidden].neg_()
-    return layer(FusedGRU, [Recurrence(w_ih, w_hh, b, None)], batch_first=False, reset_after=False)
+    return layer_of(
+        FusedGRU, [Recurrence(w_ih, w_hh, b, None)], batch_first=False, reset_after=False
+    )
 
 
 def _rnn(of_input: dict[str, Any], of_state: dict[str, Any]) -> FusedLayer:
@@ -73,4 +75,6 @@ def _rnn(of_input: dict[str, Any], of_state: dict[str, Any]) -> FusedLayer:
     if len(rows) != 1:
         shapes = [tuple(w.t().shape) for w in weights]
         raise ValueError(f"w: expected (I, H) and (H, H) of an hk.VanillaRNN, got {shapes}")
-    return layer(FusedRNN, [Recurrence(*weights, *biases)], batch_first=False, nonlinearity="relu")
+    return layer_of(
+        FusedRNN, [Recurrence(*weights, *biases)], batch_first=False, nonlinearity="relu"
+    )

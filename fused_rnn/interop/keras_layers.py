@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..layer import FusedLayer
-from ..modules import FusedGRU, FusedLSTM, FusedRNN
-from .recurrences import Recurrence, gates, layer, refuse, tensor
+from ..nn.fused_layer import FusedLayer
+from ..nn.layers import FusedGRU, FusedLSTM, FusedRNN
+from .recurrences import Recurrence, gates, layer_of, refuse, tensor
 
 # Where torch.nn's gates stand: z r h in Keras' GRU.
 _ORDERS = {"LSTMCell": (0, 1, 2, 3), "GRUCell": (1, 0, 2), "SimpleRNNCell": (0,)}
@@ -75,7 +75,7 @@ def _made(halves: list[Any], *, reverse: bool = False) -> FusedLayer:
     if shapes[1:] and shapes[0] != shapes[1]:
         sizes = [tuple(shape[0]) for shape in shapes]
         raise refuse("backward_layer", f"weights like forward_layer's, {sizes[0]}", sizes[1])
-    return layer(_CLASSES[name], recurrences, reverse=reverse, batch_first=True, **dict(options))
+    return layer_of(_CLASSES[name], recurrences, reverse=reverse, batch_first=True, **dict(options))
 
 
 def _kind(half: Any) -> tuple[str, tuple[tuple[str, Any], ...]]:

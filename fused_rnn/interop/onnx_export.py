@@ -8,7 +8,8 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from .. import exporting, ops
+from .. import ops
+from .._call import exporting
 
 # Where ONNX's gates stand among torch.nn's: r z n and i f g o there.
 _ORDERS = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "gru_reset_before": (1, 0, 2)}

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..layer import FusedLayer
-from ..modules import FusedGRU, FusedLSTM, FusedRNN
+from ..nn.fused_layer import FusedLayer
+from ..nn.layers import FusedGRU, FusedLSTM, FusedRNN
 from .onnx_constants import Constants, graphs_of
-from .recurrences import Recurrence, gates, layer, refuse
+from .recurrences import Recurrence, gates, layer_of, refuse
 
 # Where torch.nn's gates stand among a node's: i o f c and z r h there.
 _ORDERS = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
@@ -104,7 +104,7 @@ def _layer(node: Any, values: Constants) -> FusedLayer:
                 *(None if b is None else gates(b, order) for b in halves),
             )
         )
-    return layer(
+    return layer_of(
         _CLASSES[kind],
         recurrences,
         reverse=direction == "reverse",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..layer import FusedLayer
+from ..nn.fused_layer import FusedLayer
 
 L = TypeVar("L", bound=FusedLayer)
 
@@ -41,7 +41,7 @@ def gates(weight: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([blocks[at] for at in order])
 
 
-def layer(
+def layer_of(
     cls: type[L],
     recurrences: Sequence[Recurrence],
     *,

@@ -10,8 +10,8 @@ from tensordict.nn import dispatch
 from torch import Tensor
 from torchrl import modules as theirs
 
-from ..forms import SequenceForms
-from ..fuse import fuse
+from ..nn.fuse import fuse
+from ..nn.sequence_forms import SequenceForms
 
 # Those of torchrl's backends in whose place one call of the fused layer runs.
 _REPLACED = ("pad", "auto")

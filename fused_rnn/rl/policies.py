@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..fuse import fuse
+from ..nn.fuse import fuse
 
 
 class FusedRecurrentPolicy:

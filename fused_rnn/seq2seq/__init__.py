@@ -1,7 +1,35 @@
 # SPDX-License-Identifier: MIT
 """Models of text built on the fused layers, and their training."""
 
-from .archive import (
+from .. import _moved
+from .models.attention import ATTENTIONS
+from .models.decoder import ATTENDS, AttentionDecoder, RNNDecoder
+from .models.encoder import RNNEncoder
+from .models.ensemble import Ensemble
+from .models.interfaces import Decoder, Encoded, Encoder, EncoderDecoder, Prediction, Steps
+from .models.language_model import LanguageModel, LanguageModelConfig, evaluate, generate
+from .models.recurrence import CELLS, detach
+from .models.translator import (
+    Translator,
+    TranslatorConfig,
+    TranslatorTraining,
+    evaluate_translator,
+    masked_cross_entropy,
+)
+from .search.exhaustive import exhaustive_search, score
+from .search.hypotheses import Hypotheses
+from .search.pair_scores import ScoredPair, score_pairs
+from .search.sampling import sample
+from .search.search import STOPS, beam_search, greedy_search
+from .search.translation import (
+    Candidate,
+    Draws,
+    SearchOptions,
+    Translation,
+    corpus_scores,
+    translate,
+)
+from .training.archive import (
     SavedLanguageModel,
     SavedTranslator,
     load_language_model,
@@ -9,35 +37,10 @@ from .archive import (
     save_language_model,
     save_translator,
 )
-from .attention import ATTENTIONS
-from .checkpoint import CheckpointError, holds_checkpoint
-from .decoder import ATTENDS, AttentionDecoder, RNNDecoder
-from .encoder import RNNEncoder
-from .ensemble import Ensemble
-from .exhaustive import exhaustive_search, score
-from .hypotheses import Hypotheses
-from .interfaces import Decoder, Encoded, Encoder, EncoderDecoder, Prediction, Steps
-from .language_model import (
-    LanguageModel,
-    LanguageModelConfig,
-    evaluate,
-    generate,
-)
-from .language_model_training import SAMPLINGS, Trainer, TrainingOptions
-from .pair_scores import ScoredPair, score_pairs
-from .recurrence import CELLS, detach
-from .sampling import sample
-from .search import STOPS, beam_search, greedy_search
-from .training import Diverged, Evaluation, Training, train
-from .training_options import OPTIMIZERS, PRECISIONS, SCHEDULES, Options
-from .translation import Candidate, Draws, SearchOptions, Translation, corpus_scores, translate
-from .translator import (
-    Translator,
-    TranslatorConfig,
-    TranslatorTraining,
-    evaluate_translator,
-    masked_cross_entropy,
-)
+from .training.checkpoint import CheckpointError, holds_checkpoint
+from .training.language_model_training import SAMPLINGS, Trainer, TrainingOptions
+from .training.options import OPTIMIZERS, PRECISIONS, SCHEDULES, Options
+from .training.training import Diverged, Evaluation, Training, train
 
 __all__ = [
     "ATTENDS",
@@ -98,3 +101,5 @@ __all__ = [
     "train",
     "translate",
 ]
+
+_moved.keep_models()

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""The ops of the backends that are made of PyTorch's operations.
+
+The ops keep no tape: their backward pass runs the layer again, under PyTorch's own autograd. They
+stand in graphs and under transforms, which cannot look into PyTorch's layers, or would unroll them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey
+
+from ..backends.choice import BACKENDS
+from ..ops import PAIRS, RECOMPUTED, LayerOutput, layout
+
+# The last is what tells writes to a view.
+_AUTOGRAD = (
+    DispatchKey.AutogradFunctionality,
+    DispatchKey.AutogradOther,
+    DispatchKey.AutogradNestedTensor,
+    DispatchKey.ADInplaceOrView,
+)
+
+
+def _computed(backend: str, *given: Any, **options: Any) -> LayerOutput:
+    run = BACKENDS[backend].run
+    if run is None:
+        raise ValueError(f"backend: expected one made of PyTorch's operations, got {backend!r}")
+    return run(*given, **options)
+
+
+def _forward(backend: str, *args: Any) -> tuple[Tensor, ...]:
+    *given, cell, reverse, _, products = (*args, 6)[:10]
+    x = args[0]
+    with torch._C._DisableAutocast():
+        y, hn, cn = _computed(backend, *given, cell=cell, reverse=reverse, products=products)
+    cn = x.new_empty(0) if cn is None else cn.contiguous()
+    return y.contiguous(), hn.contiguous(), cn, x.new_empty(0), x.new_empty(0)
+
+
+def _backward(backend: str, *args: Any) -> tuple[Any, ...]:
+    dy, dhn, dcn, x, h0, c0, weights, lengths, resets, _, _, cell, reverse, *rest = args
+    need_dx, need_dstate, need_dweights, products = (*rest, 6)[:4]
+    states = [h0, c0]
+    if need_dstate:
+        sizes, leading = layout(weights, cell), (len(reverse), x.shape[1])
+        states[0] = x.new_zeros(*leading, sizes.output) if h0 is None else h0
+        if cell == "lstm" and c0 is None:
+            states[1] = x.new_zeros(*leading, sizes.hidden)
+    with _recording(), torch._C._DisableAutocast():
+        x = _leaf(x, need_dx)
+        h0, c0 = (None if state is None else _leaf(state, need_dstate) for state in states)
+        weights = [_leaf(weight, need_dweights) for weight in weights]
+        given = (x, h0, c0, weights, lengths, resets)
+        outputs = _computed(backend, *given, cell=cell, reverse=reverse, products=products)
+        wanted = [t for t in (x, h0, c0, *weights) if t is not None and t.requires_grad]
+        grads = _gradients(outputs, (dy, dhn, dcn), wanted)
+    found = {id(t): grad.contiguous() for t, grad in zip(wanted, grads, strict=True)}
+    none = (x.new_empty(0) for _ in range(3))
+    dx, dh0, dc0 = (found.get(id(t), empty) for t, empty in zip((x, h0, c0), none, strict=True))
+    return dx, dh0, dc0, [found[id(weight)] for weight in weights if need_dweights]
+
+
+def _leaf(tensor: Tensor, needed: bool) -> Tensor:
+    return tensor.detach().requires_grad_(needed)
+
+
+def _gradients(
+    outputs: Sequence[Tensor | None], cotangents: Sequence[Tensor | None], wanted: list[Tensor]
+) -> Sequence[Tensor]:
+    pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if c is not None]
+    if not (pairs and wanted):
+        return [torch.zeros_like(t) for t in wanted]
+    some, given = zip(*pairs, strict=True)
+    # A last state need not depend on all: that of one step of an LSTM knows no projection.
+    return torch.autograd.grad(some, wanted, given, allow_unused=True, materialize_grads=True)
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Autograd, which the dispatcher and the modes have left behind where a kernel runs."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in _AUTOGRAD:
+        excluded = excluded.remove(key)
+    included = torch._C._dispatch_tls_local_include_set()
+    with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
+        yield
+
+
+_LIBRARY = torch.library.Library("fused_rnn", "IMPL")
+for _name in RECOMPUTED:
+    # On any device.
+    _LIBRARY.impl(PAIRS[_name].forward, partial(_forward, _name), "CompositeExplicitAutograd")
+    _LIBRARY.impl(PAIRS[_name].backward, partial(_backward, _name), "CompositeExplicitAutograd")

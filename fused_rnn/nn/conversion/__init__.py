@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Fused modules in the place of torch.nn's, and back."""

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""What the three fused layers share: checks, the choice of kernels, packed weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.overrides import has_torch_function_variadic
+
+from .._call import autocast, per_sample, torch_function, validation
+from .._call.arguments import Arguments, States, run_on_grid
+from .._call.per_sample import Watchable
+from .._call.pieces import Passed
+from .._call.stack import inferred_stack, stack
+from ..backends import choice
+from ..ops import GATES, LayerOutput, prepack, prepacked_forward
+from .conversion.convertible import Convertible
+from .flat_weights import FlatWeights
+from .piecewise import Steps
+from .prepacking import Prepackable
+from .sequence_forms import SequenceForms
+
+
+class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms):
+    """What the three layers share; parameters, their names and their start come from nn.RNNBase.
+
+    It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
+    """
+
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction")
+
+    def __init__(self, mode: str, *options: Any, direction: str, backend: str) -> None:
+        super().__init__(mode, *options)
+        self.direction = self._check_direction(direction)
+        self.backend = choice.check_name(backend)
+        self.flatten_parameters()
+
+    def _check_direction(self, direction: str) -> str:
+        if direction not in ("forward", "reverse"):
+            raise ValueError(f"direction: expected 'forward' or 'reverse', got {direction!r}")
+        if direction == "reverse" and self.bidirectional:
+            raise ValueError("direction: expected 'forward' beside bidirectional, got 'reverse'")
+        return direction
+
+    _reverse = SequenceForms._reverse
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        return self._kind.lower()
+
+    def _run_layers(
+        self, given: Arguments, weights: list[Tensor], kept: list[Passed] | None = None
+    ) -> LayerOutput:
+        """The outputs and final states of all layers."""
+        if self._watchers or has_torch_function_variadic(given.x, *given.states, *weights):
+            found = self._run_asked(given, weights)
+            if found is not None:
+                return found
+        return self._run_plain(given, weights, kept)
+
+    def _run_asked(self, given: Arguments, weights: list[Tensor]) -> LayerOutput | None:
+        """The results for what only acts as a tensor, or where each row's gradients are asked.
+
+        None where neither is so.
+        """
+        x, rows, states = given.x, given.rows, given.states
+        if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
+            return self._run_foreign(given, weights)
+        order = None if rows is None else rows.unsorted
+        own = per_sample.expanded(weights, given.batch, order, packed=rows is not None)
+        own = own or self._watched(weights, given.batch, order, x)
+        if own is None:
+            return None
+        validation.check_state_sizes(states, self._state_shapes(given.batch))
+
+        def one_row(x: Tensor, states: States, weights: list[Tensor], *others: Any) -> LayerOutput:
+            return self._run_plain(Arguments.of(x, states, *others), weights)
+
+        def every_row(given: Arguments) -> LayerOutput:
+            x, *_, lengths, resets, _ = given
+            y, hn, *cn = per_sample.by_row(one_row, 1, own, x, given.states, lengths, resets)
+            return LayerOutput(y, hn, cn[0] if cn else None)
+
+        return run_on_grid(every_row, given)
+
+    def _run_foreign(self, given: Arguments, weights: list[Tensor]) -> LayerOutput:
+        x, *_, lengths, resets, rows = given
+        cell, states = self._cell(), given.states
+        extra: dict[str, object] = {"lengths": lengths, "resets": resets}
+        if self.direction != "forward":
+            extra["direction"] = self.direction
+        torch_function.check((x, *states, *weights), cell, **extra)
+        validation.check_sequence(x, weights[0], self.input_size)
+        shapes = self._state_shapes(given.batch)[: 2 if cell == "lstm" else 1]
+        validation.check_state_sizes(states, shapes)
+        options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
+        return torch_function.foreign_layers(cell, x, states, shapes, weights, options, rows)
+
+    def _run_plain(
+        self, given: Arguments, weights: list[Tensor], kept: list[Passed] | None = None
+    ) -> LayerOutput:
+        """The results for plain tensors, computed in the autocast dtype where there is one."""
+        x, states = given.x, given.states
+        lowered = autocast.lowered(x, states, weights)
+        if lowered is not None:
+            validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)
+            given = given.with_tensors(lowered.x, lowered.states)
+            with torch.autocast(x.device.type, enabled=False):
+                return self._run_plain(given, lowered.weights, kept)
+        validation.check_sequence(x, weights[0], self.input_size)
+        validation.check_devices(weights, x)
+        if states:
+            validation.check_state_sizes(states, self._state_shapes(given.batch))
+            for state in states:
+                validation.check_state_like(state, x)
+        cell = self._cell()
+        rows, output = GATES[cell] * self.hidden_size, self.proj_size or self.hidden_size
+        validation.check_first_weights(weights, (rows, self.input_size), (rows, output))
+        packs = self._packs(weights, x, *states)
+        if packs is not None and not (self.training and self.dropout):
+            self._explain_packed()
+            return inferred_stack([_of_packed(pack) for pack in packs], given, kept)
+        return stack(
+            given,
+            weights,
+            cell=cell,
+            reverse=self._reverse(),
+            dropout=self.dropout,
+            training=self.training,
+            backend=self.backend,
+            kept=kept,
+        )
+
+    def _check_pieces(self, given: Arguments, weights: list[Tensor], steps: Steps) -> None:
+        x, states = given.x, given.states
+        if not all(isinstance(t, Tensor) for t in (x, *states, *weights)):
+            name = "reset_states" if steps.at_marks else "return_states"
+            torch_function.check((x, *states, *weights), self._cell(), **{name: steps})
+        # Rows of the kernels are pieces, and gradients would be theirs.
+        if per_sample.expanded(weights, x.size(1), None, packed=True) or self._watchers:
+            raise RuntimeError(
+                "reset_states and return_states: expected no gradients for each row of the batch"
+            )
+        super()._check_pieces(given, weights, steps)
+
+    def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        per = len(weights) // self.num_layers
+        layers = (weights[at : at + per] for at in range(0, len(weights), per))
+        return [prepack(own, self._cell(), self._reverse()) for own in layers]
+
+
+def _of_packed(pack: Tensor) -> Callable[..., Sequence[Any]]:
+    """A function that runs the prepacked op of one layer on its packed weights."""
+    return lambda x, h, c, lengths, resets: prepacked_forward(x, h, c, pack, lengths, resets)

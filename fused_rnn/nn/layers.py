@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""FusedRNN, FusedGRU and FusedLSTM: torch.nn's layers on this package's kernels."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .._call.arguments import States
+from .fused_layer import FusedLayer
+
+
+class FusedRNN(FusedLayer):
+    """torch.nn.RNN on fused kernels: h_t = act(x_t W_ih^T + b_ih + h_{t-1} W_hh^T + b_hh).
+
+    Arguments, parameters, results and errors are torch.nn.RNN's; see there. In addition:
+
+    Args:
+        direction: "reverse" walks from each row's last step to its first, as the second half of a
+            bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
+            layer.
+        backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
+            what `fused_rnn.use_backend` names, else the fastest that can.
+    """
+
+    _kind = "RNN"
+    _torch_class = nn.RNN
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        direction: str = "forward",
+        backend: str = "auto",
+        proj_size: None = None,
+    ) -> None:
+        _refuse_projection(proj_size)
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+            )
+        options = (num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        mode = f"RNN_{nonlinearity.upper()}"
+        super().__init__(
+            mode, input_size, hidden_size, *options, direction=direction, backend=backend
+        )
+        self.nonlinearity = nonlinearity
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        return self.mode.lower()
+
+
+class FusedGRU(FusedLayer):
+    """torch.nn.GRU on fused kernels, or the textbook GRU.
+
+    Arguments, parameters, results and errors are torch.nn.GRU's; see there. In addition:
+
+    Args:
+        reset_after: False resets the state before the product, as Cho et al. (2014) have it:
+            another model under the same parameter names, which torch.nn cannot run.
+        direction: "reverse" walks from each row's last step to its first, as the second half of a
+            bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
+            layer.
+        backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
+            what `fused_rnn.use_backend` names, else the fastest that can.
+    """
+
+    _kind = "GRU"
+    _torch_class = nn.GRU
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction")
+    reset_after = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+        direction: str = "forward",
+        backend: str = "auto",
+        proj_size: None = None,
+    ) -> None:
+        _refuse_projection(proj_size)
+        options = (num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        super().__init__(
+            "GRU", input_size, hidden_size, *options, direction=direction, backend=backend
+        )
+        self.reset_after = reset_after
+
+    def _cell(self) -> str:
+        """The name of the equations, a key of `ops.GATES`."""
+        return "gru" if self.reset_after else "gru_reset_before"
+
+
+class FusedLSTM(FusedLayer):
+    """torch.nn.LSTM on fused kernels.
+
+    Arguments, parameters, results and errors are torch.nn.LSTM's; see there. In addition:
+
+    Args:
+        direction: "reverse" walks from each row's last step to its first, as the second half of a
+            bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
+            layer.
+        backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
+            what `fused_rnn.use_backend` names, else the fastest that can.
+    """
+
+    _kind = "LSTM"
+    _torch_class = nn.LSTM
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        direction: str = "forward",
+        backend: str = "auto",
+    ) -> None:
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(
+            "LSTM", input_size, hidden_size, *options, direction=direction, backend=backend
+        )
+
+    # For those who call torch.nn's checks themselves: here the state is a pair.
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
+
+    def _states(self, hx: Any) -> States:
+        if len(hx) != 2:
+            raise RuntimeError("lstm expects two hidden states")
+        return (hx[0], hx[1])
+
+
+def _refuse_projection(proj_size: object) -> None:
+    if proj_size is not None:
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Recurrent modules with weights of fewer bits."""

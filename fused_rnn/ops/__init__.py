@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""The ops of the backends, and the layouts of weights and results that they all share."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import extensions  # noqa: F401  # native's library brings what it serves
+from . import fakes, schemas
+from .shapes import LayerOutput, batch_size, contiguous, sum_dtype, tape_dtype, tape_slots
+from .weights import GATES, Layout, Weights, layout, split
+
+__all__ = [
+    "COMPILED",
+    "GATES",
+    "LayerOutput",
+    "Layout",
+    "OpPair",
+    "PAIRS",
+    "RECOMPUTED",
+    "Weights",
+    "advance",
+    "batch_size",
+    "best",
+    "contiguous",
+    "copy",
+    "layout",
+    "log_softmax",
+    "outlive",
+    "prepack",
+    "prepack_linear",
+    "prepacked_forward",
+    "prepacked_linear",
+    "prepacked_step",
+    "split",
+    "stored_forward",
+    "sum_dtype",
+    "tape_dtype",
+    "tape_slots",
+    "top",
+]
+
+COMPILED = ("native", "triton")
+# Made of PyTorch's operations; see recomputed.py.
+RECOMPUTED = ("torch", "reference")
+
+
+class OpPair(NamedTuple):
+    """The two ops of a backend."""
+
+    forward: torch._ops.OpOverload
+    backward: torch._ops.OpOverload
+
+
+def _define(name: str, schema: str) -> torch._ops.OpOverload:
+    """The op, which the library of compiled ones brings if it was loaded."""
+    space = torch.ops.fused_rnn
+    if not hasattr(space, name):
+        torch.library.define(f"fused_rnn::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
+    return getattr(space, name).default
+
+
+def _pair(backend: str) -> OpPair:
+    """Both ops of a backend with their fakes; its own file or library adds the kernels."""
+    fake = fakes.forward_without_tape if backend in RECOMPUTED else fakes.forward
+    pair = OpPair(
+        _define(f"{backend}_forward", schemas.FORWARD),
+        _define(f"{backend}_backward", schemas.BACKWARD),
+    )
+    torch.library.register_fake(pair.forward, fake)
+    torch.library.register_fake(pair.backward, fakes.backward)
+    return pair
+
+
+_LOADED = hasattr(torch.ops.fused_rnn, "copy")
+_COMPILED = {name: _define(name, schema) for name, schema in schemas.COMPILED.items()}
+PAIRS = {backend: _pair(backend) for backend in (*COMPILED, *RECOMPUTED)}
+
+copy = _COMPILED["copy"]
+if not _LOADED:
+    torch.library.impl("fused_rnn::copy", "CompositeExplicitAutograd", Tensor.clone)
+torch.library.register_autograd(copy, lambda _, grad: grad)
+
+prepack = _COMPILED["native_prepack"]
+prepacked_forward = _COMPILED["native_prepacked_forward"]
+prepacked_step = _COMPILED["native_prepacked_step"]
+stored_forward = _COMPILED["native_stored_forward"]
+torch.library.register_fake(stored_forward, fakes.stored_forward)
+prepack_linear = _COMPILED["native_prepack_linear"]
+prepacked_linear = _COMPILED["native_prepacked_linear"]
+log_softmax = _COMPILED["native_log_softmax"]
+top = _COMPILED["native_top"]
+best = _COMPILED["native_best"]
+advance = _COMPILED["native_advance"]
+outlive = _COMPILED["native_outlive"]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Encoders, decoders, attention and the models that are made of them."""
