@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What products take: rows one after another, or split into parts that lie in tiles (split.h), and
-// weights of fewer bits than they are multiplied in (stored.h).
+// What products take: rows one after another, or split into parts that lie in tiles
+// (tiled/parts.h), and weights of fewer bits than they are multiplied in (stored.h).
 #pragma once
 
 #include <cstdint>

@@ -24,17 +24,17 @@ struct Range {
   }
 };
 
-// One batch row at one step of a walk. The forward pass goes on from a step to the one after it, the
-// backward pass to the one before.
+// One batch row at one step. Steps follow one another in the recurrence's own direction: the
+// forward pass goes on to the one after, the backward pass to the one before.
 struct Visit {
   int64_t p;       // position in the order of lengths
   int64_t b;       // batch row
   int64_t index;   // among the rows of the steps that the pass takes together
   int64_t row;     // in x, y and tape
-  int64_t before;  // `row` of the step before, -1 where this is the first; of the backward pass only
+  int64_t before;  // `row` of the step before, -1 where this is the first; set by the backward pass
   int64_t op;      // in operands
   bool cut;        // whether a mark cuts off what the pass would carry on from this step
-  bool last;       // whether it is the row's last step; of the forward pass only
+  bool last;       // whether it is the row's last step; set by the forward pass
 };
 
 // One row group's rows of one recurrence, and what happens to them at a step.
