@@ -68,7 +68,7 @@ test-pure: $(VENV)/extra-test
 
 # The kernels without Python, under the address, undefined-behaviour and thread sanitizers.
 sanitize:
-	$(MAKE) --directory tests/sanitize --jobs 2
+	$(MAKE) --directory tests/kernels/cpu/sanitize --jobs 2
 
 # And by other compilers, for other processors.
 compilers:

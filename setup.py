@@ -66,10 +66,10 @@ def module(name: str, source: str, **more: list[Any]) -> Extension:
 
 def cpu_extensions() -> list[Extension]:
     """Returns the library and the module without CUDA."""
-    # The others take flags of their own.
-    sources = [path for path in Path("csrc/cpu").glob("*.cpp") if not path.stem.startswith("isa_")]
+    # Those in the folders below take flags of their own.
+    sources = [Path("csrc/library.cpp"), *Path("csrc/cpu").glob("*.cpp")]
     return [
-        library("fused_rnn.libfused_rnn_ops", [Path("csrc/library.cpp"), *sources]),
+        library("fused_rnn.libfused_rnn_ops", sources),
         module("fused_rnn._C", "csrc/module.cpp"),
     ]
 

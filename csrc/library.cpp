@@ -3,7 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "cpu/layer.h"
+#include "cpu/ops.h"
 // kSchemas, which setup.py makes of fused_rnn/schemas.py.
 #include "schemas.h"
 
@@ -16,17 +16,17 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
-  m.impl("native_forward", TORCH_BOX(&fused_rnn::forward));
-  m.impl("native_backward", TORCH_BOX(&fused_rnn::backward));
-  m.impl("native_prepack", TORCH_BOX(&fused_rnn::prepack));
-  m.impl("native_prepacked_forward", TORCH_BOX(&fused_rnn::prepacked_forward));
-  m.impl("native_prepacked_step", TORCH_BOX(&fused_rnn::prepacked_step));
-  m.impl("native_stored_forward", TORCH_BOX(&fused_rnn::stored_forward));
-  m.impl("native_prepack_linear", TORCH_BOX(&fused_rnn::prepack_linear));
-  m.impl("native_prepacked_linear", TORCH_BOX(&fused_rnn::prepacked_linear));
-  m.impl("native_log_softmax", TORCH_BOX(&fused_rnn::log_softmax));
-  m.impl("native_top", TORCH_BOX(&fused_rnn::top));
-  m.impl("native_best", TORCH_BOX(&fused_rnn::best));
-  m.impl("native_advance", TORCH_BOX(&fused_rnn::advance));
-  m.impl("native_outlive", TORCH_BOX(&fused_rnn::outlive));
+  m.impl("native_forward", TORCH_BOX(&fused_rnn::cpu::forward));
+  m.impl("native_backward", TORCH_BOX(&fused_rnn::cpu::backward));
+  m.impl("native_prepack", TORCH_BOX(&fused_rnn::cpu::prepack));
+  m.impl("native_prepacked_forward", TORCH_BOX(&fused_rnn::cpu::prepacked_forward));
+  m.impl("native_prepacked_step", TORCH_BOX(&fused_rnn::cpu::prepacked_step));
+  m.impl("native_stored_forward", TORCH_BOX(&fused_rnn::cpu::stored_forward));
+  m.impl("native_prepack_linear", TORCH_BOX(&fused_rnn::cpu::prepack_linear));
+  m.impl("native_prepacked_linear", TORCH_BOX(&fused_rnn::cpu::prepacked_linear));
+  m.impl("native_log_softmax", TORCH_BOX(&fused_rnn::cpu::log_softmax));
+  m.impl("native_top", TORCH_BOX(&fused_rnn::cpu::top));
+  m.impl("native_best", TORCH_BOX(&fused_rnn::cpu::best));
+  m.impl("native_advance", TORCH_BOX(&fused_rnn::cpu::advance));
+  m.impl("native_outlive", TORCH_BOX(&fused_rnn::cpu::outlive));
 }

@@ -6,11 +6,13 @@
 #include <map>
 #include <string>
 
-#include "cpu/dispatch.h"
+#include "cpu/launch.h"
 #include "cuda/planner.h"
 #include "names.h"
 
 namespace {
+
+namespace cpu = fused_rnn::cpu;
 
 std::map<std::string, std::string> build_info() {
   return {{"compiler", __VERSION__},
@@ -33,27 +35,27 @@ std::string cuda_plan(const std::string& cell, const std::string& dtype, int ste
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Build information, the CPU kernels' instruction set, plans of the CUDA kernels.";
   m.def("build_info", &build_info, "How this extension was built.");
-  m.def("instruction_sets", &fused_rnn::instruction_sets,
+  m.def("instruction_sets", &cpu::instruction_sets,
         "Instruction sets that this machine runs, the fastest first.");
-  m.def("stored_instruction_sets", &fused_rnn::stored_instruction_sets,
+  m.def("stored_instruction_sets", &cpu::stored_instruction_sets,
         "Those with kernels for weights of fewer bits, the fastest first.");
   m.def(
-      "stored_instruction_set", [] { return fused_rnn::stored_kernels().name; },
+      "stored_instruction_set", [] { return cpu::stored_kernels().name; },
       "The one of these in use.");
-  m.def("set_stored_instruction_set", &fused_rnn::set_stored_instruction_set, pybind11::arg("name"),
+  m.def("set_stored_instruction_set", &cpu::set_stored_instruction_set, pybind11::arg("name"),
         "Uses one of these from now on; ValueError if this machine does not run it.");
-  m.def("instruction_set", &fused_rnn::instruction_set, "The instruction set in use.");
-  m.def("set_instruction_set", &fused_rnn::set_instruction_set, pybind11::arg("name"),
+  m.def("instruction_set", &cpu::instruction_set, "The instruction set in use.");
+  m.def("set_instruction_set", &cpu::set_instruction_set, pybind11::arg("name"),
         "Uses one instruction set from now on; ValueError if this machine does not run it.");
-  m.def("why_not_amx", &fused_rnn::why_not_amx, "Why there are no tiles; empty where there are.");
+  m.def("why_not_amx", &cpu::why_not_amx, "Why there are no tiles; empty where there are.");
   m.def(
       "serving",
       [](const std::string& dtype) {
-        const auto found = fused_rnn::serving(dtype);
+        const auto found = cpu::serving(dtype);
         return std::pair(found.small, found.large);
       },
       pybind11::arg("dtype"), "Instruction sets for small layers of a dtype, and for large ones.");
-  m.def("product_rate", &fused_rnn::product_rate, pybind11::arg("instruction_set"),
+  m.def("product_rate", &cpu::product_rate, pybind11::arg("instruction_set"),
         pybind11::arg("dtype"), "FLOP/s of one thread whose operands lie near; 0 if not served.");
   using pybind11::arg;
   m.def("cuda_plan", &cuda_plan, pybind11::kw_only(), arg("cell"), arg("dtype"), arg("steps"),

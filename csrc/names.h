@@ -7,7 +7,7 @@
 #include <string>
 
 #include "check.h"
-#include "cpu/problem.h"
+#include "types.h"
 
 namespace fused_rnn {
 

@@ -13,7 +13,7 @@
 #include <new>
 #include <vector>
 
-namespace fused_rnn {
+namespace fused_rnn::cpu {
 namespace {
 
 constexpr size_t kHugePage = 2 << 20;
@@ -175,4 +175,4 @@ Workspace::Workspace(size_t bytes) {
 
 Workspace::~Workspace() { std::free(own_); }
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

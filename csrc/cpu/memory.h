@@ -9,7 +9,7 @@
 
 #include "../check.h"
 
-namespace fused_rnn {
+namespace fused_rnn::cpu {
 
 // A contiguous tensor, uninitialised.
 Tensor make(Sizes shape, ScalarType dtype);
@@ -38,4 +38,4 @@ class Workspace {
   char* memory_;
 };
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

@@ -1,53 +1,20 @@
 // SPDX-License-Identifier: MIT
-// What a kernel is asked to do: plain pointers and sizes, no tensors.
+// What a kernel is asked to do: plain pointers and sizes, no tensors. Letters as in csrc/README.md.
 //
-// Letters: T steps, B batch, I input, H hidden, P output (H, or the projection's size),
-// N recurrences, G gates, S tape slots. A recurrence is one direction of a layer. Where T and B
-// stand first in a shape, packed input has the rows of step after step, without those past their
-// length: lengths fall, so that at step t they are the first ones.
+// Where T and B stand first in a shape, compact rows may stand in their place: those of step after
+// step, without what is past their length. Lengths fall then, so that at step t they are the first.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-namespace fused_rnn {
+#include "../types.h"
 
-// Storage of the 16-bit formats.
-struct Bf16 {
-  uint16_t bits;
-};
-struct Half {
-  uint16_t bits;
-};
-
-enum class Cell { kRnnTanh, kRnnRelu, kGru, kGruResetBefore, kLstm };
-enum class Dtype { kFloat, kDouble, kBf16, kHalf };
+namespace fused_rnn::cpu {
 
 // What products of float32 may lose, as torch.set_float32_matmul_precision names it: nothing, the
 // products of the third parts of split numbers, or all but those of the first parts.
 enum class Precision { kHighest, kHigh, kMedium };
-
-constexpr int gate_count(Cell cell) {
-  return cell == Cell::kLstm ? 4 : cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
-}
-
-constexpr bool is_half(Dtype dtype) { return dtype == Dtype::kBf16 || dtype == Dtype::kHalf; }
-
-// Cells whose gradients use h itself keep it in float32 where y is rounded to 16 bits: 1 - h * h
-// and h - n would lose all digits of a rounded h.
-constexpr bool keeps_state(Cell cell, bool half) { return half && cell != Cell::kLstm; }
-
-// LSTM i f g o c; GRU r z n q; textbook GRU r z n; behind them h where it is kept.
-constexpr int tape_slots(Cell cell, bool half) {
-  const int slots = cell == Cell::kLstm             ? 5
-                    : cell == Cell::kGru            ? 4
-                    : cell == Cell::kGruResetBefore ? 3
-                                                    : 0;
-  return slots + keeps_state(cell, half);
-}
-
-// Gradient columns a step and row produces: the gates, and q of the reset-after GRU.
-constexpr int grad_count(Cell cell) { return cell == Cell::kGru ? 4 : gate_count(cell); }
 
 // Calls of so few steps, with so few rows in all, take the weights as they lie.
 constexpr int64_t kUnpackedSteps = 2;
@@ -63,13 +30,13 @@ struct Shape {
 
 // The batch rows from longest to shortest: position p stands for row order[p].
 struct Rows {
-  const int64_t* order;    // (B,)
-  const int64_t* length;   // (B,), by position
-  const int64_t* active;   // (T,), rows longer than t
-  const int64_t* lengths;  // (B,), by row
-  const int64_t* begin;    // (T,), where x, y, tape and resets have the rows of step t
-  int64_t count;           // rows of x: T * B, or fewer if it is packed
-  const uint8_t* resets;   // (count,) or null
+  const int64_t* order;      // (B,)
+  const int64_t* length_at;  // (B,), by position
+  const int64_t* active;     // (T,), rows longer than t
+  const int64_t* length_of;  // (B,), by row
+  const int64_t* begin;      // (T,), where x, y, tape and resets have the rows of step t
+  int64_t count;             // rows of x: T * B, or fewer where they are compact
+  const uint8_t* resets;     // (count,) or null: marks of steps before which the state is cut off
 };
 
 struct Weights {
@@ -80,8 +47,8 @@ struct Weights {
   const void* w_hr;  // (P, H) or null
 };
 
-// A matrix of int8 or 16-bit weights in panels (stored.h); of int8 with what each of its rows is
-// scaled by, and sums up to.
+// A matrix of int8 or 16-bit weights in panels (kernels/stored.h); of int8 with what each of its
+// rows is scaled by, and sums up to.
 struct StoredMatrix {
   const void* panels;
   const float* scales;
@@ -210,4 +177,4 @@ extern const StoredKernels kStoredAvx512, kStoredAvx2, kStoredNeon, kStoredPorta
 // Those of the processor family that was built for, and the twin of AMX.
 extern const Kernels kAmx, kAvx512Bf16, kAvx512, kAvx2, kNeonBf16, kNeon, kPortable, kAmxTwin;
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

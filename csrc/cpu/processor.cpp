@@ -17,7 +17,7 @@
 
 #include "problem.h"
 
-namespace fused_rnn {
+namespace fused_rnn::cpu {
 namespace {
 
 #ifdef __x86_64__
@@ -116,4 +116,4 @@ const Processor& processor() {
   return found;
 }
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace fused_rnn {
+namespace fused_rnn::cpu {
 
 struct Processor {
   bool avx2, avx512, avx512_vnni, avx512_bf16, amx, neon_bf16;
@@ -18,4 +18,4 @@ struct Processor {
 // Asks once, and the kernel for the permission that AMX needs.
 const Processor& processor();
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace fused_rnn {
+namespace fused_rnn::cpu {
 
 // Holds `parties` threads until all of them have come. Who waits long goes to sleep: with fewer
 // free cores than threads, those that are late need this one's core.
@@ -38,4 +38,4 @@ void Team::wait(int barrier, int parties) { barriers_[size_t(barrier)].wait(part
 
 void Team::wait_all() { wait(0, size); }
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

@@ -6,7 +6,7 @@
 
 #include <memory>
 
-namespace fused_rnn {
+namespace fused_rnn::cpu {
 
 inline void pause_briefly() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -55,4 +55,4 @@ struct Team {
   std::unique_ptr<Barrier[]> barriers_;
 };
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <utility>
 
-#include "../cpu/problem.h"
+#include "../types.h"
 #include "launch.h"
 #include "problem.h"
 

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "../cpu/problem.h"
+#include "../types.h"
 
 namespace fused_rnn {
 namespace cuda {

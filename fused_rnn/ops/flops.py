@@ -21,7 +21,7 @@ from . import GATES, PAIRS, batch_size, prepacked_forward, prepacked_linear, pre
 
 _COUNTER = "torch.utils.flop_counter"
 
-# Where packed weights have the sizes of their layer, as csrc/cpu/prepacked_layer.cpp writes them:
+# Where packed weights have the sizes of their layer, as csrc/cpu/ops_prepacked.cpp writes them:
 # T B I H P N, and the cell by its number.
 _SIZES = slice(64, 64 + 7 * 8)
 

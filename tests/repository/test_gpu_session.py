@@ -186,9 +186,9 @@ def test_carried_objects_are_not_made_again(
     monkeypatch.setattr(gpu_session, "CARRIED", tmp_path / "build" / "carried")
     for name in gpu_session.KERNELS:
         (gpu_session.CARRIED / name).mkdir(parents=True)
-        pattern = "isa_*.cpp" if name == "cpu" else "*.cu"
+        pattern, prefix = ("isa/*.cpp", "isa_") if name == "cpu" else ("*.cu", "")
         for source in (tmp_path / "csrc" / name).glob(pattern):
-            kept = gpu_session.CARRIED / name / f"{source.stem}.o"
+            kept = gpu_session.CARRIED / name / f"{prefix}{source.stem}.o"
             kept.write_text("an object")
             # Older than any source, as after a copy that keeps no dates.
             os.utime(kept, (1, 1))

@@ -39,8 +39,8 @@ def output(*command: str) -> str:
 def foreign_names(path: Path, tools: str = "") -> list[str]:
     """Names an object defines for others outside its instruction set's own namespace."""
     name = path.stem.removeprefix("isa_")
-    own = f"9fused_rnn{len(name)}{name}"
-    table = "_ZN9fused_rnn{}k{}E".format(len(camel := name.title().replace("_", "")) + 1, camel)
+    own = f"9fused_rnn3cpu{len(name)}{name}"
+    table = "_ZN9fused_rnn3cpu{}k{}E".format(len(camel := name.title().replace("_", "")) + 1, camel)
     symbols = [line.split()[-2:] for line in output(f"{tools}nm", str(path)).splitlines()]
     known = [(kind, symbol) for kind, symbol in symbols if kind.isupper() and kind != "U"]
     assert ("D", table) in known or ("R", table) in known, f"{path} defines no table of kernels"

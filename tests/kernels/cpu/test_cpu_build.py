@@ -41,6 +41,12 @@ def test_sums_stay_in_registers(built: list[Path]) -> None:
     assert not [text for path in built for text in objects.complaints(path)]
 
 
+@pytest.mark.long
+@needs_tools
+def test_headers_of_kernels_include_what_they_use() -> None:
+    subprocess.run(["make", "-C", str(ROOT / "csrc" / "cpu"), "headers"], check=True)
+
+
 def test_no_folder_of_the_build_in_the_extensions() -> None:
     need("native")
     # What stands for a file's name in errors.
@@ -61,12 +67,12 @@ def compiled(folder: Path, name: str, text: str) -> Path:
     return target
 
 
-TABLE = "namespace fused_rnn { extern const int kMine; const int kMine = 1; }\n"
+TABLE = "namespace fused_rnn::cpu { extern const int kMine; const int kMine = 1; }\n"
 
 
 @needs_tools
 def test_a_foreign_name_is_found(tmp_path: Path) -> None:
-    own = "namespace fused_rnn::mine { int own() { return 1; } }\n"
+    own = "namespace fused_rnn::cpu::mine { int own() { return 1; } }\n"
     assert not objects.foreign_names(compiled(tmp_path, "isa_mine", TABLE + own))
     other = "template <class T> T shared(T v) { return v; }\ntemplate int shared(int);\n"
     assert objects.foreign_names(compiled(tmp_path, "isa_mine", TABLE + own + other)) == [
@@ -78,7 +84,7 @@ def test_a_foreign_name_is_found(tmp_path: Path) -> None:
 def test_a_spill_is_found(tmp_path: Path) -> None:
     text = """
     typedef float V __attribute__((vector_size(16)));
-    namespace fused_rnn::mine {
+    namespace fused_rnn::cpu::mine {
     template <class Op, int R, int N>
     __attribute__((noinline)) void tile(const V* a, V* c, long k) {
       V sum[R * N] = {};
