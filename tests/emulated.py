@@ -18,8 +18,8 @@ from torch import Tensor
 from fused_rnn import autograd, ops
 
 NAME = "emulated"
-FOLDER = Path(__file__).parent / "emulator"
-BUILD = FOLDER.parent.parent / "build" / "emulator"
+FOLDER = Path(__file__).parent / "kernels" / "cuda" / "emulator"
+BUILD = Path(__file__).parent.parent / "build" / "emulator"
 
 
 class Device(enum.Enum):
@@ -113,11 +113,11 @@ class Emulator:
         return bytes(self._library.emulator_last_plan(int(backward))).decode()
 
     def fallbacks(self, tier: str) -> int:
-        """Returns how often a tier gave way to another."""
+        """Returns how often passes rewound from a tier."""
         return int(self._library.emulator_fallbacks(tier.encode()))
 
     def strand(self, case: Case, *, backward: bool) -> None:
-        """Sets the word of tier G's launches for a case, as a kernel does whose wait ran out."""
+        """Sets the word of a case's launches in grid, as a kernel does whose wait ran out."""
         sizes = (case.steps, case.batch, len(case.reverse), case.hidden)
         self._library.emulator_strand(*sizes, int(backward))
 

@@ -62,7 +62,7 @@ struct Backward : Recurrence {
   void* dc0;         // (N, B, H) or null
 };
 
-// What the blocks of a grid share: tier G. Backward by two dimensions, `ranks` columns hand
+// What the blocks of a grid share: the grid tier. Backward by two dimensions, `ranks` columns hand
 // operands around, each within itself; else all blocks are one column.
 struct Exchange {
   int rows;           // of a batch group
