@@ -113,8 +113,8 @@ def table(counts: dict[Kernel, int]) -> str:
     lines = [
         "# Instructions of a time step",
         "",
-        "Static counts, LSTM in bfloat16, compute capability 9.0: the loop over steps, in tier",
-        "grid that over passes of sixteen rows, one of them a step. `python -m bench.instructions`.",
+        "Static counts, LSTM in bfloat16, compute capability 9.0: the loop over steps, of grid",
+        "that over passes of sixteen rows, one of them a step. `python -m bench.instructions`.",
         "",
         "| tier and pass | layer | now | target |",
         "| --- | --- | ---: | ---: |",

@@ -189,8 +189,10 @@ def test_carried_objects_are_not_made_again(
     for name in gpu_session.KERNELS:
         (gpu_session.CARRIED / name).mkdir(parents=True)
         pattern = "isa_*.cpp" if name == "cpu" else "*.cu"
-        for source in (tmp_path / "csrc" / name).glob(pattern):
-            kept = gpu_session.CARRIED / name / f"{source.stem}.o"
+        folder = tmp_path / "csrc" / name
+        for source in folder.rglob(pattern):
+            parts = source.relative_to(folder).with_suffix(".o").parts
+            kept = gpu_session.CARRIED / name / "_".join(parts)
             kept.write_text("an object")
             # Older than any source, as after a copy that keeps no dates.
             os.utime(kept, (1, 1))

@@ -17,7 +17,7 @@ using StreamHandle = void*;
 // The architectures of this build, such as "80 90a", by nvcc's names without their "sm_".
 FUSED_RNN_EXPORTED const char* built_architectures();
 
-// ---- The block and the exact tier: all steps in one launch. `rows`: batch rows of a block, 1 or
+// ---- Tiers block and exact: all steps in one launch. `rows`: batch rows of a block of exact, 1 or
 // kManyRows.
 const char* block_forward(const Forward& p, StreamHandle stream);
 const char* block_backward(const Backward& p, StreamHandle stream);
@@ -38,8 +38,9 @@ const char* cluster_forward(const Forward& p, int blocks, int rows, StreamHandle
 const char* cluster_backward(const Backward& p, int blocks, int rows, StreamHandle stream);
 
 // ---- The stepwise tier: the pointwise part of one step; the products are library calls between
-// them. States and products of one step. States are wide (float32, or float64 for float64); what
-// enters or leaves a library product has the tensors' own type.
+// them.
+// States and products of one step. States are wide (float32, or float64 for float64); what enters
+// or leaves a library product has the tensors' own type.
 struct StepForward {
   Forward layer;
   void* h;            // (N, B, H) wide

@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "kernels.h"

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "passes.h"
 
+#include <cstdint>
+
+#include "../runtime.h"
+
 namespace fused_rnn {
 namespace cuda {
 
