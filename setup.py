@@ -106,7 +106,7 @@ def cuda_extensions() -> list[Extension]:
     ):
         return []
     headers = [str(CUDA_HOME / "include")]
-    sources = [path for path in Path("csrc/cuda").glob("*.cpp") if path.stem != "module"]
+    sources = [path for path in Path("csrc/cuda").rglob("*.cpp") if path.stem != "module"]
     return [
         library(
             "fused_rnn.libfused_rnn_ops_cuda",

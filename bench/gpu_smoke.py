@@ -40,12 +40,12 @@ class Smoke(NamedTuple):
 
 # In the order of how much can go wrong.
 SMOKES = {
-    "library": Smoke("native", "lstm", 9, 20, 2100, "tier L"),
-    "exact": Smoke("native", "lstm", 9, 40, 64, "tier S", dtype="float32"),
-    "block": Smoke("native", "lstm", 9, 40, 128, "tier S"),
-    "cluster": Smoke("native", "lstm", 16, 40, 512, "tier C"),
-    "grid": Smoke("native", "lstm", 16, 40, 1024, "tier G"),
-    "columns": Smoke("native", "gru", 16, 40, 900, "tier G", directions=2),
+    "stepwise": Smoke("native", "lstm", 9, 20, 2100, "tier stepwise"),
+    "exact": Smoke("native", "lstm", 9, 40, 64, "tier exact", dtype="float32"),
+    "block": Smoke("native", "lstm", 9, 40, 128, "tier block"),
+    "cluster": Smoke("native", "lstm", 16, 40, 512, "tier cluster"),
+    "grid": Smoke("native", "lstm", 16, 40, 1024, "tier grid"),
+    "columns": Smoke("native", "gru", 16, 40, 900, "tier grid", directions=2),
     "triton-step": Smoke("triton", "gru", 9, 1, 256),
     "triton-block": Smoke("triton", "lstm", 9, 40, 64),
     "triton-grid": Smoke("triton", "lstm", 16, 40, 512),

@@ -27,18 +27,18 @@ class Kernel(NamedTuple):
     source: str
     name: str
     # Of the loops that hold all products: the innermost is a pass of sixteen rows, of which a step
-    # of tier G has one where B is at most 16; else the outermost, a step.
+    # of the grid tier has one where B is at most 16; else the outermost, a step.
     innermost: bool
     limit: int  # what the tests allow
     target: int  # what was found to be possible, see bench/LOG.md
 
 
 KERNELS = (
-    Kernel("C forward", "H 512", "cluster_forward", "Li6ELi3EE", False, 840, 450),
-    Kernel("C backward", "H 512", "cluster_backward", "Li6ELi3EE", False, 1150, 650),
-    Kernel("G forward", "H 1024, B 16", "grid_forward", "Li8ELi0EE", True, 1030, 600),
+    Kernel("cluster forward", "H 512", "cluster_forward", "Li6ELi3EE", False, 840, 450),
+    Kernel("cluster backward", "H 512", "cluster_backward", "Li6ELi3EE", False, 1150, 650),
+    Kernel("grid forward", "H 1024, B 16", "grid_forward", "Li8ELi0EE", True, 1030, 600),
     Kernel(
-        "G backward by two dimensions",
+        "grid backward by two dimensions",
         "H 1024, B 16",
         "grid_cluster_backward",
         "E",
@@ -46,8 +46,8 @@ KERNELS = (
         1720,
         800,
     ),
-    Kernel("S forward", "H 128", "block_forward", "Li8EE", False, 840, 550),
-    Kernel("S backward", "H 128", "block_backward", "Li8EE", False, 1200, 880),
+    Kernel("block forward", "H 128", "block_forward", "Li8EE", False, 840, 550),
+    Kernel("block backward", "H 128", "block_backward", "Li8EE", False, 1200, 880),
 )
 
 
@@ -113,7 +113,7 @@ def table(counts: dict[Kernel, int]) -> str:
     lines = [
         "# Instructions of a time step",
         "",
-        "Static counts, LSTM in bfloat16, compute capability 9.0: the loop over steps, in tier G",
+        "Static counts, LSTM in bfloat16, compute capability 9.0: the loop over steps, of grid",
         "that over passes of sixteen rows, one of them a step. `python -m bench.instructions`.",
         "",
         "| tier and pass | layer | now | target |",

@@ -157,7 +157,7 @@ def _largest_kept(cell: str, dtype: torch.dtype, index: int) -> int:
             cuda_plan(cell, dtype, hidden=hidden, device=device, backward=backward, **sizes)
             for backward in (False, True)
         )
-        return any(plan.startswith("tier L") for plan in plans)
+        return any(plan.startswith("tier stepwise") for plan in plans)
 
     return bisect_left(range(1, _MOST_UNITS), True, key=is_too_large)
 

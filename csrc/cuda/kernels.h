@@ -17,13 +17,14 @@ using StreamHandle = void*;
 // The architectures of this build, such as "80 90a", by nvcc's names without their "sm_".
 FUSED_RNN_EXPORTED const char* built_architectures();
 
-// ---- Tier S: all steps in one launch. `rows`: batch rows of a block, 1 or kManyRows.
+// ---- Tiers block and exact: all steps in one launch. `rows`: batch rows of a block of exact, 1 or
+// kManyRows.
 const char* block_forward(const Forward& p, StreamHandle stream);
 const char* block_backward(const Backward& p, StreamHandle stream);
 const char* exact_forward(const Forward& p, int rows, StreamHandle stream);
 const char* exact_backward(const Backward& p, int rows, StreamHandle stream);
 
-// ---- Tier G: all steps in one cooperative launch; kTooLarge where fewer
+// ---- The grid tier: all steps in one cooperative launch; kTooLarge where fewer
 // multiprocessors are free than planned.
 const char* grid_forward(const Forward& p, const Exchange& x, StreamHandle stream);
 const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle stream);
@@ -31,12 +32,13 @@ const char* grid_backward(const Backward& p, const Exchange& x, StreamHandle str
 const char* grid_cluster_backward(const Backward& p, const Exchange& x, int ranks,
                                   StreamHandle stream);
 
-// ---- Tier C: all steps in one launch of clusters of `blocks` with `rows` batch rows each;
-// kTooLarge where the device takes no such cluster.
+// ---- The cluster tier: all steps in one launch of clusters of `blocks` with `rows` batch rows
+// each; kTooLarge where the device takes no such cluster.
 const char* cluster_forward(const Forward& p, int blocks, int rows, StreamHandle stream);
 const char* cluster_backward(const Backward& p, int blocks, int rows, StreamHandle stream);
 
-// ---- Tier L: the pointwise part of one step; the products are library calls between them.
+// ---- The stepwise tier: the pointwise part of one step; the products are library calls between
+// them.
 // States and products of one step. States are wide (float32, or float64 for float64); what enters
 // or leaves a library product has the tensors' own type.
 struct StepForward {
@@ -51,12 +53,12 @@ struct StepForward {
 
 struct StepBackward {
   Backward layer;
-  void* dh;             // (N, B, H) wide: the gradient of h without the last product
-  void* dc;             // (N, B, H) wide, LSTM
-  void* operand;        // (N, B, G*H), of the textbook GRU (N, B, 2H)
-  void* operand_n;      // (N, B, H): dn of the textbook GRU
-  const void* product;  // (N, B, H): operand W_hh
-  const void* d_reset;  // (N, B, H): operand_n W_hn
+  void* dh;               // (N, B, H) wide: the gradient of h without the last product
+  void* dc;               // (N, B, H) wide, LSTM
+  void* operand;          // (N, B, G*H), of the textbook GRU (N, B, 2H)
+  void* operand_n;        // (N, B, H): dn of the textbook GRU
+  const void* product;    // (N, B, H): operand W_hh
+  const void* d_reset_h;  // (N, B, H): operand_n W_hn
 };
 
 // The states before the first step, and its operand.
@@ -78,7 +80,7 @@ struct States {
   const void* y;     // (T, B, N, H)
   const void* tape;  // (T, B, N, 3, H): r of the textbook GRU
   void* before;      // (T, B, N, H): h_{t-1}; zero past a row's end
-  void* reset;       // (T, B, N, H) or null: r * h_{t-1}
+  void* reset_h;     // (T, B, N, H) or null: r * h_{t-1}
 };
 const char* states_before(const States& p, StreamHandle stream);
 

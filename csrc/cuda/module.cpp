@@ -23,7 +23,8 @@ PYBIND11_MODULE(_C_cuda, m) {
   m.def("last_plan", &last_plan, pybind11::arg("backward"),
         "The plan of the last forward or backward pass that ran in this process, empty before it.");
   m.def("fallbacks", &fallbacks,
-        "How often a tier was planned, was too large for what the device had free, and gave way.");
+        "How often a tier was planned, was too large for what the device had free, and the pass "
+        "rewound.");
   m.def("check_waits", &check_stuck,
         "RuntimeError where a wait of a kernel ran out since the last check or call.");
 }

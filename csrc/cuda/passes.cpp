@@ -1,76 +1,27 @@
 // SPDX-License-Identifier: MIT
 #include "passes.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+#include "planner.h"
 #include "record.h"
+#include "runtime.h"
+#include "shapes.h"
+#include "stepwise/passes.h"
 #include "stuck.h"
 
 namespace fused_rnn {
 namespace cuda {
 namespace {
 
-// Tier L: a batched product and a pointwise launch each step.
-void library_forward(const Layer& layer, const Forward& p, StreamHandle stream) {
-  const Sizes& s = layer.sizes;
-  const int64_t H = s.H, G = layer.G;
-  const bool before = s.cell == Cell::kGruResetBefore, lstm = s.cell == Cell::kLstm;
-  const int64_t gates = before ? 2 : G;
-  const Tensor h = layer.make_wide({s.N, s.B, H}), operand = layer.make({s.N, s.B, H});
-  const Tensor c = layer.make_wide({lstm ? s.N : 0, s.B, H});
-  const Tensor sums = layer.make({s.N, s.B, gates * H});
-  const Tensor sum_n = layer.make({before ? s.N : 0, s.B, H});
-  const Tensor saved = layer.make_wide({before ? s.N : 0, s.B, 2, H});
-  const Tensor w = view(layer.w_hh, {s.N, H, gates * H}, {G * H * H, 1, H});
-  const StepForward q{p,
-                      h.mutable_data_ptr(),
-                      lstm ? c.mutable_data_ptr() : nullptr,
-                      operand.mutable_data_ptr(),
-                      sums.const_data_ptr(),
-                      sum_n.const_data_ptr(),
-                      saved.mutable_data_ptr()};
-  check_launch(start_forward(q, stream));
-  for (int k = 0; k < s.T; ++k) {
-    multiply_batch(sums, operand, w);
-    if (before) {
-      check_launch(step_gates(q, k, stream));
-      multiply_batch(sum_n, operand, view(layer.w_hh, {s.N, H, H}, {G * H * H, 1, H}, 2 * H * H));
-    }
-    check_launch(step_forward(q, k, stream));
-  }
-}
-
-void library_backward(const Layer& layer, const Backward& p, StreamHandle stream) {
-  const Sizes& s = layer.sizes;
-  const int64_t H = s.H, G = layer.G;
-  const bool before = s.cell == Cell::kGruResetBefore, lstm = s.cell == Cell::kLstm;
-  const int64_t gates = before ? 2 : G;
-  const Tensor dh = layer.make_wide({s.N, s.B, H}), product = layer.make({s.N, s.B, H});
-  const Tensor dc = layer.make_wide({lstm ? s.N : 0, s.B, H});
-  const Tensor operand = layer.make({s.N, s.B, gates * H});
-  const Tensor operand_n = layer.make({before ? s.N : 0, s.B, H});
-  const Tensor d_reset = layer.make({before ? s.N : 0, s.B, H});
-  const Tensor w = view(layer.w_hh, {s.N, gates * H, H}, {G * H * H, H, 1});
-  const StepBackward q{p,
-                       dh.mutable_data_ptr(),
-                       lstm ? dc.mutable_data_ptr() : nullptr,
-                       operand.mutable_data_ptr(),
-                       operand_n.mutable_data_ptr(),
-                       product.const_data_ptr(),
-                       d_reset.const_data_ptr()};
-  for (int k = s.T - 1; k >= 0; --k) {
-    check_launch(step_backward(q, k, stream));
-    if (before) {
-      multiply_batch(d_reset, operand_n,
-                     view(layer.w_hh, {s.N, H, H}, {G * H * H, H, 1}, 2 * H * H));
-      check_launch(step_gates_backward(q, k, stream));
-    }
-    multiply_batch(product, operand, w);
-  }
-  if (p.dh0 || p.dc0) check_launch(finish_backward(q, stream));
-}
-
-// Tier G: what the blocks share, made and set for one launch, by kernels that a CUDA graph replays.
+// The grid tier: what the blocks share, made and set for one launch, by kernels that a CUDA graph
+// replays.
 struct Shared {
   Tensor ring, counter;
   Exchange exchange;
@@ -91,7 +42,7 @@ struct Shared {
 
 // What the weight gradients multiply dG with, over all steps.
 struct Operands {
-  Tensor x, before, reset;  // (T*B, I), (T*B, N*H) twice
+  Tensor x, before, reset_h;  // (T*B, I), (T*B, N*H) twice
 };
 
 Operands operands(const Layer& layer, const Tensor& x, const Backward& p, StreamHandle stream) {
@@ -100,7 +51,7 @@ Operands operands(const Layer& layer, const Tensor& x, const Backward& p, Stream
   Operands o{x, layer.make({layer.rows(), s.N * s.H}),
              layer.make({textbook ? layer.rows() : 0, s.N * s.H})};
   const States states{p, p.y, p.tape, o.before.mutable_data_ptr(),
-                      textbook ? o.reset.mutable_data_ptr() : nullptr};
+                      textbook ? o.reset_h.mutable_data_ptr() : nullptr};
   check_launch(states_before(states, stream));
   if (p.lengths) {
     o.x = layer.make({layer.rows(), layer.I});
@@ -140,7 +91,7 @@ const char* launch_forward(const Plan& plan, const Layer& layer, const Forward& 
     case Tier::kGrid:
       return grid_forward(p, Shared(layer, plan, 1).exchange, stream);
     default:
-      library_forward(layer, p, stream);
+      stepwise_forward(layer, p, stream);
       return nullptr;
   }
 }
@@ -160,20 +111,20 @@ const char* launch_backward(const Plan& plan, const Layer& layer, const Backward
                               : grid_backward(p, shared.exchange, stream);
     }
     default:
-      library_backward(layer, p, stream);
+      stepwise_backward(layer, p, stream);
       return nullptr;
   }
 }
 
-// What takes the place of a plan that the device has no room for. Its multiprocessors may take no
-// cluster of the planned size, as where they were parted among processes; or another process or a
-// debugger holds some back.
-Plan smaller_plan(const Plan& plan, const Sizes& sizes, Device& device, bool backward) {
+// Where a pass rewinds to from a plan that the device has no room for. Its multiprocessors may take
+// no cluster of the planned size, as where they were parted among processes; or another process or
+// a debugger holds some back.
+Plan rewound_plan(const Plan& plan, const Sizes& sizes, Device& device, bool backward) {
   device.cluster = 1;
-  return plan.cluster > 1 ? make_plan(sizes, device, backward) : library_plan(kTooLarge);
+  return plan.cluster > 1 ? make_plan(sizes, device, backward) : stepwise_plan(kTooLarge);
 }
 
-// Runs a pass by the first plan that the device has room for.
+// Runs a pass by the first plan that the device has room for; rewinds from each before it.
 template <class Pass, class Launch>
 void run(const Layer& layer, Pass p, bool backward, Launch launch) {
   Device device = device_sizes(layer.device);
@@ -187,8 +138,8 @@ void run(const Layer& layer, Pass p, bool backward, Launch launch) {
       check_launch(error);
       return record_run(plan, backward);
     }
-    record_fall(plan.tier);
-    plan = smaller_plan(plan, layer.sizes, device, backward);
+    record_rewind(plan.tier);
+    plan = rewound_plan(plan, layer.sizes, device, backward);
   }
 }
 
@@ -254,7 +205,7 @@ std::vector<Tensor> weight_grads(const Layer& layer, const Tensor& x, const Back
       // The n rows meet q's gradient, in the textbook GRU r * h.
       const bool textbook = s.cell == Cell::kGruResetBefore;
       multiply(block(0, 2), columns(0, 2), states(o.before));
-      multiply(block(2, 1), columns(textbook ? 2 : 3, 1), states(textbook ? o.reset : o.before));
+      multiply(block(2, 1), columns(textbook ? 2 : 3, 1), states(textbook ? o.reset_h : o.before));
     } else {
       multiply(grad[1], columns(0, G), states(o.before));
     }

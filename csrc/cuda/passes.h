@@ -4,7 +4,8 @@
 
 #include <vector>
 
-#include "tensors.h"
+#include "arguments.h"
+#include "problem.h"
 
 namespace fused_rnn {
 namespace cuda {

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 
+#include "problem.h"
 #include "shapes.h"
 
 namespace fused_rnn {
@@ -18,14 +20,14 @@ struct Device {
   int cluster;       // blocks of a cluster at most; 1 where there are none
 };
 
-enum class Tier { kBlock, kExact, kCluster, kGrid, kLibrary };
+enum class Tier { kBlock, kExact, kCluster, kGrid, kStepwise };
 
 struct Plan {
-  Tier tier = Tier::kLibrary;
+  Tier tier = Tier::kStepwise;
   std::string reason;
-  int rows = 0;          // batch rows of a block or, in tier G, of a group of blocks
-  int slots = 0;         // gates that a block of tier G has in shared memory at once, backward
-  int blocks = 0;        // of the launch for all steps; tier L has none
+  int rows = 0;          // batch rows of a block or, in grid, of a group of blocks
+  int slots = 0;         // gates that a block of grid has in shared memory at once, backward
+  int blocks = 0;        // of the launch for all steps; stepwise has none
   int threads = 0;       // of a block
   int shared_bytes = 0;  // of a block
   int cluster = 1;       // blocks that make up a cluster
@@ -33,11 +35,11 @@ struct Plan {
 
 inline std::string kilobytes(int64_t bytes) { return std::to_string(bytes / 1024) + " KiB"; }
 
-inline Plan library_plan(std::string reason) { return {Tier::kLibrary, reason}; }
+inline Plan stepwise_plan(std::string reason) { return {Tier::kStepwise, reason}; }
 
 inline Plan too_little_memory(int64_t bytes, const Device& device) {
-  return library_plan("a block needs " + kilobytes(bytes) + " of shared memory, there are " +
-                      kilobytes(device.shared_bytes));
+  return stepwise_plan("a block needs " + kilobytes(bytes) + " of shared memory, there are " +
+                       kilobytes(device.shared_bytes));
 }
 
 // 16-bit formats: W_hh in the registers of one block.
@@ -57,7 +59,8 @@ inline int clusters_at_once(const Device& device, int blocks) {
   return device.processors / 18 * (kLargestCluster / blocks);
 }
 
-// 16-bit formats: W_hh in the registers and shared memory of a cluster. Tier L where none fits.
+// 16-bit formats: W_hh in the registers and shared memory of a cluster. The stepwise tier where
+// none fits.
 inline Plan cluster_plan(const Sizes& s, const Device& device, bool backward) {
   Plan best;
   int least = 0;
@@ -85,7 +88,7 @@ inline Plan cluster_plan(const Sizes& s, const Device& device, bool backward) {
   return best;
 }
 
-// Tier G backward by two dimensions. Tier L where no cluster's size serves.
+// The grid tier backward by two dimensions. The stepwise tier where no cluster's size serves.
 inline Plan grid_cluster_plan(const Sizes& s, const Device& device) {
   for (const int ranks : {kRanks, kFewRanks}) {
     const int blocks = grid_blocks(s.H, ranks) * s.N;
@@ -106,19 +109,20 @@ inline Plan grid_cluster_plan(const Sizes& s, const Device& device) {
             int(bytes),
             ranks};
   }
-  return library_plan("no cluster of blocks serves");
+  return stepwise_plan("no cluster of blocks serves");
 }
 
 // 16-bit formats: W_hh in the registers, then the shared memory of many blocks, which hand h or dG
 // around after each step.
 inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
   if (s.cell == Cell::kGruResetBefore) {
-    return library_plan("the textbook GRU would have to meet twice a step, tier G meets once");
+    return stepwise_plan(
+        "the textbook GRU would have to meet twice a step, the grid tier meets once");
   }
-  if (s.T == 1) return library_plan("a single step leaves no weights to keep");
+  if (s.T == 1) return stepwise_plan("a single step leaves no weights to keep");
   if (s.H > kGridUnits) {
-    return library_plan("hidden size " + std::to_string(s.H) + " is above " +
-                        std::to_string(kGridUnits) + ", what the blocks hold the weights of");
+    return stepwise_plan("hidden size " + std::to_string(s.H) + " is above " +
+                         std::to_string(kGridUnits) + ", what the blocks hold the weights of");
   }
   // Each block gathers a part of dG alone, which outweighs fewer groups of more rows.
   if (backward) {
@@ -128,13 +132,13 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
   // A group of blocks has all units of some rows; all groups run at once.
   const int blocks = grid_slices(s.H) * s.N, most = device.processors / blocks;
   if (most == 0) {
-    return library_plan(std::to_string(blocks) + " blocks would have to run at once, on " +
-                        std::to_string(device.processors) + " multiprocessors");
+    return stepwise_plan(std::to_string(blocks) + " blocks would have to run at once, on " +
+                         std::to_string(device.processors) + " multiprocessors");
   }
   const int rows = round_up((s.B + most - 1) / most, kPassRows);
   if (rows > kMostPasses * kPassRows) {
-    return library_plan(std::to_string(rows) + " rows of the batch for each block are above " +
-                        std::to_string(kMostPasses * kPassRows));
+    return stepwise_plan(std::to_string(rows) + " rows of the batch for each block are above " +
+                         std::to_string(kMostPasses * kPassRows));
   }
   int slots = backward ? gate_count(s.cell) : 0;
   const auto bytes = [&] {
@@ -156,8 +160,8 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
 inline Plan exact_plan(const Sizes& s, const Device& device, bool backward) {
   const int width = s.dtype == Dtype::kDouble ? 8 : 4, most = exact_units(s.cell, width);
   if (s.H > most) {
-    return library_plan("hidden size " + std::to_string(s.H) + " is above " + std::to_string(most) +
-                        ", what one block's shared memory holds");
+    return stepwise_plan("hidden size " + std::to_string(s.H) + " is above " +
+                         std::to_string(most) + ", what one block's shared memory holds");
   }
   // A row each while all run at once: a block's time grows with its rows.
   const int rows = int64_t(s.B) * s.N <= device.processors ? 1 : kManyRows;
@@ -179,20 +183,22 @@ inline Plan make_plan(const Sizes& s, const Device& device, bool backward) {
 
 inline const char* tier_name(Tier tier) {
   switch (tier) {
-    case Tier::kGrid:
-      return "tier G";
+    case Tier::kBlock:
+      return "tier block";
+    case Tier::kExact:
+      return "tier exact";
     case Tier::kCluster:
-      return "tier C";
-    case Tier::kLibrary:
-      return "tier L";
+      return "tier cluster";
+    case Tier::kGrid:
+      return "tier grid";
     default:
-      return "tier S";
+      return "tier stepwise";
   }
 }
 
 inline std::string describe(const Plan& plan) {
   const std::string tier = tier_name(plan.tier);
-  if (plan.tier == Tier::kLibrary) {
+  if (plan.tier == Tier::kStepwise) {
     return tier + ", a library product and a pointwise launch each step: " + plan.reason;
   }
   const std::string clusters =

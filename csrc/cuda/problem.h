@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What a recurrence kernel is asked to do: plain pointers and sizes, no tensors.
 //
-// Letters as in csrc/cpu/problem.h; the input's part of the gates comes projected, xg = x W_ih^T.
+// Letters as in csrc/README.md; the input's part of the gates comes projected, xg = x W_ih^T.
 // D is the number of gradient columns, S of tape slots, both without the CPU's extra slot for h.
 #pragma once
 
@@ -62,7 +62,7 @@ struct Backward : Recurrence {
   void* dc0;         // (N, B, H) or null
 };
 
-// What the blocks of a grid share: tier G. Backward by two dimensions, `ranks` columns hand
+// What the blocks of a grid share: the grid tier. Backward by two dimensions, `ranks` columns hand
 // operands around, each within itself; else all blocks are one column.
 struct Exchange {
   int rows;           // of a batch group

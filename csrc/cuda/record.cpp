@@ -11,7 +11,7 @@ namespace {
 struct Record {
   std::mutex mutex;
   std::optional<Plan> last[2];  // by pass
-  std::map<std::string, int64_t> falls;
+  std::map<std::string, int64_t> rewinds;
 } record;
 
 }  // namespace
@@ -27,14 +27,14 @@ std::string last_plan(bool backward) {
   return plan ? describe(*plan) : "";
 }
 
-void record_fall(Tier tier) {
+void record_rewind(Tier tier) {
   const std::lock_guard guard(record.mutex);
-  ++record.falls[tier_name(tier)];
+  ++record.rewinds[tier_name(tier)];
 }
 
 std::map<std::string, int64_t> fallbacks() {
   const std::lock_guard guard(record.mutex);
-  return record.falls;
+  return record.rewinds;
 }
 
 }  // namespace cuda

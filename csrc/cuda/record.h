@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What ran: the plan of the last launch of each pass, and the launches that a device had no room
-// for. Of the whole process: backward passes run in threads of PyTorch's own.
+// for, from which the pass rewound. Of the whole process: backward passes run in threads of
+// PyTorch's own.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@ void record_run(const Plan& plan, bool backward);
 // As `describe` has it; empty before the first.
 FUSED_RNN_EXPORTED std::string last_plan(bool backward);
 
-void record_fall(Tier tier);
-// How often each tier gave way to another, by its name.
+void record_rewind(Tier tier);
+// How often passes rewound from each tier, by its name.
 FUSED_RNN_EXPORTED std::map<std::string, int64_t> fallbacks();
 
 }  // namespace cuda

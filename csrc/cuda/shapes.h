@@ -11,8 +11,8 @@ namespace cuda {
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// ---- Tier S, 16-bit formats (tile.cuh). Rows and units of an mma tile; the padding that puts the
-// eight rows of a matrix into different banks; stages of a thread's ring of inputs.
+// ---- The block tier, 16-bit formats (block/). Rows and units of an mma tile; the padding that
+// puts the eight rows of a matrix into different banks; stages of a thread's ring of inputs.
 constexpr int kTileRows = 8, kTileUnits = 16, kPad = 8, kRingStages = 4;
 // Kernels are built for these numbers of k-steps of 16; H is at most 16 times the last.
 constexpr int kSmallSteps = 4, kLargeSteps = 8, kBlockUnits = 16 * kLargeSteps;
@@ -40,7 +40,7 @@ constexpr int64_t block_bytes(Cell cell, int H, bool backward) {
          4 * kRingStages * words * block_threads(H);
 }
 
-// ---- Tier G, 16-bit formats (grid_forward.cuh). Each block owns 16 units; its warps part the
+// ---- The grid tier, 16-bit formats (grid/). Each block owns 16 units; its warps part the
 // terms of their sums. Rows of a batch group come in passes of 16, one row and unit for each
 // thread.
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps, kPassRows = 16, kMostPasses = 4;
@@ -90,8 +90,8 @@ constexpr int64_t grid_backward_bytes(Cell cell, int H, int rows, int slots) {
          slots * grid_tile(H);
 }
 
-// ---- Tier G backward by two dimensions (grid_cluster_backward.cuh): clusters of one of two sizes,
-// whose ranks are columns of blocks, `peers` to each other.
+// ---- The grid tier backward by two dimensions (grid/cluster_backward.cuh): clusters of one of two
+// sizes, whose ranks are columns of blocks, `peers` to each other.
 constexpr int kRanks = kGridWarps, kFewRanks = kRanks / 2;
 constexpr int grid_blocks(int H, int ranks) { return round_up(grid_slices(H), ranks); }
 constexpr int column_peers(int H, int ranks) { return grid_blocks(H, ranks) / ranks; }
@@ -115,9 +115,9 @@ constexpr int64_t grid_cluster_bytes(Cell cell, int H, int ranks, int rows) {
          2 * grid_sums(kGridWarps, 1) + 2 * 2 * kPassRows * column_stride(cell, H, ranks) + 16;
 }
 
-// ---- Tier C, 16-bit formats (cluster.cuh). The blocks of a cluster part the units, some groups of
-// 16 for each. A group has four warps; batch rows come in passes of eight, one row and unit for
-// each thread.
+// ---- The cluster tier, 16-bit formats (cluster/). The blocks of a cluster part the units, some
+// groups of 16 for each. A group has four warps; batch rows come in passes of eight, one row and
+// unit for each thread.
 constexpr int kGroupWarps = 4, kGroupThreads = 32 * kGroupWarps, kMostGroups = 3;
 constexpr int kMostClusterRows = 32, kSmallestCluster = 4, kLargestCluster = 16;
 // Numbers of k-steps whose weights are in registers: 255 of them for each thread of two groups, 168
@@ -161,7 +161,8 @@ constexpr int64_t cluster_backward_bytes(Cell cell, int groups, int blocks, int 
          cluster_state_bytes(groups, rows);
 }
 
-// ---- Tier S, float32 and float64 (exact.cuh). Lanes that share a unit; batch rows of a block.
+// ---- The exact tier, float32 and float64 (exact/). Lanes that share a unit; batch rows of a
+// block.
 constexpr int kParts = 8, kManyRows = 4;
 
 // Units at most, by the bytes of a number: what shared memory holds, roughly.

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "../check.h"
-#include "device.h"
+#include "runtime.h"
 
 namespace fused_rnn {
 namespace cuda {

@@ -7,8 +7,11 @@
 // A device reaches them over its bus; a wait reads its word only every so many polls.
 #pragma once
 
+#include <cstdint>
+
 #include "../exported.h"
 #include "planner.h"
+#include "problem.h"
 
 namespace fused_rnn {
 namespace cuda {

@@ -86,25 +86,25 @@ def test_a_second_call_must_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def ran_out() -> None:
-    raise RuntimeError("tier C: a wait ran out\nat a shape")
+    raise RuntimeError("tier cluster: a wait ran out\nat a shape")
 
 
 def test_a_wait_that_ran_out_is_told_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     run_wrongly(monkeypatch, lambda call, y: ran_out() if call > 1 else y)
     verdict = proving.prove(seat(), len)["native"]["gru float64"]
-    assert verdict == "T=5 B=3 H=8: tier C: a wait ran out"
+    assert verdict == "T=5 B=3 H=8: tier cluster: a wait ran out"
 
 
 def test_a_wait_of_the_last_call_is_asked_for() -> None:
     verdicts = proving.prove(seat(check_waits=ran_out), len)["native"].values()
-    assert set(verdicts) == {"T=5 B=3 H=8: tier C: a wait ran out"}
+    assert set(verdicts) == {"T=5 B=3 H=8: tier cluster: a wait ran out"}
 
 
 @pytest.mark.parametrize("pass_", [False, True], ids=["forward", "backward"])
 def test_the_tier_planned_must_be_the_one_that_ran(pass_: bool) -> None:
-    ran = seat(ran=lambda backward: "tier L" if backward == pass_ else "the one kernel")
+    ran = seat(ran=lambda backward: "tier stepwise" if backward == pass_ else "the one kernel")
     verdicts = proving.prove(ran, len)["native"].values()
-    assert set(verdicts) == {"T=5 B=3 H=8: planned was the one kernel; what ran is tier L"}
+    assert set(verdicts) == {"T=5 B=3 H=8: planned was the one kernel; what ran is tier stepwise"}
 
 
 def test_a_lost_device_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_the_command(
     monkeypatch.setattr(proven, "_CACHE", tmp_path)
     monkeypatch.setattr(proven, "key_of", lambda index: proven.Key("a device", *"1234"))
     monkeypatch.setattr(proving, "cuda_seat", lambda index: seat())
-    monkeypatch.setattr(extensions, "fallbacks", lambda: {"tier C": 3})
+    monkeypatch.setattr(extensions, "fallbacks", lambda: {"tier cluster": 3})
     for name, function in {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -142,7 +142,7 @@ def test_the_command(
     assert main(["doctor", "--prove"]) == 0
     shown = capsys.readouterr().out
     assert "Proving device 0, a device:" in shown
-    assert "tier C was refused as too large 3 times" in shown
+    assert "tier cluster was refused as too large 3 times" in shown
     (path,) = tmp_path.iterdir()
     assert f"Kept in {path}" in shown
     assert proven.why_unproven("native", "gru", "bfloat16", 0) is None

@@ -72,11 +72,15 @@ def test_no_time_without_a_right_result(
 def test_rows_say_which_kernels_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[None] = []
     monkeypatch.setattr(extensions, "check_waits", lambda: asked.append(None))
-    monkeypatch.setattr(extensions, "last_plan", lambda backward: f"tier {'GC'[backward]}")
-    monkeypatch.setattr(extensions, "fallbacks", lambda: {"tier C": 2})
+    monkeypatch.setattr(
+        extensions, "last_plan", lambda backward: f"tier {('grid', 'cluster')[backward]}"
+    )
+    monkeypatch.setattr(extensions, "fallbacks", lambda: {"tier cluster": 2})
     query = Query("gru", torch.bfloat16, "cuda")
     found = gpu._ran(query, "native")
-    assert found == {"ran": ["tier G", "tier C"], "fallbacks": {"tier C": 2}} and asked
+    assert (
+        found == {"ran": ["tier grid", "tier cluster"], "fallbacks": {"tier cluster": 2}} and asked
+    )
     assert not gpu._ran(query, "triton") and not gpu._ran(query._replace(device="cpu"), "native")
 
 
@@ -127,9 +131,12 @@ def test_means_are_those_of_the_targets() -> None:
 def test_tables_say_what_is_missing_and_what_ran() -> None:
     rows = recorded()
     rows.append(row(STEP, "step", "fused_rnn-graph", None, reason="failed: no capture"))
-    rows[0] |= {"ran": ["tier G, 8 blocks: it fits", ""], "fallbacks": {"tier C": 2}}
+    rows[0] |= {"ran": ["tier grid, 8 blocks: it fits", ""], "fallbacks": {"tier cluster": 2}}
     text = "\n".join(gpu_report.table(rows))
-    assert "ran: tier G, 8 blocks\n" in text and "tier C was refused as too large 2 times" in text
+    assert (
+        "ran: tier grid, 8 blocks\n" in text
+        and "tier cluster was refused as too large 2 times" in text
+    )
     assert "fused_rnn-graph: failed: no capture" in text
     assert "fused_rnn-triton: failed: RuntimeError: no" in text
     assert "3.2 s until its first results" in text

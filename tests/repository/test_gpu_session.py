@@ -22,6 +22,7 @@ from bench.shards import outcomes
 from fused_rnn import extensions
 
 ROOT = Path(__file__).parents[2]
+TIERS = ("block", "exact", "cluster", "grid", "stepwise")
 TESTS = """
 import os, time
 def test_right(): pass
@@ -119,7 +120,7 @@ def test_each_smoke_falls_to_its_tier() -> None:
                 backward=backward,
             )
             assert found.startswith(smoke.tier)
-    assert {smoke.tier for smoke in SMOKES.values()} == {"", *(f"tier {one}" for one in "SCGL")}
+    assert {smoke.tier for smoke in SMOKES.values()} == {"", *(f"tier {one}" for one in TIERS)}
 
 
 def test_smokes_end_with_the_first_form_that_is_wrong(
@@ -141,15 +142,16 @@ def test_a_smoke_that_is_wrong(wrong: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(rehearsal, "DEVICE", "cpu")
     monkeypatch.setattr(rehearsal, "synchronize", lambda: None)
     monkeypatch.setattr(gpu_smoke, "_as_planned", lambda smoke, backward: "as planned")
-    smoke = gpu_smoke.Smoke("reference", "gru", 2, 3, 8, "tier S")
+    smoke = gpu_smoke.Smoke("reference", "gru", 2, 3, 8, "tier block")
     monkeypatch.setitem(SMOKES, "small", smoke)
     assert gpu_smoke.check("small", "backward").endswith("; as planned")
     if wrong == "tier":
         monkeypatch.undo()
         monkeypatch.setattr(rehearsal, "check_waits", lambda: None)
-        monkeypatch.setattr(gpu_smoke, "plan", lambda *_: "tier S, planned")
-        monkeypatch.setattr(rehearsal, "last_plan", lambda *_: "tier L")
-        with pytest.raises(AssertionError, match="planned tier S, planned; what ran is tier L"):
+        monkeypatch.setattr(gpu_smoke, "plan", lambda *_: "tier block, planned")
+        monkeypatch.setattr(rehearsal, "last_plan", lambda *_: "tier stepwise")
+        ran = "planned tier block, planned; what ran is tier stepwise"
+        with pytest.raises(AssertionError, match=ran):
             gpu_smoke._as_planned(smoke, False)
         return
     calls: list[None] = []
@@ -186,9 +188,10 @@ def test_carried_objects_are_not_made_again(
     monkeypatch.setattr(gpu_session, "CARRIED", tmp_path / "build" / "carried")
     for name in gpu_session.KERNELS:
         (gpu_session.CARRIED / name).mkdir(parents=True)
-        pattern, prefix = ("isa/*.cpp", "isa_") if name == "cpu" else ("*.cu", "")
-        for source in (tmp_path / "csrc" / name).glob(pattern):
-            kept = gpu_session.CARRIED / name / f"{prefix}{source.stem}.o"
+        folder = tmp_path / "csrc" / name
+        for source in folder.rglob("isa/*.cpp" if name == "cpu" else "*.cu"):
+            parts = source.relative_to(folder).with_suffix(".o").parts
+            kept = gpu_session.CARRIED / name / "_".join(parts)
             kept.write_text("an object")
             # Older than any source, as after a copy that keeps no dates.
             os.utime(kept, (1, 1))

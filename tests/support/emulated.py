@@ -20,7 +20,7 @@ from fused_rnn._call import autograd
 
 NAME = "emulated"
 TESTS = Path(__file__).parents[1]
-FOLDER = TESTS / "emulator"
+FOLDER = TESTS / "kernels" / "cuda" / "emulator"
 BUILD = TESTS.parent / "build" / "emulator"
 
 
@@ -115,11 +115,11 @@ class Emulator:
         return bytes(self._library.emulator_last_plan(int(backward))).decode()
 
     def fallbacks(self, tier: str) -> int:
-        """Returns how often a tier gave way to another."""
+        """Returns how often passes rewound from a tier."""
         return int(self._library.emulator_fallbacks(tier.encode()))
 
     def strand(self, case: Case, *, backward: bool) -> None:
-        """Sets the word of tier G's launches for a case, as a kernel does whose wait ran out."""
+        """Sets the word of a case's launches in grid, as a kernel does whose wait ran out."""
         sizes = (case.steps, case.batch, len(case.reverse), case.hidden)
         self._library.emulator_strand(*sizes, int(backward))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tier C on an emulated GPU: clusters of blocks that push into each other's shared memory."""
+"""The cluster tier on an emulated GPU: blocks that push into each other's shared memory."""
 
 from dataclasses import replace
 

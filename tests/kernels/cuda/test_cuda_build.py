@@ -108,9 +108,9 @@ def plan(
 
 @pytest.mark.usefixtures("planner")
 def test_plans() -> None:
-    assert "tier S, 4 blocks of 256 threads, 8 rows" in plan(torch.bfloat16, 128)
-    assert "tier G, 18 blocks of 256 threads, 16 rows" in plan(torch.float16, 129)
-    assert "tier G, 130 blocks of 256 threads, 16 rows" in plan(torch.float16, 1025)
+    assert "tier block, 4 blocks of 256 threads, 8 rows" in plan(torch.bfloat16, 128)
+    assert "tier grid, 18 blocks of 256 threads, 16 rows" in plan(torch.float16, 129)
+    assert "tier grid, 130 blocks of 256 threads, 16 rows" in plan(torch.float16, 1025)
     assert "above 2048" in plan(torch.float16, 2049)
     assert "128 blocks would have to run at once, on 72" in plan(torch.float16, 1024, A10)
     assert "48 rows" in plan(torch.bfloat16, 512, batch=90)
@@ -118,39 +118,43 @@ def test_plans() -> None:
     assert "64 rows" in plan(torch.bfloat16, 1056, batch=64)
     assert "64 rows" in plan(torch.bfloat16, 1056, batch=64, backward=True)
     assert "above 64" in plan(torch.bfloat16, 1040, batch=65)
-    assert "tier S, 32 blocks of 512 threads, 1 rows" in plan(torch.float32, 64)
+    assert "tier exact, 32 blocks of 512 threads, 1 rows" in plan(torch.float32, 64)
     assert "4 rows" in plan(torch.float32, 64, batch=128)
-    assert plan(torch.float32, 100, A10).startswith("tier L")
-    assert plan(torch.float64, 300).startswith("tier L")
+    assert plan(torch.float32, 100, A10).startswith("tier stepwise")
+    assert plan(torch.float64, 300).startswith("tier stepwise")
 
 
 @pytest.mark.usefixtures("planner")
 def test_plans_of_clusters() -> None:
     half = torch.bfloat16
-    assert "tier S" in plan(half, 128, H200)
-    assert "tier C, 64 blocks in clusters of 16 of 128 threads, 8 rows" in plan(half, 256, H200)
-    assert "tier C, 64 blocks in clusters of 16 of 256 threads, 8 rows" in plan(half, 512, H200)
+    assert "tier block" in plan(half, 128, H200)
+    assert "tier cluster, 64 blocks in clusters of 16 of 128 threads, 8 rows" in plan(
+        half, 256, H200
+    )
+    assert "tier cluster, 64 blocks in clusters of 16 of 256 threads, 8 rows" in plan(
+        half, 512, H200
+    )
     # Equal shares: the smaller cluster.
     assert "in clusters of 8 of 256 threads, 8 rows" in plan(half, 256, H200, batch=56)
     for backward in (False, True):
         found = plan(half, 768, H200, backward=backward)
-        assert "tier C, 64 blocks in clusters of 16 of 384 threads, 8 rows" in found
-    assert "tier G, 98 blocks of 256" in plan(half, 769, H200)
+        assert "tier cluster, 64 blocks in clusters of 16 of 384 threads, 8 rows" in found
+    assert "tier grid, 98 blocks of 256" in plan(half, 769, H200)
     # Three clusters for each direction, whose rows are too many for shared memory.
-    assert "tier G" in plan(half, 768, H200, batch=32)
+    assert "tier grid" in plan(half, 768, H200, batch=32)
 
 
 @pytest.mark.usefixtures("planner")
 def test_plans_of_two_dimensions() -> None:
     half = torch.bfloat16
-    by_ranks = "tier G, 112 blocks in clusters of 8 of 256 threads, 16 rows"
+    by_ranks = "tier grid, 112 blocks in clusters of 8 of 256 threads, 16 rows"
     for hidden in (769, 896):
         assert by_ranks in plan(half, hidden, H200, backward=True)
     # More than seven clusters for each direction; more rows than all of them take.
-    assert "tier G, 114 blocks of 256 threads" in plan(half, 900, H200, backward=True)
-    assert "tier G, 98 blocks of 256" in plan(half, 769, NO_CLUSTERS, backward=True)
+    assert "tier grid, 114 blocks of 256 threads" in plan(half, 900, H200, backward=True)
+    assert "tier grid, 98 blocks of 256" in plan(half, 769, NO_CLUSTERS, backward=True)
     assert "64 rows" in plan(half, 769, H200, 64, backward=True)
-    assert plan(half, 769, H200, 65, backward=True).startswith("tier L")
+    assert plan(half, 769, H200, 65, backward=True).startswith("tier stepwise")
     fours = H200._replace(cluster=4)
     assert "in clusters of 4 of 256 threads" in plan(half, 769, fours, backward=True)
 

@@ -80,7 +80,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     path = tmp_path_factory.mktemp("launches") / "launches.so"
-    here = ROOT / "tests" / "launches"
+    here = ROOT / "tests" / "kernels" / "cuda" / "launches"
     command = ["g++", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{here}"]
     sources = [ROOT / "csrc" / "cuda" / "launch.cpp", here / "runtime.cpp"]
     subprocess.run([*command, *map(str, sources), "-o", str(path)], check=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the CUDA backend tells of its launches: which plans ran, which gave way, whose waits ended.
+"""What the CUDA backend tells of its launches: plans that ran, that did not fit, lost waits.
 
 On an emulated GPU, by the host code that serves real ones.
 """
@@ -46,11 +46,11 @@ def planned(case: Case, device: Device, *, backward: bool) -> str:
 @pytest.mark.parametrize(
     ("case", "device", "tier"),
     [
-        (SMALL, Device.NO_CLUSTERS, "tier S"),
-        (replace(SMALL, dtype="fp32"), Device.NO_CLUSTERS, "tier S"),
-        (LARGE, Device.NO_CLUSTERS, "tier G"),
-        (LARGE, Device.SMALL_CLUSTERS, "tier C"),
-        (SMALL, Device.NO_SHARED_MEMORY, "tier L"),
+        (SMALL, Device.NO_CLUSTERS, "tier block"),
+        (replace(SMALL, dtype="fp32"), Device.NO_CLUSTERS, "tier exact"),
+        (LARGE, Device.NO_CLUSTERS, "tier grid"),
+        (LARGE, Device.SMALL_CLUSTERS, "tier cluster"),
+        (SMALL, Device.NO_SHARED_MEMORY, "tier stepwise"),
     ],
     ids=str,
 )
@@ -67,23 +67,23 @@ def test_what_ran_is_what_was_planned(
 
 def test_a_grid_that_does_not_fit_is_counted(machine: Emulator) -> None:
     machine.use(Device.CROWDED)
-    before = machine.fallbacks("tier G")
+    before = machine.fallbacks("tier grid")
     go(LARGE)
-    assert planned(LARGE, Device.CROWDED, backward=False).startswith("tier G")
+    assert planned(LARGE, Device.CROWDED, backward=False).startswith("tier grid")
     for backward in (False, True):
         found = machine.last_plan(backward=backward)
-        assert found.startswith("tier L") and found.endswith(NO_ROOM)
-    assert machine.fallbacks("tier G") == before + 2
+        assert found.startswith("tier stepwise") and found.endswith(NO_ROOM)
+    assert machine.fallbacks("tier grid") == before + 2
 
 
 def test_clusters_that_do_not_fit_are_counted(machine: Emulator) -> None:
     """Nor does the grid in their place."""
     machine.use(Device.PARTED)
-    before = [machine.fallbacks(tier) for tier in ("tier C", "tier G")]
+    before = [machine.fallbacks(tier) for tier in ("tier cluster", "tier grid")]
     go(LARGE)
-    assert planned(LARGE, Device.PARTED, backward=False).startswith("tier C")
-    assert machine.last_plan(backward=False).startswith("tier L")
-    after = [machine.fallbacks(tier) for tier in ("tier C", "tier G")]
+    assert planned(LARGE, Device.PARTED, backward=False).startswith("tier cluster")
+    assert machine.last_plan(backward=False).startswith("tier stepwise")
+    after = [machine.fallbacks(tier) for tier in ("tier cluster", "tier grid")]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 2]
 
 
@@ -91,7 +91,7 @@ def test_clusters_that_do_not_fit_are_counted(machine: Emulator) -> None:
 def test_the_next_call_tells_of_a_wait_that_ran_out(backward: bool, machine: Emulator) -> None:
     stranded = replace(LARGE, steps=11)
     machine.strand(stranded, backward=backward)
-    name = f"tier G, {'backward' if backward else 'forward'}, T 11, B 2, N 1, H 136, device 0"
+    name = f"tier grid, {'backward' if backward else 'forward'}, T 11, B 2, N 1, H 136, device 0"
     with pytest.raises(RuntimeError, match=f"a wait of a kernel ran out.* are NaN: {name}"):
         go(SMALL)
     # Once.
@@ -101,7 +101,7 @@ def test_the_next_call_tells_of_a_wait_that_ran_out(backward: bool, machine: Emu
 def test_all_kinds_of_launches_that_were_stranded_are_told_of(machine: Emulator) -> None:
     machine.strand(LARGE, backward=False)
     machine.strand(LARGE, backward=True)
-    with pytest.raises(RuntimeError, match="G, forward, T 3, .*; tier G, backward, T 3"):
+    with pytest.raises(RuntimeError, match="grid, forward, T 3, .*; tier grid, backward, T 3"):
         go(SMALL)
     go(SMALL)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tier G's backward by two dimensions on an emulated GPU: a grid of clusters, dG along columns."""
+"""The grid tier's backward by two dimensions, emulated: a grid of clusters, dG along columns."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -43,36 +43,36 @@ STORES = (9, 500)
 # Of a launch's pushes the last: nothing waits behind it but the end of the block.
 LAST_PUSH = 15_359
 KINDS = [
-    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.LOST_PUSH, PUSHES, "tier C"),
-    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.LOST_PUSH, PUSHES, "tier C", True),
-    Kind(Device.SMALL_CLUSTERS, WHOLE, Fault.LOST_PUSH, (LAST_PUSH,), "tier C", True),
+    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.LOST_PUSH, PUSHES, "tier cluster"),
+    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.LOST_PUSH, PUSHES, "tier cluster", True),
+    Kind(Device.SMALL_CLUSTERS, WHOLE, Fault.LOST_PUSH, (LAST_PUSH,), "tier cluster", True),
     # Every push is awaited too long.
-    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.TOO_MANY_BYTES, (0,), "tier C"),
-    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.TOO_MANY_BYTES, (0,), "tier C", True),
+    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.TOO_MANY_BYTES, (0,), "tier cluster"),
+    Kind(Device.SMALL_CLUSTERS, CLUSTER, Fault.TOO_MANY_BYTES, (0,), "tier cluster", True),
     *(
         Kind(
             Device.SMALL_CLUSTERS,
             replace(CLUSTER, cell="gru_reset_before"),
             Fault.LOST_PUSH,
             PUSHES,
-            "tier C",
+            "tier cluster",
             backward,
         )
         for backward in (False, True)
     ),
-    Kind(Device.NO_CLUSTERS, GRID, Fault.LOST_STORE, STORES, "tier G"),
-    Kind(Device.NO_CLUSTERS, GRID, Fault.LOST_STORE, STORES, "tier G", True),
-    Kind(Device.NO_CLUSTERS, LONG, Fault.LOST_COUNT, (1,), "tier G"),
-    Kind(Device.NO_CLUSTERS, LONG, Fault.LOST_COUNT, (1,), "tier G", True),
-    Kind(Device.FEW_CLUSTERS, COLUMNS, Fault.LOST_PUSH, PUSHES, "tier G", True),
-    Kind(Device.FEW_CLUSTERS, COLUMNS, Fault.TOO_MANY_BYTES, (0,), "tier G", True),
-    Kind(Device.FEW_CLUSTERS, COLUMNS, Fault.LOST_STORE, STORES, "tier G", True),
+    Kind(Device.NO_CLUSTERS, GRID, Fault.LOST_STORE, STORES, "tier grid"),
+    Kind(Device.NO_CLUSTERS, GRID, Fault.LOST_STORE, STORES, "tier grid", True),
+    Kind(Device.NO_CLUSTERS, LONG, Fault.LOST_COUNT, (1,), "tier grid"),
+    Kind(Device.NO_CLUSTERS, LONG, Fault.LOST_COUNT, (1,), "tier grid", True),
+    Kind(Device.FEW_CLUSTERS, COLUMNS, Fault.LOST_PUSH, PUSHES, "tier grid", True),
+    Kind(Device.FEW_CLUSTERS, COLUMNS, Fault.TOO_MANY_BYTES, (0,), "tier grid", True),
+    Kind(Device.FEW_CLUSTERS, COLUMNS, Fault.LOST_STORE, STORES, "tier grid", True),
     Kind(
         Device.FEW_CLUSTERS,
         replace(LONG, hidden=194),
         Fault.LOST_COUNT,
         (1,),
-        "tier G",
+        "tier grid",
         True,
     ),
 ]

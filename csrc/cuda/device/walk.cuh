@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+// The order of a recurrence's steps, and what a ragged or reset batch makes of each.
+#pragma once
+
+#include "../problem.h"
+#include "primitives.cuh"
+
+namespace fused_rnn {
+namespace cuda {
+
+// One recurrence's walk over the steps; its k-th visit is at time(k). See the reference's _masks.
+struct Walk {
+  int T, B, N, H, n;
+  bool reverse;
+  const int64_t* lengths;
+  const uint8_t* resets;
+
+  DEVICE_FN Walk(const Recurrence& r, int n)
+      : T(r.sizes.T),
+        B(r.sizes.B),
+        N(r.sizes.N),
+        H(r.sizes.H),
+        n(n),
+        reverse(r.reverse >> n & 1),
+        lengths(r.lengths),
+        resets(r.resets) {}
+
+  DEVICE_FN int time(int k) const { return reverse ? T - 1 - k : k; }
+
+  // Steps of row b; none past the batch.
+  DEVICE_FN int length(int b) const {
+    if (b >= B) return 0;
+    if (!lengths) return T;
+    const int64_t given = lengths[b];
+    return given < 0 ? 0 : given > T ? T : int(given);
+  }
+
+  // Whether the walk reaches step t of a row fresh, without the state before it.
+  DEVICE_FN bool cut(int t, int b, int length) const {
+    if (!resets) return false;
+    const int marked = reverse ? t + 1 : t;
+    return marked < length && resets[int64_t(marked) * B + b];
+  }
+
+  DEVICE_FN bool first(int t, int length) const { return t == (reverse ? length - 1 : 0); }
+
+  // Offsets of row (t, b, n), of `columns` tensors of H each; of row (n, b) of a state.
+  DEVICE_FN int64_t row(int t, int b, int columns) const {
+    return ((int64_t(t) * B + b) * N + n) * columns * H;
+  }
+  DEVICE_FN int64_t state(int b) const { return (int64_t(n) * B + b) * H; }
+
+  // Where the state before step t stands, in `steps` (T, B, N, columns, H) at `column`, or in
+  // `initial` (N, B, H); null for zeros.
+  template <class IO>
+  DEVICE_FN const IO* before(int t, int b, int length, const IO* steps, int columns, int column,
+                             const IO* initial) const {
+    if (cut(t, b, length)) return nullptr;
+    if (first(t, length)) return initial ? initial + state(b) : nullptr;
+    return steps + row(reverse ? t + 1 : t - 1, b, columns) + int64_t(column) * H;
+  }
+};
+
+}  // namespace cuda
+}  // namespace fused_rnn
