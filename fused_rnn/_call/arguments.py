@@ -88,23 +88,34 @@ def of_sequences(
         ValueError, RuntimeError, TypeError: as torch.nn raises it, and for lengths or resets that
             do not fit.
     """
-    batched = input.dim() == 3
-    if not batched:
-        validation.check_input_dim(kind, input)
+    if input.dim() != 3:
+        return _of_one_sequence(kind, input, states, lengths, resets)
+    h0 = c0 = None
     if states:
-        validation.check_state_dims(states, batched=batched)
-    x = input.unsqueeze(1) if not batched else input.transpose(0, 1) if batch_first else input
+        validation.check_state_dims(states, batched=True)
+        h0, c0 = states[0], (states[1] if len(states) == 2 else None)
+    x = input.transpose(0, 1) if batch_first else input
     if lengths is not None:
-        if not batched:
-            lengths = validation.as_lengths(lengths).reshape(-1)
         lengths = validation.check_lengths(lengths, steps=x.size(0), batch=x.size(1), x=x)
     if resets is not None:
-        validation.check_resets(resets, input.shape[:-1], x)
-        resets = resets if batched else resets.unsqueeze(1)
-        resets = resets.transpose(0, 1) if batched and batch_first else resets
-    if not batched:
-        states = [state.unsqueeze(1) for state in states]
-    return Arguments.of(x, states, lengths, resets)
+        validation.check_resets(resets, input.shape[:2], x)
+        resets = resets.transpose(0, 1) if batch_first else resets
+    return Arguments(x, h0, c0, lengths, resets)
+
+
+def _of_one_sequence(
+    kind: str, input: Tensor, states: States, lengths: Lengths, resets: Tensor | None
+) -> Arguments:
+    validation.check_input_dim(kind, input)
+    validation.check_state_dims(states, batched=False)
+    x = input.unsqueeze(1)
+    if lengths is not None:
+        lengths = validation.as_lengths(lengths).reshape(-1)
+        lengths = validation.check_lengths(lengths, steps=x.size(0), batch=1, x=x)
+    if resets is not None:
+        validation.check_resets(resets, input.shape[:1], x)
+        resets = resets.unsqueeze(1)
+    return Arguments.of(x, [state.unsqueeze(1) for state in states], lengths, resets)
 
 
 def unbatched(output: LayerOutput) -> LayerOutput:

@@ -94,7 +94,7 @@ class LayerFunction(Function):
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
-        (x, h0, c0, lengths, resets), weights = Inputs.part(args)
+        x, h0, c0, lengths, resets, *weights = args
         with torch._C._AutoDispatchBelowAutograd():
             return plan.pair.forward(
                 *(x, h0, c0, weights, lengths, resets),
@@ -159,8 +159,7 @@ class LayerBackward(Function):
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
-        given, weights = BackwardInputs.part(args)
-        dy, dhn, dcn, x, h0, c0, lengths, resets, tape, y = given
+        dy, dhn, dcn, x, h0, c0, lengths, resets, tape, y, *weights = args
         if older_vmap_maps(dy, dhn, dcn):
             return older_vmap(partial(_mapped_backward, plan), args)
         dy, dhn, dcn = contiguous(dy, dhn, dcn)

@@ -112,19 +112,18 @@ def _layers(
             x, h0, c0, weights, lengths, cell=cell, reverse=reverse, layers=count
         )
         return LayerOutput(y.flatten(-2), hn, cn)
-    options: Any = dict(cell=cell, reverse=reverse, backend=backend)
     if count == 1 and kept is None:
-        y, hn, cn = run_layer(given, weights, **options)
+        y, hn, cn = run_layer(given, weights, cell=cell, reverse=reverse, backend=backend)
         # One direction needs no more than a squeeze, the cheaper view.
         return LayerOutput(y.squeeze(-2) if len(reverse) == 1 else y.flatten(-2), hn, cn)
-    per, x = len(weights) // count, given.x
+    per, x, states = len(weights) // count, given.x, (given.h0, given.c0)
     hs, cs = [], []
     for at in range(count):
         if at and between is not None:
             x = between(x)
-        h, c = (None if s is None else s.chunk(count)[at] for s in (given.h0, given.c0))
-        own = given._replace(x=x, h0=h, c0=c)
-        y, hn, cn = run_layer(own, weights[at * per : (at + 1) * per], **options)
+        h, c = (None if s is None else s.chunk(count)[at] for s in states)
+        given, own = given._replace(x=x, h0=h, c0=c), weights[at * per : (at + 1) * per]
+        y, hn, cn = run_layer(given, own, cell=cell, reverse=reverse, backend=backend)
         y = y.flatten(-2)
         if kept is not None:
             kept.append(Passed(x, y))

@@ -51,8 +51,7 @@ def query_of(
         projection: whether the LSTM projects its output.
     """
     device = like.device
-    given = (cell, like.dtype, device.type, reverse, resets, projection, device.index, hidden)
-    return Query(*given)
+    return Query(cell, like.dtype, device.type, reverse, resets, projection, device.index, hidden)
 
 
 def _never(device: torch.device) -> bool:
@@ -73,8 +72,5 @@ class Backend(NamedTuple):
     takes_compact_rows: Callable[[torch.device], bool] = _never
     # Whether its kernels on the CPU take weights packed beforehand.
     takes_prepacked: bool = False
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether kernels of this package run; falling past them is worth a warning."""
-        return self.run is None
+    # Whether kernels of this package run; falling past them is worth a warning.
+    is_fused: bool = False

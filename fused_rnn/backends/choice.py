@@ -26,7 +26,7 @@ _EXACT = (torch.float32, torch.float64)
 
 def _why_not_automatic(name: str, query: Query) -> str | None:
     """Why `auto` leaves to others what a backend can run; None where it does not."""
-    if not BACKENDS[name].is_fused or query.device != "cuda":
+    if query.device != "cuda" or not BACKENDS[name].is_fused:
         return None
     dtype, index = query.dtype, query.cuda_index
     reason = proven.why_unproven(name, query.cell, str(dtype).removeprefix("torch."), index)
@@ -55,8 +55,10 @@ _requested: ContextVar[str] = ContextVar("fused_rnn_backend", default="auto")
 _open_contexts: list[str] = []
 
 
-# Whether `explained` makes the call that is under way.
+# Whether `explained` makes the call that is under way, and, quicker to ask, whether that of any
+# thread is.
 _explaining: ContextVar[bool] = ContextVar("fused_rnn_explaining", default=False)
+_explanations: list[None] = []
 
 
 class Explained(Exception):
@@ -71,18 +73,20 @@ class Explained(Exception):
 def explained(call: Callable[[], object]) -> Explained | None:
     """Where a call comes to what runs it, which it does not run; None if it never did."""
     token = _explaining.set(True)
+    _explanations.append(None)
     try:
         call()
     except Explained as end:
         return end
     finally:
+        _explanations.pop()
         _explaining.reset(token)
     return None
 
 
 def is_explaining() -> bool:
     """Whether a call is to end with `Explained` instead of a run."""
-    return not torch.compiler.is_compiling() and _explaining.get()
+    return bool(_explanations) and not torch.compiler.is_compiling() and _explaining.get()
 
 
 def check_name(name: str) -> str:

@@ -26,4 +26,10 @@ def _takes_compact_rows(device: torch.device) -> bool:
     return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-NATIVE = Backend("native", _why_not, takes_compact_rows=_takes_compact_rows, takes_prepacked=True)
+NATIVE = Backend(
+    "native",
+    _why_not,
+    takes_compact_rows=_takes_compact_rows,
+    takes_prepacked=True,
+    is_fused=True,
+)

@@ -100,7 +100,13 @@ class FusedCell(Convertible, Prepackable, Watchable, nn.RNNCellBase):
         query = query_of(cell, x, self.hidden_size)
         backend = choice.BACKENDS[choice.choose(query, self.backend)]
         # A layer of one direction and one step.
-        given = Arguments.of(x.unsqueeze(0), [state.unsqueeze(0) for state in states])
+        given = Arguments(
+            x.unsqueeze(0),
+            None if h0 is None else h0.unsqueeze(0),
+            None if c0 is None else c0.unsqueeze(0),
+            None,
+            None,
+        )
         _, hn, cn = run_layer(given, weights, cell=cell, reverse=(0,), backend=backend)
         return (hn.squeeze(0),) if cn is None else (hn.squeeze(0), cn.squeeze(0))
 

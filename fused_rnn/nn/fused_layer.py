@@ -53,7 +53,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         self, given: Arguments, weights: list[Tensor], kept: list[Passed] | None = None
     ) -> LayerOutput:
         """The outputs and final states of all layers."""
-        if self._watchers or has_torch_function_variadic(given.x, *given.states, *weights):
+        if self._watchers or has_torch_function_variadic(*given[:3], *weights):
             found = self._run_asked(given, weights)
             if found is not None:
                 return found
@@ -101,7 +101,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         self, given: Arguments, weights: list[Tensor], kept: list[Passed] | None = None
     ) -> LayerOutput:
         """The results for plain tensors, computed in the autocast dtype where there is one."""
-        x, states = given.x, given.states
+        x, states = given.x, () if given.h0 is None else given.states
         lowered = autocast.lowered(x, states, weights)
         if lowered is not None:
             validation.check_sequence(lowered.x, lowered.weights[0], self.input_size)

@@ -61,7 +61,7 @@ def _why_unavailable(index: int) -> str | None:
 # As in `extensions`: not for the compiler to look into.
 _why_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-TRITON = Backend("triton", _why_not)
+TRITON = Backend("triton", _why_not, is_fused=True)
 
 
 def _forward(*arguments: Any) -> Any:
