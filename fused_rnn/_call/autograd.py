@@ -44,7 +44,8 @@ class Inputs(NamedTuple):
     @classmethod
     def part(cls, args: Sequence[Any]) -> "tuple[Inputs, Sequence[Any]]":
         """The inputs and, behind them, what is of the weights."""
-        return cls(*args[: len(cls._fields)]), args[len(cls._fields) :]
+        count = len(cls._fields)
+        return cls(*args[:count]), args[count:]
 
     def moving(self, *weights: Any) -> tuple[Any, ...]:
         """What a derivative can be by: x, h0, c0 and the weights."""
@@ -72,7 +73,8 @@ class BackwardInputs(NamedTuple):
     @classmethod
     def part(cls, args: Sequence[Any]) -> "tuple[BackwardInputs, Sequence[Any]]":
         """The inputs and, behind them, what is of the weights."""
-        return cls(*args[: len(cls._fields)]), args[len(cls._fields) :]
+        count = len(cls._fields)
+        return cls(*args[:count]), args[count:]
 
     @classmethod
     def unmoved(cls, dy: Any, dhn: Any, dcn: Any, x: Any, h0: Any, c0: Any) -> "BackwardInputs":

@@ -21,7 +21,7 @@ from .autograd import LayerFunction
 from .derivatives import Plan
 from .exporting import refuse_onnx, to_foreign_onnx
 from .functorch import records_gradient, transformed
-from .matmul_precision import products_of
+from .matmul_precision import products_of, traced_products_of
 
 
 def run_layer(
@@ -46,7 +46,8 @@ def run_layer(
     """
     x, h0, c0, lengths, resets, rows = given
     lengths = lengths if rows is None else rows.lengths
-    tracing, products = torch.compiler.is_compiling(), products_of(x)
+    tracing = torch.compiler.is_compiling()
+    products = traced_products_of(x) if tracing else products_of(x)
     if tracing and transformed():
         # Inside a traced graph, transforms see the op alone and know no rule for it.
         backend = BACKENDS["reference"]

@@ -19,17 +19,19 @@ _SELF = sys.modules[__name__]
 
 
 def products_of(x: Tensor) -> int:
-    """How many products a layer over x takes now: 6, 3 or 1 for float32 on the CPU, else 6.
-
-    Graphs of torch.compile are compiled again when the setting has changed; torch.export bakes in
-    the one of its time.
-    """
-    if torch.compiler.is_compiling():
-        # An attribute of a module: dynamo takes it for a constant, guarded by reading it again.
-        return int(_SELF.products) if _heeds(x) else 6
+    """How many products a layer over x takes now: 6, 3 or 1 for float32 on the CPU, else 6."""
     products = _products()
     # The tensor is asked last, which costs as much again.
     return products if products == 6 or _heeds(x) else 6
+
+
+def traced_products_of(x: Tensor) -> int:
+    """The same inside what torch.compile traces, which is compiled again when the setting changes.
+
+    torch.export bakes in the setting of its time.
+    """
+    # An attribute of a module: dynamo takes it for a constant, guarded by reading it again.
+    return int(_SELF.products) if _heeds(x) else 6
 
 
 def _heeds(x: Tensor) -> bool:
