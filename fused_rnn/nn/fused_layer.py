@@ -2,7 +2,7 @@
 """What the three fused layers share: checks, the choice of kernels, packed weights."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -14,24 +14,28 @@ from .._call.per_sample import Watchable
 from .._call.pieces import Passed
 from .._call.stack import inferred_stack, stack
 from ..backends import choice
-from ..ops import GATES, LayerOutput, prepack, prepacked_forward
+from ..ops import LayerOutput, prepack, prepacked_forward
 from .conversion.convertible import Convertible
 from .flat_weights import FlatWeights
 from .piecewise import Steps
 from .prepacking import Prepackable
 from .sequence_forms import SequenceForms
+from .variants import VARIED, VariedWeights, joined, parted
 
 
-class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms):
+class FusedLayer(Convertible, FlatWeights, VariedWeights, Prepackable, Watchable, SequenceForms):
     """What the three layers share; parameters, their names and their start come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
     """
 
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction")
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction", *VARIED)
 
-    def __init__(self, mode: str, *options: Any, direction: str, backend: str) -> None:
+    def __init__(
+        self, mode: str, *options: Any, direction: str, backend: str, **varied: Any
+    ) -> None:
         super().__init__(mode, *options)
+        self._vary(**varied)
         self.direction = self._check_direction(direction)
         self.backend = choice.check_name(backend)
         self.flatten_parameters()
@@ -88,8 +92,7 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
         x, *_, lengths, resets, rows = given
         cell, states = self._cell(), given.states
         extra: dict[str, object] = {"lengths": lengths, "resets": resets}
-        if self.direction != "forward":
-            extra["direction"] = self.direction
+        extra |= dict(self._not_of_torch())
         torch_function.check((x, *states, *weights), cell, **extra)
         validation.check_sequence(x, weights[0], self.input_size)
         shapes = self._state_shapes(given.batch)[: 2 if cell == "lstm" else 1]
@@ -114,23 +117,28 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
             validation.check_state_sizes(states, self._state_shapes(given.batch))
             for state in states:
                 validation.check_state_like(state, x)
-        cell = self._cell()
-        rows, output = GATES[cell] * self.hidden_size, self.proj_size or self.hidden_size
-        validation.check_first_weights(weights, (rows, self.input_size), (rows, output))
+        cell, heads = self._cell(), self.block_diagonal
+        validation.check_first_weights(weights, *self._first_shapes(cell))
         packs = self._packs(weights, x, *states)
-        if packs is not None and not (self.training and self.dropout):
+        if packs is not None and not (self.training and (self.dropout or self.recurrent_dropout)):
             self._explain_packed()
             return inferred_stack([_of_packed(pack) for pack in packs], given, kept)
-        return stack(
+        reverse = self._reverse()
+        if heads != 1 or self.coupled or self.recurrent_dropout:
+            weights = self._plain_weights(weights)
+            given = given.with_tensors(x, [parted(state, heads) for state in states])
+            reverse = tuple(backward for backward in reverse for _ in range(heads))
+        output = stack(
             given,
             weights,
             cell=cell,
-            reverse=self._reverse(),
+            reverse=reverse,
             dropout=self.dropout,
             training=self.training,
             backend=self.backend,
             kept=kept,
         )
+        return output if heads == 1 else joined(output, heads)
 
     def _check_pieces(self, given: Arguments, weights: list[Tensor], steps: Steps) -> None:
         x, states = given.x, given.states
@@ -142,7 +150,21 @@ class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms
             raise RuntimeError(
                 "reset_states and return_states: expected no gradients for each row of the batch"
             )
+        if (
+            steps.wanted
+            and self._kind == "LSTM"
+            and (self.recurrent_dropout or not self._has_torchs_weights())
+        ):
+            raise RuntimeError(
+                "return_states: expected an LSTM without coupled gates, heads or recurrent dropout"
+            )
         super()._check_pieces(given, weights, steps)
+
+    def _can_prepack(self) -> bool:
+        return self._has_torchs_weights()
+
+    def _are_for_cudnn(self, weights: list[Any]) -> TypeGuard[list[Tensor]]:
+        return self._has_torchs_weights() and super()._are_for_cudnn(weights)
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
         per = len(weights) // self.num_layers

@@ -8,6 +8,7 @@ from torch import nn
 
 from .._call.arguments import States
 from .fused_layer import FusedLayer
+from .variants import VARIED
 
 
 class FusedRNN(FusedLayer):
@@ -19,6 +20,11 @@ class FusedRNN(FusedLayer):
         direction: "reverse" walks from each row's last step to its first, as the second half of a
             bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
             layer.
+        block_diagonal: number of heads, each with units of its own that see no other head's state:
+            weight_hh is (G*H, H/heads) (`variants`).
+        recurrent_dropout: probability with which recurrent weights are dropped in training.
+        recurrent_dropout_mode: "weights", the one that there is: DropConnect, one mask a call, the
+            same for all rows and steps, resets or not (`variants`).
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -40,6 +46,9 @@ class FusedRNN(FusedLayer):
         dtype: torch.dtype | None = None,
         *,
         direction: str = "forward",
+        block_diagonal: int = 1,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_mode: str = "variational",
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
@@ -51,7 +60,15 @@ class FusedRNN(FusedLayer):
         options = (num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
         mode = f"RNN_{nonlinearity.upper()}"
         super().__init__(
-            mode, input_size, hidden_size, *options, direction=direction, backend=backend
+            mode,
+            input_size,
+            hidden_size,
+            *options,
+            direction=direction,
+            block_diagonal=block_diagonal,
+            recurrent_dropout=recurrent_dropout,
+            recurrent_dropout_mode=recurrent_dropout_mode,
+            backend=backend,
         )
         self.nonlinearity = nonlinearity
 
@@ -71,13 +88,18 @@ class FusedGRU(FusedLayer):
         direction: "reverse" walks from each row's last step to its first, as the second half of a
             bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
             layer.
+        block_diagonal: number of heads, each with units of its own that see no other head's state:
+            weight_hh is (G*H, H/heads) (`variants`).
+        recurrent_dropout: probability with which recurrent weights are dropped in training.
+        recurrent_dropout_mode: "weights", the one that there is: DropConnect, one mask a call, the
+            same for all rows and steps, resets or not (`variants`).
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
 
     _kind = "GRU"
     _torch_class = nn.GRU
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction")
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction", *VARIED)
     reset_after = True
 
     def __init__(
@@ -94,13 +116,24 @@ class FusedGRU(FusedLayer):
         *,
         reset_after: bool = True,
         direction: str = "forward",
+        block_diagonal: int = 1,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_mode: str = "variational",
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
         _refuse_projection(proj_size)
         options = (num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
         super().__init__(
-            "GRU", input_size, hidden_size, *options, direction=direction, backend=backend
+            "GRU",
+            input_size,
+            hidden_size,
+            *options,
+            direction=direction,
+            block_diagonal=block_diagonal,
+            recurrent_dropout=recurrent_dropout,
+            recurrent_dropout_mode=recurrent_dropout_mode,
+            backend=backend,
         )
         self.reset_after = reset_after
 
@@ -118,12 +151,24 @@ class FusedLSTM(FusedLayer):
         direction: "reverse" walks from each row's last step to its first, as the second half of a
             bidirectional layer does; outputs stand at their inputs' steps. torch.nn has no such
             layer.
+        coupled: one gate to write and to forget, f = 1 - i: weights and biases have the rows of the
+            gates i g o alone (`variants`).
+        forget_bias: the forget gate's bias at the start, b_ih and b_hh together (Jozefowicz et al.
+            2015); None is torch.nn's random start. Of a coupled LSTM, which has none, the other
+            gate begins with its negative.
+        block_diagonal: number of heads, each with units of its own that see no other head's state:
+            weight_hh is (G*H, H/heads) (`variants`).
+        recurrent_dropout: probability with which recurrent weights are dropped in training.
+        recurrent_dropout_mode: "weights", the one that there is: DropConnect, one mask a call, the
+            same for all rows and steps, resets or not (`variants`).
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
 
     _kind = "LSTM"
     _torch_class = nn.LSTM
+    # A start, no part of what it computes.
+    forget_bias: float | None = None
 
     def __init__(
         self,
@@ -139,12 +184,47 @@ class FusedLSTM(FusedLayer):
         dtype: torch.dtype | None = None,
         *,
         direction: str = "forward",
+        coupled: bool = False,
+        forget_bias: float | None = None,
+        block_diagonal: int = 1,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_mode: str = "variational",
         backend: str = "auto",
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
         super().__init__(
-            "LSTM", input_size, hidden_size, *options, direction=direction, backend=backend
+            "LSTM",
+            input_size,
+            hidden_size,
+            *options,
+            direction=direction,
+            coupled=coupled,
+            block_diagonal=block_diagonal,
+            recurrent_dropout=recurrent_dropout,
+            recurrent_dropout_mode=recurrent_dropout_mode,
+            backend=backend,
         )
+        if forget_bias is not None and not bias:
+            raise ValueError(f"forget_bias: expected None beside bias=False, got {forget_bias!r}")
+        self.forget_bias = forget_bias
+        self._start_forget_bias()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as torch.nn does, but for the forget gate's bias."""
+        super().reset_parameters()
+        self._start_forget_bias()
+
+    def _start_forget_bias(self) -> None:
+        if self.forget_bias is None:
+            return
+        sign, gate = (-1, 0) if self.coupled else (1, 1)
+        rows = slice(gate * self.hidden_size, (gate + 1) * self.hidden_size)
+        with torch.no_grad():
+            for name in self._flat_weights_names:
+                if name.startswith("bias_ih"):
+                    getattr(self, name)[rows] = sign * self.forget_bias
+                elif name.startswith("bias_hh"):
+                    getattr(self, name)[rows] = 0
 
     # For those who call torch.nn's checks themselves: here the state is a pair.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size

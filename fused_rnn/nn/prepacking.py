@@ -53,6 +53,10 @@ class Prepackable(nn.Module):
         """The weights, as its kernels take them."""
         raise NotImplementedError
 
+    def _can_prepack(self) -> bool:
+        """Whether there is an op for packed weights of such a module."""
+        return True
+
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The packed weights, one tensor of bytes a layer."""
         raise NotImplementedError
@@ -125,7 +129,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 def _suits(module: Prepackable) -> bool:
     if extensions.why_unavailable() is not None or parametrize.is_parametrized(module):
         return False
-    if not _takes_packs(module.backend):
+    if not (_takes_packs(module.backend) and module._can_prepack()):
         return False
     return all(
         isinstance(w, nn.Parameter)

@@ -23,6 +23,10 @@ C = TypeVar("C", bound="Convertible")
 AS_BUILTIN = {"__module__": "torch.nn"}
 
 
+# Own attributes that alone change no result.
+_INERT = ("backend", "recurrent_dropout_mode")
+
+
 class Convertible(Passing):
     """A module that takes over from its twin in torch.nn, passes for it and hands back to it."""
 
@@ -62,7 +66,7 @@ class Convertible(Passing):
         What `fuse` or `from_torch` made of a subclass' module is of that subclass again.
 
         Raises:
-            ValueError: reset_after is False or direction "reverse"; torch.nn has no module for it.
+            ValueError: an option of its own is not the default; torch.nn has no module for it.
             TypeError: it has a forward of its own, which its twin would not.
         """
         self._check_twin()
@@ -76,14 +80,19 @@ class Convertible(Passing):
 
     def _check_twin(self) -> None:
         """Raises what `to_torch` does where torch.nn has no twin of this module."""
-        if not getattr(self, "reset_after", True):
-            raise ValueError("reset_after: expected True, as torch.nn computes, got False")
-        if getattr(self, "direction", "forward") != "forward":
-            raise ValueError("direction: expected 'forward', as torch.nn computes, got 'reverse'")
+        for name, value in self._not_of_torch():
+            expected = getattr(type(self), name)
+            raise ValueError(f"{name}: expected {expected!r}, as torch.nn computes, got {value!r}")
         base: Any = next(base for base in type(self).__mro__ if "_torch_class" in vars(base))
         if type(self).forward is not base.forward:
             expected = f"the forward of {base.__name__}"
             raise TypeError(f"{type(self).__name__}: expected {expected}, got one of its own")
+
+    def _not_of_torch(self) -> list[tuple[str, Any]]:
+        """The options by which this computes what torch.nn's twin does not, with their values."""
+        names = [name for name in self._own_attributes if name not in _INERT]
+        found = [(name, getattr(self, name)) for name in names]
+        return [(name, value) for name, value in found if value != getattr(type(self), name)]
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Called by torch.jit.script.
@@ -101,7 +110,7 @@ class Convertible(Passing):
     def own_text(cls, module: nn.Module, without: Container[str] = ()) -> str:
         """A module's attributes of this class, of which torch.nn has none, but for defaults."""
         names = [name for name in cls._own_attributes if name not in without]
-        own = {name: getattr(module, name) for name in names}
+        own = {name: getattr(module, name, getattr(cls, name)) for name in names}
         return "".join(f", {name}={v}" for name, v in own.items() if v != getattr(cls, name))
 
     def __setstate__(self, state: dict[str, Any]) -> None:

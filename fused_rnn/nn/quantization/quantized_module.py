@@ -16,6 +16,7 @@ from ...ops import stored_forward
 from ..conversion.convertible import AS_BUILTIN, Convertible, recast
 from ..conversion.identity import Passing
 from ..flat_weights import CACHES
+from ..variants import VariedWeights
 from .stored import PROJECTION, FixedTypes, StoredWeight, panels_of
 
 Q = TypeVar("Q", bound="Quantized")
@@ -42,8 +43,11 @@ class Quantized(Passing, FixedTypes):
         """The module's twin with weights in `storage`; the two share no tensor.
 
         Raises:
-            ValueError: a weight is infinite or no number.
+            ValueError: a weight is infinite or no number, or it has coupled gates or heads.
         """
+        if isinstance(module, VariedWeights) and not module._has_torchs_weights():
+            got = module.own_text(module).removeprefix(", ")
+            raise ValueError(f"module: expected one without coupled gates or heads, got {got}")
         new = recast(module, cls, without=(*CACHES, *AS_BUILTIN, "backend"), storage=storage)
         for name in new._names():
             weight = cast(Tensor, module._parameters[name])
