@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the three fused layers share: checks, the choice of kernels, packed weights."""
+"""The base of the three fused layers: checks, the choice of kernels, packed weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from .sequence_forms import SequenceForms
 
 
 class FusedLayer(Convertible, FlatWeights, Prepackable, Watchable, SequenceForms):
-    """What the three layers share; parameters, their names and their start come from nn.RNNBase.
+    """The base of the three layers; parameters, names and first values come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
     """

@@ -86,7 +86,7 @@ class Convertible(Passing):
             raise TypeError(f"{type(self).__name__}: expected {expected}, got one of its own")
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Called by torch.jit.script.
+        """Refuses torch.jit.script, which calls this.
 
         Raises:
             RuntimeError: always. A twin returned here would replace this one in the model itself.
@@ -94,12 +94,12 @@ class Convertible(Passing):
         refuse_script(type(self).__name__)
 
     def extra_repr(self) -> str:
-        """torch.nn's text, and what it has no word for where that is not the default."""
+        """The text of torch.nn, and the options it has no word for unless they are the default."""
         return super().extra_repr() + self.own_text(self)
 
     @classmethod
     def own_text(cls, module: nn.Module, without: Container[str] = ()) -> str:
-        """A module's attributes of this class, of which torch.nn has none, but for defaults."""
+        """The text of a module's attributes of this class that torch.nn lacks, but for defaults."""
         names = [name for name in cls._own_attributes if name not in without]
         own = {name: getattr(module, name) for name in names}
         return "".join(f", {name}={v}" for name, v in own.items() if v != getattr(cls, name))
