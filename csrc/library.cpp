@@ -4,7 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "cpu/ops.h"
-// kSchemas, which setup.py makes of fused_rnn/schemas.py.
+// kSchemas, which setup.py makes of fused_rnn/ops/schemas.py.
 #include "schemas.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {

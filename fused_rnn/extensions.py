@@ -39,7 +39,7 @@ _MOST_UNITS, _MANY_ROWS = 4096, 4096
 
 
 class CudaDevice(NamedTuple):
-    """What a plan of the CUDA kernels depends on besides the shape."""
+    """The sizes of a CUDA device that a plan of the kernels depends on, besides the shape."""
 
     processors: int
     shared_bytes: int  # that one block may ask for

@@ -114,7 +114,7 @@ def lstm(
 
 
 class _Options(NamedTuple):
-    """What the three functions take besides tensors and a backend."""
+    """The arguments of the three functions besides input, states, weights and backend."""
 
     cell: str
     num_layers: int

@@ -38,7 +38,7 @@ def error_budget(truth: Tensor, reference: Tensor | None, dtype: torch.dtype) ->
 
 
 def errors(actual: Tensor, truth: Tensor) -> Budget:
-    """How far `actual` is from the truth in both norms, over the places that are finite there."""
+    """The errors of `actual` in both norms, over the places where the truth is finite."""
     difference = _difference(actual, truth)
     if difference.numel() == 0:
         return Budget(0.0, 0.0)

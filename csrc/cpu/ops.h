@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The ops of the CPU backend; schemas in fused_rnn/schemas.py. Each .cpp file ops_* has some of
+// The ops of the CPU backend; schemas in fused_rnn/ops/schemas.py. Each .cpp file ops_* has some of
 // them.
 #pragma once
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The ops of the CUDA backend; schemas in fused_rnn/ops.py.
+// The ops of the CUDA backend; schemas in fused_rnn/ops/schemas.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What one call of a layer computes with, from every form of padded input."""
+"""The arguments of one call of a layer, made from every form of padded input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ States = Sequence[Tensor]
 
 
 class Arguments(NamedTuple):
-    """What one call of a layer computes with, besides weights; checked but for sizes."""
+    """The input, states, lengths and marks of one call of a layer; checked but for sizes."""
 
     x: Tensor  # (T, B, I), or compact rows, (rows, I)
     h0: Tensor | None  # (L*D, B, P); None is zeros
@@ -53,11 +53,11 @@ class Arguments(NamedTuple):
         return self.x.size(1) if self.rows is None else self.rows.batch
 
     def with_tensors(self, x: Tensor, states: States) -> Arguments:
-        """The same call over another input and other states."""
+        """A copy of the arguments with another input and other states."""
         return Arguments.of(x, states, *self[3:])
 
     def on_grid(self) -> Arguments:
-        """The same call over padded input, (T, B, I), in place of compact rows."""
+        """The arguments with padded input, (T, B, I), in place of compact rows."""
         rows = self.rows
         if rows is None:
             return self
@@ -129,7 +129,7 @@ def run_on_grid(
     given: Arguments,
     kept: list[Passed] | None = None,
 ) -> LayerOutput:
-    """What a function makes of compact rows on their padded grid, in compact rows again.
+    """The results of a function on the padded grid of compact rows, in compact rows again.
 
     Args:
         function: takes arguments without compact rows.

@@ -32,7 +32,7 @@ def lower(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 class Lowered(NamedTuple):
-    """What a layer or cell computes with under autocast."""
+    """The tensors that a layer or cell computes with under autocast."""
 
     x: Tensor
     states: Sequence[Tensor]

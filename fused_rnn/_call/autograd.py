@@ -33,7 +33,7 @@ from .functorch import (
 
 
 class Inputs(NamedTuple):
-    """What a layer takes besides its weights, or one value for each of these."""
+    """The inputs of a layer besides its weights, or one value for each of them."""
 
     x: Any
     h0: Any
@@ -43,12 +43,12 @@ class Inputs(NamedTuple):
 
     @classmethod
     def part(cls, args: Sequence[Any]) -> "tuple[Inputs, Sequence[Any]]":
-        """The inputs and, behind them, what is of the weights."""
+        """The inputs, and the rest of `args`, which belongs to the weights."""
         count = len(cls._fields)
         return cls(*args[:count]), args[count:]
 
     def moving(self, *weights: Any) -> tuple[Any, ...]:
-        """What a derivative can be by: x, h0, c0 and the weights."""
+        """The arguments a derivative can be taken by: x, h0, c0 and the weights."""
         return self.x, self.h0, self.c0, *weights
 
 
@@ -57,7 +57,7 @@ INPUT_AXES = Inputs(x=1, h0=1, c0=1, lengths=0, resets=1)
 
 
 class BackwardInputs(NamedTuple):
-    """What the gradient of a layer takes besides the weights, or one value for each of these."""
+    """The inputs of a layer's gradient besides the weights, or one value for each of them."""
 
     dy: Any
     dhn: Any
@@ -72,17 +72,17 @@ class BackwardInputs(NamedTuple):
 
     @classmethod
     def part(cls, args: Sequence[Any]) -> "tuple[BackwardInputs, Sequence[Any]]":
-        """The inputs and, behind them, what is of the weights."""
+        """The inputs, and the rest of `args`, which belongs to the weights."""
         count = len(cls._fields)
         return cls(*args[:count]), args[count:]
 
     @classmethod
     def unmoved(cls, dy: Any, dhn: Any, dcn: Any, x: Any, h0: Any, c0: Any) -> "BackwardInputs":
-        """Those that a derivative can be by, and None for the others."""
+        """The inputs that a derivative can be taken by, and None for the others."""
         return cls(dy, dhn, dcn, x, h0, c0, None, None, None, None)
 
     def moving(self, *weights: Any) -> tuple[Any, ...]:
-        """What a derivative can be by: the cotangents, x, h0, c0 and the weights."""
+        """The arguments a derivative can be taken by: cotangents, x, h0, c0 and the weights."""
         return self.dy, self.dhn, self.dcn, self.x, self.h0, self.c0, *weights
 
 
@@ -92,7 +92,7 @@ BACKWARD_AXES = BackwardInputs(
 
 
 class LayerFunction(Function):
-    """(plan, *Inputs, *weights) -> (y, hn, cn, tape, saved_y)."""
+    """A pass over a layer: (plan, *Inputs, *weights) -> (y, hn, cn, tape, saved_y)."""
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
@@ -153,7 +153,7 @@ class LayerFunction(Function):
 
 
 class LayerBackward(Function):
-    """(plan, *BackwardInputs, *weights) -> gradients.
+    """The gradient of a layer: (plan, *BackwardInputs, *weights) -> gradients.
 
     They are dx, dh0, dc0 and, if needed, one for each weight. Its own derivatives take y and tape
     for what they are, functions of the other arguments.
@@ -217,7 +217,7 @@ def _compact(x: Tensor, mapped: int | None) -> bool:
 
 
 def _owned(*tensors: Maybe) -> list[Maybe]:
-    """The tensors, to be saved, in a graph that is being compiled with copies in place of views.
+    """The tensors to save, with copies in place of views in a graph that is being compiled.
 
     When it runs, it will take no notice of writes to a tensor of which it has saved a view.
     """
@@ -225,7 +225,7 @@ def _owned(*tensors: Maybe) -> list[Maybe]:
 
 
 def _register(library: torch.library.Library, pair: OpPair) -> None:
-    """Lets graphs that hold the ops themselves differentiate them by the same Functions."""
+    """Lets graphs that hold a pair of ops differentiate it by LayerFunction and LayerBackward."""
 
     def forward(*args: Any) -> Any:
         # The dispatcher leaves out a last argument that is the schema's default.

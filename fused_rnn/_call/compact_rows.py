@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The rows of a PackedSequence, which are compact: step after step, those of rows that last.
+"""The compact rows of a PackedSequence: step after step, the rows that have not ended.
 
 Below the modules nothing else is called packed but weights.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class CompactRows:
-    """Where compact rows lie in a padded (T, B) grid.
+    """The places of compact rows in a padded (T, B) grid.
 
     Args:
         batch_sizes: those of a PackedSequence, (T,), which never grow and lie on the CPU.
@@ -38,7 +38,7 @@ class CompactRows:
 
     @classmethod
     def of(cls, lengths: Tensor) -> "CompactRows":
-        """Those of sequences with `lengths`, (B,), which never grow and are at least 1."""
+        """The rows of sequences with `lengths`, (B,), which never grow and are at least 1."""
         steps = torch.arange(int(lengths[0]) if len(lengths) else 1, device="cpu")
         batch_sizes = (lengths.cpu() > steps.unsqueeze(1)).sum(1)
         return cls(batch_sizes, int(batch_sizes.sum()), lengths.device)

@@ -14,7 +14,7 @@ from .functorch import Many, Map, Maybe, vjp
 
 
 class Needs(NamedTuple):
-    """Which groups of gradients a backward pass computes."""
+    """Flags for the groups of gradients that a backward pass computes."""
 
     dx: bool
     dstate: bool
@@ -24,7 +24,7 @@ class Needs(NamedTuple):
 # Not a NamedTuple: torch.func would take it apart as a tree of arguments.
 @dataclass(slots=True)
 class Plan:
-    """What a pass over a layer depends on besides its tensors."""
+    """The settings that a pass over a layer depends on, besides its tensors."""
 
     pair: OpPair
     cell: str
@@ -51,7 +51,7 @@ def forward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
 
 
 def backward_map(plan: Plan, lengths: Maybe, resets: Maybe) -> Map:
-    """That map's gradient: (dy, dhn, dcn, x, h0, c0, *weights) -> (dx, dh0, dc0, *dweights)."""
+    """The gradient map (dy, dhn, dcn, x, h0, c0, *weights) -> (dx, dh0, dc0, *dweights)."""
     forward = forward_map(plan, lengths, resets)
     needs = plan.needs
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What those are told who hand fused modules to TorchScript or ONNX, which do not know them."""
+"""Errors for users who hand fused modules to TorchScript or ONNX, which do not know them."""
 
 from typing import NoReturn
 
@@ -26,7 +26,7 @@ def refuse_onnx() -> None:
 
 
 def knows_onnx() -> None:
-    """From now on, exports to ONNX that trace as torch.export does are given our translations."""
+    """Notes that exports to ONNX that trace as torch.export does now have our translations."""
     global _translated
     _translated = True
 

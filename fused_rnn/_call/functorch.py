@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What autograd Functions need from torch.func: derivatives of maps with absent tensors, vmap."""
+"""Help for autograd Functions under torch.func: derivatives of maps with absent tensors, vmap."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -155,12 +155,12 @@ def absent(output: Tensor) -> bool:
 
 
 def older_vmap_maps(*tensors: Maybe) -> bool:
-    """Whether one of them is mapped by the vmap that torch.autograd.grad brings itself."""
+    """Whether one of the tensors is mapped by the vmap that torch.autograd.grad brings itself."""
     return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
 def older_vmap(rule: Callable[..., Mapped], args: Sequence[Maybe]) -> tuple[Tensor, ...]:
-    """What `rule(size, in_dims, *args)` makes of the vmap that torch.autograd.grad brings itself.
+    """The outputs of `rule(size, in_dims, *args)` for the vmap that torch.autograd.grad brings.
 
     Its `is_grads_batched` maps by tensors that torch.func and its rules know nothing of. At least
     one argument must be such a tensor.

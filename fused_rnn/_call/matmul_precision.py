@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How many bfloat16 products stand for one of float32 on the CPU, as torch's settings have it.
+"""The number of bfloat16 products for one of float32 on the CPU, as torch's settings have it.
 
 torch.set_float32_matmul_precision writes torch.backends.mkldnn.matmul.fp32_precision; recurrent
 layers have a setting of their own, torch.backends.mkldnn.rnn.fp32_precision, which goes before it.
@@ -19,14 +19,14 @@ _SELF = sys.modules[__name__]
 
 
 def products_of(x: Tensor) -> int:
-    """How many products a layer over x takes now: 6, 3 or 1 for float32 on the CPU, else 6."""
+    """The number of products a layer over x takes now: 6, 3 or 1 for float32 on the CPU, else 6."""
     products = _products()
     # The tensor is asked last, which costs as much again.
     return products if products == 6 or _heeds(x) else 6
 
 
 def traced_products_of(x: Tensor) -> int:
-    """The same inside what torch.compile traces, which is compiled again when the setting changes.
+    """The number of products in code that torch.compile traces, and again when the setting changes.
 
     torch.export bakes in the setting of its time.
     """
@@ -46,7 +46,7 @@ def _products() -> int:
 
 
 def __getattr__(name: str) -> str:
-    """`products`, read at every access; as a string, since dynamo may make integers symbols."""
+    """The `products` of each access, as a string, since dynamo may make integers symbols."""
     if name == "products":
         return str(_products())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,7 @@ class RowWeights(NamedTuple):
 
 
 class _Rows(torch.autograd.Function):
-    """(receive, batch, order, *weights) -> each weight `batch` times, (B, ...).
+    """The map (receive, batch, order, *weights) -> each weight `batch` times, (B, ...).
 
     Their gradients, rows in the order given, go to `receive`, which returns those of the weights.
     """
@@ -59,7 +59,7 @@ def by_row(
     lengths: Maybe = None,
     resets: Maybe = None,
 ) -> list[Tensor]:
-    """What `run(x, states, weights, lengths, resets)` returns, None aside, of rows with `rows`.
+    """The tensors that `run(x, states, weights, lengths, resets)` returns, with the weights `rows`.
 
     Args:
         axis: of the batch, in all but `lengths`, (B,).
@@ -92,7 +92,7 @@ def by_row(
 def expanded(
     weights: Sequence[Any], batch: int, order: Maybe, *, packed: bool
 ) -> RowWeights | None:
-    """The weights of a call by torch.nn.utils' call_for_per_sample_grads; None if it is another.
+    """The weights of a call by torch.nn.utils' call_for_per_sample_grads; None for any other call.
 
     Args:
         batch: how many rows they are for.

@@ -16,14 +16,14 @@ from .compact_rows import CompactRows
 
 
 class Passed(NamedTuple):
-    """What went into one layer of a stack and what came out, in compact rows."""
+    """The input and the output of one layer of a stack, in compact rows."""
 
     x: Tensor  # (rows, I)
     y: Tensor  # (rows, D*P)
 
 
 class Pieces:
-    """Where the pieces of a batch's rows lie, in the grid of their steps and in compact rows.
+    """The places of the pieces of a batch's rows, in the grid of their steps and in compact rows.
 
     A row without steps has no piece.
 
@@ -93,7 +93,7 @@ class Pieces:
         return torch.where(marked, at_marks[steps, self._recurrences, self.rows], own)
 
     def last_states(self, found: Tensor, given: Tensor) -> Tensor:
-        """The state in which each row ends, (N, B, H), of those of the pieces, (N, pieces, H)."""
+        """The state in which each row ends, (N, B, H), out of those of pieces, (N, pieces, H)."""
         pieces = torch.arange(len(self.rows), device=found.device)
         ends = pieces.new_zeros(2, self.batch)
         ends[0, self.rows[~self._cut]] = pieces[~self._cut]
@@ -151,7 +151,7 @@ def cell_states(
 
 
 def _rows_before(sizes: Sequence[int], backward: bool) -> Tensor:
-    """Of each compact row, where its state before the step is among those of h0 and y."""
+    """The place of each compact row's state before the step among the states of h0 and y."""
     counts = torch.tensor(sizes, device="cpu")
     offsets = counts.cumsum(0) - counts
     batch, rows = sizes[0], sum(sizes)
@@ -163,7 +163,7 @@ def _rows_before(sizes: Sequence[int], backward: bool) -> Tensor:
 
 
 def _walk(new: Tensor, kept: Tensor, c: Tensor, sizes: Sequence[int], backward: bool) -> Tensor:
-    """c_t = kept_t * c_{t-1} + new_t of compact rows, (rows, H)."""
+    """The states c_t = kept_t * c_{t-1} + new_t of compact rows, (rows, H)."""
     steps = list(zip(kept.split(list(sizes)), new.split(list(sizes)), strict=True))
     found, state = [], c[:0] if backward else c
     for factor, term in reversed(steps) if backward else steps:

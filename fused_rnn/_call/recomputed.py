@@ -82,7 +82,7 @@ def _gradients(
 
 @contextmanager
 def _recording() -> Iterator[None]:
-    """Autograd, which the dispatcher and the modes have left behind where a kernel runs."""
+    """A context with autograd, which the dispatcher and the modes leave behind in a kernel."""
     excluded = torch._C._dispatch_tls_local_exclude_set()
     for key in _AUTOGRAD:
         excluded = excluded.remove(key)

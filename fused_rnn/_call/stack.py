@@ -75,7 +75,7 @@ def _on_rows(function: Callable[[Tensor], Tensor], rows: CompactRows) -> Callabl
 
 
 def _held(*tensors: Tensor | None, by: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The tensors, as copies where a derivative by some others may need them later.
+    """The tensors, as copies where a derivative by those of `by` may need them later.
 
     Lengths and marks live in buffers that are filled anew, and PyTorch does not see all writes.
     """
@@ -88,7 +88,7 @@ def _held(*tensors: Tensor | None, by: Sequence[Tensor | None]) -> list[Tensor |
 
 
 class _How(NamedTuple):
-    """What all layers of a stack share."""
+    """The settings that all layers of a stack share."""
 
     cell: str
     reverse: tuple[int, ...]
@@ -104,7 +104,7 @@ def _layers(
     between: Callable[[Tensor], Tensor] | None,
     kept: list[Passed] | None,
 ) -> LayerOutput:
-    """`count` layers, with `between` applied between them, and what passes them in `kept`."""
+    """The results of `count` layers, `between` applied between them; `kept` takes what passes."""
     cell, reverse, backend, at_once = how
     if at_once and backend.run_stack is not None:
         x, h0, c0, lengths, *_ = given
@@ -139,7 +139,7 @@ def inferred_stack(
     given: Arguments,
     kept: list[Passed] | None = None,
 ) -> LayerOutput:
-    """What `stack` returns, of ops without derivatives: no gradients, no dropout.
+    """The results of `stack` by ops without derivatives: no gradients, no dropout.
 
     Args:
         layers: of each, what returns y (T, B, N*P), hn and cn of (x, h, c, lengths, resets).

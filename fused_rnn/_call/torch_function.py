@@ -16,7 +16,7 @@ from .compact_rows import CompactRows
 
 
 def check(args: Sequence[Any], cell: str, **extra: object) -> None:
-    """Raises TypeError unless torch.nn has a function for such a call.
+    """Raises TypeError unless torch.nn has a function for a call with these arguments.
 
     Args:
         args: input, states and weights.
@@ -39,7 +39,7 @@ def foreign_layers(
     options: tuple[Any, ...],
     rows: CompactRows | None,
 ) -> LayerOutput:
-    """The results of all layers, computed by torch.nn's function for arguments of that kind.
+    """The results of all layers, by torch.nn's function, of arguments that only act as tensors.
 
     Args:
         cell: a key of `aten.FUNCTIONS`.
@@ -61,7 +61,7 @@ def foreign_layers(
 def foreign_step(
     cell: str, x: Any, states: Sequence[Any], weights: list[Any], hidden_size: int
 ) -> tuple[Any, ...]:
-    """The new states of a cell, (h,) or (h, c), computed by torch.nn's function for such arguments.
+    """The new states, (h,) or (h, c), by torch.nn's cell, of arguments that only act as tensors.
 
     Args:
         cell: a key of `aten.FUNCTIONS`.

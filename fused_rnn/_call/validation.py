@@ -196,7 +196,7 @@ def check_resets(resets: Tensor, shape: Sequence[int], x: Tensor) -> None:
 
 
 def check_states_at_steps(name: str, states: Tensor, shape: Sequence[int], like: Tensor) -> None:
-    """Raises unless `states` is a tensor of this shape, with the dtype and device of another."""
+    """Raises unless `states` is a tensor of this shape, with the dtype and device of `like`."""
     if not isinstance(states, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(states).__name__}")
     if states.shape != shape:
@@ -264,7 +264,7 @@ def check_cell(
 
 
 def check_cell_sizes(x: Tensor, states: Sequence[Tensor], inputs: int, hidden: int) -> None:
-    """Raises unless rows, (B, I), and states, (B, H), have so many columns."""
+    """Raises unless rows, (B, I), have `inputs` columns and states, (B, H), `hidden` ones."""
     rows, features = x.shape
     if features != inputs:
         raise RuntimeError(f"input has inconsistent input_size: got {features} expected {inputs}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a backend is, and what it is asked before it is chosen."""
+"""The interface of a backend, and the query it is asked before it is chosen."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from ..ops import LayerOutput
 
 
 class Query(NamedTuple):
-    """What the choice of a backend may depend on, besides the build."""
+    """The properties of a call that the choice of a backend may depend on, besides the build."""
 
     cell: str
     dtype: torch.dtype

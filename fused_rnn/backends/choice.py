@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which backend runs a layer, and why the faster ones do not."""
+"""The choice of the backend that runs a layer, and the reasons against the faster ones."""
 
 import functools
 import warnings
@@ -25,7 +25,7 @@ _EXACT = (torch.float32, torch.float64)
 
 
 def _why_not_automatic(name: str, query: Query) -> str | None:
-    """Why `auto` leaves to others what a backend can run; None where it does not."""
+    """The reason why `auto` leaves to others what a backend can run; None where it does not."""
     if query.device != "cuda" or not BACKENDS[name].is_fused:
         return None
     dtype, index = query.dtype, query.cuda_index
@@ -71,7 +71,7 @@ class Explained(Exception):
 
 
 def explained(call: Callable[[], object]) -> Explained | None:
-    """Where a call comes to what runs it, which it does not run; None if it never did."""
+    """The `Explained` that ends a call where a backend would run it; None if none would."""
     token = _explaining.set(True)
     _explanations.append(None)
     try:
@@ -102,7 +102,7 @@ def check_name(name: str) -> str:
 
 
 def asked_for(requested: str) -> str:
-    """The name requested, or in its place, if that is "auto", what `use_backend` names.
+    """The name requested or, if that is "auto", the one that `use_backend` names.
 
     Raises:
         ValueError: `requested` is no backend.
@@ -142,18 +142,18 @@ def choose(query: Query, requested: str = "auto") -> str:
 
 
 def planned(query: Query, requested: str = "auto") -> str:
-    """The name that `choose` comes to, without a warning, and whether or not it can run."""
+    """The name that `choose` comes to, without its warning, even of a backend that cannot run."""
     name = asked_for(requested)
     return _first_able(query)[0] if name == "auto" else name
 
 
 def why_not(name: str, query: Query) -> str | None:
-    """Why `auto` does not take a backend for `query`; None where it would."""
+    """The reason why `auto` does not take a backend for `query`; None where it would."""
     return BACKENDS[name].why_not(query) or _why_not_automatic(name, query)
 
 
 def _first_able(query: Query) -> tuple[str, list[str]]:
-    """The backend that `auto` takes, and what kept it from those before."""
+    """The backend that `auto` takes, and the reasons against those before it."""
     reasons: list[str] = []
     for name in BACKENDS:
         reason = why_not(name, query)
@@ -186,7 +186,7 @@ def explain(query: Query, requested: str = "auto") -> str:
 
 
 def _plans(query: Query, chosen: str) -> Iterator[str]:
-    """What the CUDA kernels make of a query whose shape is known, a line for each pass."""
+    """Lines on how the CUDA kernels run a query whose shape is known, one for each pass."""
     if chosen != "native" or query.device != "cuda" or query.shape is None:
         return
     steps, batch, hidden = query.shape
@@ -203,7 +203,7 @@ def _plans(query: Query, chosen: str) -> Iterator[str]:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Layers called inside run on `name`, unless made with a backend of their own.
+    """A context in which layers run on `name`, unless made with a backend of their own.
 
     Raises:
         ValueError: `name` is no backend.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""On which GPUs the kernels were seen to be right, which is where `auto` takes them.
+"""The GPUs on which the kernels were seen to be right, which is where `auto` takes them.
 
 Either a result in this repository says so, for all devices of a compute capability, or a run of
 `python -m fused_rnn doctor --prove`, for the very device, driver and versions that it ran on.
@@ -116,7 +116,7 @@ def _verdicts(index: int) -> Verdicts:
 
 
 def why_unproven(backend: str, cell: str, dtype: str, index: int) -> str | None:
-    """Why `auto` may not take a backend on a CUDA device, or None where it may.
+    """The reason why `auto` may not take a backend on a CUDA device, or None where it may.
 
     Args:
         backend: "native" or "triton".

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The same training with a fused layer and with torch.nn's, side by side."""
+"""A comparison of one training with a fused layer and with torch.nn's, side by side."""
 
 from copy import deepcopy
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from .timing import Times, alternate
 
 
 class Contender(NamedTuple):
-    """How one of the two fared."""
+    """The losses and the speed of one of the two trainings."""
 
     name: str
     losses: list[float]
@@ -27,7 +27,7 @@ class Comparison(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How many times the fused layer's speed is torch.nn's."""
+        """The fused layer's speed as a multiple of torch.nn's."""
         return self.fused.tokens_per_second.median / self.torch.tokens_per_second.median
 
     @property

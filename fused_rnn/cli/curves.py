@@ -21,7 +21,7 @@ _FUSED, _TORCH, _BASELINE = "#1f6fb4", "#e07b39", "#444444"
 
 
 class Course(NamedTuple):
-    """How a training went."""
+    """The course of a training: losses, validations and the final perplexity."""
 
     losses: Sequence[float]
     # Pairs of a step and the mean loss of the held-out text.

@@ -172,7 +172,7 @@ def _train(module: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
 
 
 def _difference(task: Task, fused: FusedLayer, x: Tensor, dy: Tensor) -> str:
-    """What is wrong with a layer's results, measured as the tests do; "" for nothing."""
+    """The error in a layer's results, measured as the tests do; "" for none."""
     truths = task(deepcopy(fused).to_torch().double(), x.double(), dy.double())
     with use_backend("reference"):
         references = task(fused, x, dy)

@@ -54,7 +54,7 @@ TEXTS = ("time-machine", "jaychou-lyrics")
 
 @dataclass(frozen=True, kw_only=True)
 class TextData:
-    """How a text becomes tokens, besides tokenizer and normalization, and what is held out."""
+    """The options of a text's tokens, besides tokenizer and normalization, and of held-out text."""
 
     min_freq: int = 0
     subwords: int = 8000

@@ -17,7 +17,7 @@ OTHER_OPTIONS = "; --continue-from goes on with other options"
 
 @dataclass(frozen=True, kw_only=True)
 class Saving:
-    """When a training is saved, and what is kept beside its newest checkpoint."""
+    """The options of saving a training: when, and what is kept beside its newest checkpoint."""
 
     save_every: int = 200
     log: str | None = None

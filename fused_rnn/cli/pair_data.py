@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the pairs of a translator's training come from, and how they become tokens."""
+"""The pairs of a translator's training: where they come from, and how they become tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ STOPS_ON = ("loss", "bleu")
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How sentences become tokens, and which are held out."""
+    """The options by which sentences become tokens, and some are held out."""
 
     tokenizer: str = "word"
     normalization: str = "none"
@@ -83,7 +83,7 @@ class DataOptions:
 
 
 class Place(NamedTuple):
-    """Where pairs are: a file of both sides, or one of each; or a name that stands for pairs."""
+    """The place of pairs: a file of both sides, or one of each; or a name that stands for pairs."""
 
     name: str
     target: str | None = None

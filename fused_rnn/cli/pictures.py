@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every picture needs: a figure, a file that can be written, letters for its labels."""
+"""The parts of every picture: a figure, a file that can be written, letters for its labels."""
 
 from __future__ import annotations
 

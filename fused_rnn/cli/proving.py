@@ -62,7 +62,7 @@ class _Problem(NamedTuple):
     cotangents: tuple[Tensor, Tensor]  # of outputs, and of each state
 
     def doubled(self) -> "_Problem":
-        """The same numbers in float64."""
+        """A copy of the problem, its numbers in float64."""
         dy, dstate = self.cotangents
         layer = deepcopy(self.layer).double()
         return _Problem(layer, self.x.double(), (dy.double(), dstate.double()))
@@ -99,7 +99,7 @@ def cuda_seat(index: int) -> Seat:
 
 
 def prove(seat: Seat, show: Callable[[str], object] = print) -> dict[str, dict[str, str]]:
-    """What was found of each backend, as `proven.save` keeps it; a line is shown for each type.
+    """The verdicts on each backend, as `proven.save` keeps them; a line is shown for each type.
 
     Every layer runs twice: the second call raises where a wait of the first ran out, and must give
     the same bits. What cannot be tried, as the device was lost, is not among what was found.
@@ -240,7 +240,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What kernels raise, those of Triton included that cannot be compiled or launched."""
+    """The exceptions of kernels, those of Triton included that cannot be compiled or launched."""
     try:
         from triton.errors import TritonError
     except ImportError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What translate's commands share: the models they load, the pairs they read, the search."""
+"""The shared parts of translate's commands: models they load, pairs they read, the search."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _draws(arguments: argparse.Namespace) -> Draws | None:
 
 
 class Loaded(NamedTuple):
-    """What translates: one model, or several as one."""
+    """The model that translates, one or several as one, and its codecs."""
 
     model: EncoderDecoder
     source: Codec

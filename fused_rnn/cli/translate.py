@@ -85,7 +85,7 @@ class _Job(NamedTuple):
     held: list[Pair]
 
     def by_bleu(self, held_out: PairData) -> float:
-        """How far the translations of what is held out are from a BLEU of 100."""
+        """The distance from a BLEU of 100 of the translations of what is held out."""
         references = references_of(self.held, self.codecs[1])
         found = translate(self.model, *self.codecs, references)
         texts = [one.candidates[0].text if one.candidates else "" for one in found]

@@ -104,7 +104,7 @@ class _Page:
         self._held = ""
 
     def _may_begin(self) -> int:
-        """How many of the last characters held may be the beginning of the stop."""
+        """The number of last characters held that may be the beginning of the stop."""
         most = min(len(self._stop) - 1, len(self._held))
         lengths = range(most, 0, -1)
         return next((n for n in lengths if self._stop.startswith(self._held[-n:])), 0)

@@ -45,7 +45,7 @@ class Constants:
         return None if self._around is None or not name else self._around.get(name)
 
     def _computed(self, name: str) -> Tensor | None:
-        """What nodes make of constants, by ONNX's own reference; None where they need more."""
+        """The value nodes make of constants, by ONNX's own reference; None where they need more."""
         from onnx import helper
         from onnx.reference import ReferenceEvaluator
 

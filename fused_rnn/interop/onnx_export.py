@@ -57,7 +57,7 @@ def _node(
     keep_tape: bool,
     products: int = 6,
 ) -> tuple[Any, ...]:
-    """What the op returns, of an ONNX node."""
+    """The outputs of the op, as an ONNX node returns them."""
     from onnxscript import opset18 as op
 
     if resets is not None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The modules that users hold, and what makes them of other modules."""
+"""The modules that users hold, and the functions that make them of other modules."""

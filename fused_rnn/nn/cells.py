@@ -22,7 +22,7 @@ _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class FusedCell(Convertible, Prepackable, Watchable, nn.RNNCellBase):
-    """What the three cells share; parameters and their start come from nn.RNNCellBase."""
+    """The base of the three cells; parameters and their first values come from nn.RNNCellBase."""
 
     _kind: ClassVar[str]
     _gates: ClassVar[int]

@@ -43,7 +43,7 @@ class FlatWeights(nn.RNNBase):
         raise NotImplementedError
 
     def _reverse(self) -> tuple[int, ...]:
-        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        """Flags of a layer's recurrences, 1 where one walks backward in time."""
         raise NotImplementedError
 
     def __init__(self, *options: Any) -> None:
@@ -186,7 +186,7 @@ class FlatWeights(nn.RNNBase):
             self.flatten_parameters()
 
     def _addresses(self) -> list[int]:
-        """Where the weights lie that cuDNN could take."""
+        """The addresses of the weights that cuDNN could take."""
         weights = [self._parameters.get(name) for name in self._flat_weights_names]
         plain = [weight for weight in weights if type(weight) is nn.Parameter]
         return [weight.data_ptr() for weight in plain if _suits_cudnn(weight)]
@@ -210,7 +210,7 @@ def _have_buffers(units: list[list[Tensor]]) -> bool:
 
 
 def carry_replaced(old: nn.RNNBase, new: nn.RNNBase) -> None:
-    """Has `new` compute with what stands in the list of `old` in place of weights."""
+    """Makes `new` compute with the tensors that stand in the list of `old` in place of weights."""
     if isinstance(old, FlatWeights) and old._handed_out is None:
         return
     if parametrize.is_parametrized(old) or old._weights_have_changed():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the three fused layers share: checks, the choice of kernels, packed weights."""
+"""The base of the three fused layers: checks, the choice of kernels, packed weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeGuard
@@ -14,7 +14,7 @@ from .._call.per_sample import Watchable
 from .._call.pieces import Passed
 from .._call.stack import inferred_stack, stack
 from ..backends import choice
-from ..ops import LayerOutput, prepack, prepacked_forward
+from ..ops import GATES, LayerOutput, prepack, prepacked_forward
 from .conversion.convertible import Convertible
 from .flat_weights import FlatWeights
 from .piecewise import Steps
@@ -24,7 +24,7 @@ from .variants import VARIED, VariedWeights, joined, parted
 
 
 class FusedLayer(Convertible, FlatWeights, VariedWeights, Prepackable, Watchable, SequenceForms):
-    """What the three layers share; parameters, their names and their start come from nn.RNNBase.
+    """The base of the three layers; parameters, names and first values come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
     """
@@ -118,7 +118,9 @@ class FusedLayer(Convertible, FlatWeights, VariedWeights, Prepackable, Watchable
             for state in states:
                 validation.check_state_like(state, x)
         cell, heads = self._cell(), self.block_diagonal
-        validation.check_first_weights(weights, *self._first_shapes(cell))
+        rows = (GATES[cell] - self.coupled) * self.hidden_size
+        columns = self.proj_size or self.hidden_size // heads
+        validation.check_first_weights(weights, (rows, self.input_size), (rows, columns))
         packs = self._packs(weights, x, *states)
         if packs is not None and not (self.training and (self.dropout or self.recurrent_dropout)):
             self._explain_packed()

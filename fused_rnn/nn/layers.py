@@ -167,6 +167,7 @@ class FusedLSTM(FusedLayer):
 
     _kind = "LSTM"
     _torch_class = nn.LSTM
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction", *VARIED, "forget_bias")
     # A start, no part of what it computes.
     forget_bias: float | None = None
 

@@ -31,7 +31,7 @@ def _outside_graphs(function: F) -> F:
 
 
 class Steps(NamedTuple):
-    """What a call has to do with the states at single steps."""
+    """The states that a call gives at marks, and whether it asks for those after every step."""
 
     at_marks: States  # of pieces that begin at a mark, (T, L*D, B, .) or (rows, L*D, .)
     wanted: bool  # whether those after every step are
@@ -57,7 +57,7 @@ class Piecewise(nn.Module):
         raise NotImplementedError
 
     def _reverse(self) -> tuple[int, ...]:
-        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        """Flags of a layer's recurrences, 1 where one walks backward in time."""
         raise NotImplementedError
 
     def _states(self, hx: Any) -> States:
@@ -65,7 +65,7 @@ class Piecewise(nn.Module):
         raise NotImplementedError
 
     def _state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """(L*D, B, P) and (L*D, B, H)."""
+        """The shapes of h and c, (L*D, B, P) and (L*D, B, H)."""
         raise NotImplementedError
 
     def _steps(self, resets: Tensor | None, reset_states: Any, return_states: bool) -> Steps:
@@ -155,7 +155,7 @@ class Piecewise(nn.Module):
     def _run_compact_pieces(
         self, given: Arguments, weights: list[Tensor], steps: Steps, rows: CompactRows
     ) -> tuple[LayerOutput, States | None]:
-        """What `_run_pieces` returns, all steps in compact rows."""
+        """The results of `_run_pieces`, all steps in compact rows."""
         on_grid = [rows.pad(state).transpose(1, 2) for state in steps.at_marks]
         padded = given.on_grid()._replace(lengths=rows.lengths)
         (y, hn, cn), every = self._run_pieces(padded, weights, steps._replace(at_marks=on_grid))
@@ -167,7 +167,7 @@ class Piecewise(nn.Module):
         return self._state_shapes(batch)[: 2 if self._kind == "LSTM" else 1]
 
     def _check_pieces(self, given: Arguments, weights: list[Tensor], steps: Steps) -> None:
-        """Raises unless such a call is served, and its states fit."""
+        """Raises unless a call over pieces is served, and its states fit."""
         x, states = given.x, given.states
         shapes = self._shapes_of_states(x.size(1))
         validation.check_state_sizes(states, shapes)

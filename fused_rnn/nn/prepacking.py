@@ -21,7 +21,7 @@ from ..backends import choice
 
 @dataclass
 class _Kept:
-    """What is kept of a module while contexts hold it."""
+    """The record of a module's weights and their packed copies while contexts hold it."""
 
     weights: list[Tensor]
     versions: list[int]
@@ -62,7 +62,7 @@ class Prepackable(nn.Module):
         raise NotImplementedError
 
     def _held(self) -> _Kept | None:
-        """What an open context keeps of this module."""
+        """The record that an open context keeps of this module, or None."""
         if torch.compiler.is_compiling() or not _kept:
             return None
         return _kept.get(self)
@@ -95,7 +95,7 @@ def _takes_packs(backend: str) -> bool:
 
 @contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
-    """Inside, the weights of a model are kept as the CPU kernels read them.
+    """A context in which the weights of a model are kept as the CPU kernels read them.
 
     For many calls of one or two steps with the same weights: a decoder, a stream, a policy. Such
     calls otherwise take weights as they lie, since packing costs as much as some eight steps do.

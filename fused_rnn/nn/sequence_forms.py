@@ -125,7 +125,7 @@ class SequenceForms(Piecewise):
         return *results, every[0] if len(every) == 1 else tuple(every)
 
     def _reverse(self) -> tuple[int, ...]:
-        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        """Flags of a layer's recurrences, 1 where one walks backward in time."""
         return (0, 1) if self.bidirectional else (int(self.direction == "reverse"),)
 
     def _states(self, hx: Any) -> States:

@@ -86,12 +86,6 @@ class VariedWeights(nn.RNNBase):
             columns = [columns[0] // self.block_diagonal]
         return (rows, *columns)
 
-    def _first_shapes(self, cell: str) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The shapes of the first layer's weight_ih and weight_hh, for the equations named."""
-        rows = (GATES[cell] - self.coupled) * self.hidden_size
-        columns = self.proj_size or self.hidden_size // self.block_diagonal
-        return (rows, self.input_size), (rows, columns)
-
     def _plain_weights(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The weights of recurrences of the plain cell that compute what these do.
 

@@ -54,7 +54,7 @@ class OpPair(NamedTuple):
 
 
 def _define(name: str, schema: str) -> torch._ops.OpOverload:
-    """The op, which the library of compiled ones brings if it was loaded."""
+    """The op of that name, which the library of compiled ops brings if it was loaded."""
     space = torch.ops.fused_rnn
     if not hasattr(space, name):
         torch.library.define(f"fused_rnn::{name}", schema, tags=torch.Tag.pt2_compliant_tag)

@@ -124,7 +124,7 @@ def _add_formulas() -> None:
 
 
 def _named(op: torch._ops.OpOverload, formula: Callable[..., int]) -> Callable[..., int]:
-    """The formula of an op's arguments by their names, as a formula of them by their places."""
+    """A formula that takes an op's arguments by name, as one that takes them by place."""
     names = [argument.name for argument in op._schema.arguments]
 
     def flops(*args: Any, out_val: object = None, **keywords: Any) -> int:

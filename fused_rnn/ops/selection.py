@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a search asks of rows of logits: log-probabilities, the largest in a sure order, what of
-them lives on.
+"""Selection from logits for a search: log-probabilities, the largest in a sure order, survivors.
 
 On the CPU a kernel of this package answers, elsewhere PyTorch. B sentences have W rows each at a
 step, N = B * W, and K at the next one.
@@ -43,7 +42,7 @@ class Best(NamedTuple):
 
 
 class Notes(NamedTuple):
-    """What the steps of a beam search note: K hypotheses that live on and K that may have ended."""
+    """The notes of a beam search's steps: K hypotheses that live on and K that may have ended."""
 
     tokens: Tensor  # (T, B, K)
     parents: Tensor  # (T, B, K), place among the live ones a step earlier
@@ -54,14 +53,14 @@ class Notes(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What is counted over all steps, in place."""
+    """A tally over all steps of a beam search, kept in place."""
 
     ended: Tensor  # hypotheses of each sentence that have ended, (B,)
     broken: Tensor  # whether a row that matters has had logits that are no numbers, ()
 
 
 class Advanced(NamedTuple):
-    """What a step of a beam search leaves to the next one."""
+    """The results of a step of a beam search, from which the next one goes on."""
 
     live: Tensor  # log-probabilities of what lives on, (B, K)
     rows: Tensor  # that it came from, (B * K,)
@@ -69,7 +68,7 @@ class Advanced(NamedTuple):
 
 
 class Outlived(NamedTuple):
-    """What a step of rows that grow independently leaves to the next one."""
+    """The state of rows that grow independently, which a step leaves to the next one."""
 
     alive: Tensor  # rows whose next token is their own, bool, (N,)
     reached: Tensor  # rows that have run into no dead end, bool, (N,)

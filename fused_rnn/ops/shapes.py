@@ -12,7 +12,7 @@ _TAPE_SLOTS = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 4, "gru_reset_before": 3, "l
 
 
 class LayerOutput(NamedTuple):
-    """What one layer returns; `cn` is None for cells without a cell state."""
+    """The results of one layer; `cn` is None for cells without a cell state."""
 
     y: Tensor  # (T, B, N, P)
     hn: Tensor  # (N, B, P)
@@ -20,7 +20,7 @@ class LayerOutput(NamedTuple):
 
 
 def batch_size(x: Tensor, lengths: Tensor | None) -> int:
-    """B of an x (T, B, I), or of packed rows (rows, I), which come with lengths."""
+    """The batch size B of x, (T, B, I), or of compact rows, (rows, I), which come with lengths."""
     return x.shape[1] if x.dim() == 3 or lengths is None else lengths.shape[0]
 
 
@@ -35,7 +35,7 @@ def tape_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def tape_slots(cell: str, dtype: torch.dtype, device: torch.device) -> int:
-    """The values saved for each unit and step.
+    """The number of values saved for each unit and step.
 
     On the CPU, cells whose gradients use h itself keep it, behind the others, where y is a rounded
     half type. Elsewhere they read it from y.

@@ -21,7 +21,7 @@ class Weights(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a flat list of weights says about its recurrences."""
+    """The sizes and options that a flat list of weights tells of its recurrences."""
 
     hidden: int
     output: int
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
 
     @property
     def per_recurrence(self) -> int:
-        """How many tensors of the list one recurrence owns."""
+        """The number of tensors in the list that one recurrence owns."""
         return 2 + 2 * self.bias + self.projection
 
 

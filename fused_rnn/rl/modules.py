@@ -18,7 +18,7 @@ _REPLACED = ("pad", "auto")
 
 
 class _Fused:
-    """What makes fused a recurrent module of torchrl that is named behind it."""
+    """A mixin that fuses the recurrent module of torchrl that is named behind it."""
 
     _layer: str  # the attribute that holds it
     in_keys: list[Any]

@@ -12,7 +12,7 @@ from ..nn.fuse import fuse
 
 
 class FusedRecurrentPolicy:
-    """What makes fused a recurrent policy of sb3-contrib that is named behind it.
+    """A mixin that fuses the recurrent policy of sb3-contrib that is named behind it.
 
     `class Policy(FusedRecurrentPolicy, RecurrentActorCriticPolicy)`. Its LSTMs are fused, and
     sequences in which episodes start run in one call; sb3-contrib calls the LSTM for each step of

@@ -125,5 +125,5 @@ class Codec(NamedTuple):
         return cls(**{**record, "vocab": Vocab.from_list(record["vocab"]), "subwords": subwords})
 
     def _scheme(self) -> Any:
-        """What splits and joins."""
+        """The tokenizer that splits and joins."""
         return TOKENIZERS[self.tokenizer] if self.subwords is None else self.subwords

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How well a text is predicted, and how near a translation comes."""
+"""Measures of how well a text is predicted, and of how near a translation comes."""
 
 from __future__ import annotations
 

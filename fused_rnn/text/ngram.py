@@ -12,7 +12,7 @@ _Counts = dict[tuple[int, ...], Counter[int]]
 
 
 class _Level(NamedTuple):
-    """What contexts of one length say."""
+    """The statistics of contexts of one length."""
 
     counts: _Counts
     totals: dict[tuple[int, ...], int]

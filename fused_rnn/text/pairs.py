@@ -41,7 +41,7 @@ class TranslationBatch(NamedTuple):
 
 
 class PairData(Protocol):
-    """What a translator is trained on: passes of minibatches that a seed determines."""
+    """The training data of a translator: passes of minibatches that a seed determines."""
 
     @property
     def digest(self) -> str:

@@ -93,7 +93,9 @@ def coupled_loop(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_coupled_gates(backend: str, dtype: torch.dtype, heads: int) -> None:
     need(backend)
-    layer = fused_rnn.FusedLSTM(INPUT, H, coupled=True, block_diagonal=heads, backend=backend).to(dtype)
+    layer = fused_rnn.FusedLSTM(INPUT, H, coupled=True, block_diagonal=heads, backend=backend).to(
+        dtype
+    )
     assert layer.weight_ih_l0.shape == (3 * H, INPUT) and layer.bias_hh_l0.shape == (3 * H,)
     x, (h, c) = torch.randn(T, B, INPUT, dtype=dtype), states("LSTM", 1, dtype)
 
@@ -242,7 +244,9 @@ def test_copies_and_text(name: str) -> None:
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert repr(twin) == repr(layer)
         twin.eval()
-        assert torch.equal(twin(torch.ones(2, 1, INPUT))[0], layer.eval()(torch.ones(2, 1, INPUT))[0])
+        assert torch.equal(
+            twin(torch.ones(2, 1, INPUT))[0], layer.eval()(torch.ones(2, 1, INPUT))[0]
+        )
     for option, value in VARIANTS[name][1].items():
         if option not in ("bidirectional", "bias", "proj_size"):
             assert f"{option}={value}" in repr(layer)
@@ -307,8 +311,9 @@ def test_they_are_not_quantized(name: str) -> None:
 def test_explained() -> None:
     text = explain(make("both", "reference"), torch.randn(T, B, INPUT))
     assert text.startswith("reference runs this")
+    layer = fused_rnn.FusedGRU(INPUT, H, block_diagonal=2, backend="torch")
     with pytest.raises(RuntimeError, match="PyTorch runs one forward recurrence or both"):
-        fused_rnn.FusedGRU(INPUT, H, block_diagonal=2, backend="torch")(torch.randn(T, B, INPUT))
+        layer(torch.randn(T, B, INPUT))
 
 
 @pytest.mark.parametrize(

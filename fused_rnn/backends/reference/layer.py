@@ -17,7 +17,7 @@ from .products import linear
 
 
 class _Masks(NamedTuple):
-    """Per step and row, (T, B, 1): is the step inside the row, may it see the state before it."""
+    """Masks by step and row, (T, B, 1): steps inside the row, steps that see the state before."""
 
     alive: Tensor | None
     keep: Tensor | None
@@ -131,7 +131,7 @@ def _walk(
 
 
 def _where(mask: Tensor, chosen: State, other: State | None = None) -> State:
-    """`chosen` where the mask holds, elsewhere `other` or zeros."""
+    """The state `chosen` where the mask holds, elsewhere `other` or zeros."""
     if other is None:
         return tuple(torch.where(mask, state, 0) for state in chosen)
     return tuple(torch.where(mask, *pair) for pair in zip(chosen, other, strict=True))

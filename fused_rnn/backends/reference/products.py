@@ -26,7 +26,7 @@ _setting = torch._C._get_fp32_precision_getter
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None, products: int = 6) -> Tensor:
-    """x w^T + b, (..., M); its gradients and tangents are of as many products.
+    """The linear map x w^T + b, (..., M); its gradients and tangents are of as many products.
 
     Args:
         x: rows, (..., K); float32 unless `products` is 6.
@@ -64,7 +64,7 @@ def _torch_rounds(x: Tensor) -> bool:
 
 
 class _Product(torch.autograd.Function):
-    """(x, w, products) -> x w^T."""
+    """The product of two matrices: (x, w, products) -> x w^T."""
 
     generate_vmap_rule = True
 

@@ -21,7 +21,7 @@ from .problem import SLOTS, Forward, reverse_bits, sizes
 
 @triton.jit
 def gates_matrix(p_w, H, FIRST: tl.constexpr, LAST: tl.constexpr, BLOCK_H: tl.constexpr):
-    """(H*P, H) of the gates from FIRST to before LAST, of each unit side by side."""
+    """A matrix (H*P, H) of the gates from FIRST to before LAST, those of a unit side by side."""
     o_u, gate = gate_rows(0, LAST - FIRST, BLOCK_H)
     o_k = tl.arange(0, BLOCK_H)[None, :]
     m = ((o_u < H) & (gate < LAST - FIRST))[:, None] & (o_k < H)
@@ -38,7 +38,7 @@ def recurrent_sums(
     BLOCK_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    """W_g h + b_g, (H, B), for the gates from FIRST to before LAST."""
+    """The sums W_g h + b_g, (H, B), for the gates from FIRST to before LAST."""
     sums = tl.dot(w, h, input_precision="ieee")
     if LAST - FIRST == 1:
         sums = spread(sums, BLOCK_H, BLOCK_B)

@@ -11,13 +11,13 @@ import triton.language as tl
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)), without overflow on either side."""
+    """The logistic function 1 / (1 + exp(-x)), without overflow on either side."""
     return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
 def tanh(x):
-    """(1 - e) / (1 + e) with e = exp(-2 |x|); near zero, where that cancels, its Taylor series."""
+    """The hyperbolic tangent by exp(-2 |x|); near zero, where that cancels, its Taylor series."""
     e = tl.exp(-2.0 * tl.abs(x))
     far = (1.0 - e) / (1.0 + e)
     s = x * x
@@ -78,27 +78,27 @@ def cell_backward(v, h, c, dh, dc, CELL: tl.constexpr):
 
 @triton.jit
 def reset_before_gates(x_r, x_z, s_r, s_z, h):
-    """(r, z) and the reset state r * h of the textbook GRU, eq. 1 and 2."""
+    """The gates (r, z) and the reset state r * h of the textbook GRU, eq. 1 and 2."""
     r, z = sigmoid(x_r + s_r), sigmoid(x_z + s_z)
     return (r, z), r * h
 
 
 @triton.jit
 def reset_before_output(x_n, s_n, z, h):
-    """n and h_t of the textbook GRU, eq. 3 and 4; s_n is the product with the reset state."""
+    """The gate n and h_t of the textbook GRU, eq. 3 and 4; s_n is the product with r * h."""
     n = tanh(x_n + s_n)
     return n, n + z * (h - n)
 
 
 @triton.jit
 def reset_before_output_backward(z, n, h, dh):
-    """dn, dz and what reaches h directly, of the textbook GRU's eq. 3 and 4."""
+    """The gradients dn, dz and what reaches h directly, of the textbook GRU's eq. 3 and 4."""
     return dh * (1.0 - z) * (1.0 - n * n), dh * (h - n) * z * (1.0 - z), dh * z
 
 
 @triton.jit
 def reset_before_gates_backward(r, h, d_reset):
-    """dr and what reaches h through r * h, from the gradient of that product."""
+    """The gradient dr and what reaches h through r * h, from the gradient of that product."""
     return d_reset * h * r * (1.0 - r), d_reset * r
 
 
@@ -114,7 +114,7 @@ def row_lengths(p_lengths, o_b, m_b, T):
 
 @triton.jit
 def visit(t, o_b, m_b, length, backward, p_resets, T, B):
-    """Of a row's visit to step t, (B,): is it inside, is it the first, does it see a state.
+    """Flags of each row's visit to step t, (B,): it is inside, it is the first, it sees a state.
 
     Going back, the cut before step t + 1 lies between the visits of t + 1 and t.
     """
@@ -157,7 +157,7 @@ def load_saved(p_tape, p_y, o_row, o_u, m, H, S: tl.constexpr):
 
 @triton.jit
 def load_before(p_step, p_start, o_start, seen, first, m):
-    """What a step saw of a state: nothing, that of the step before, or the initial one."""
+    """A state as a step saw it: zeros, that of the step before, or the initial one."""
     before = tl.load(p_step, mask=m & (seen & ~first)[None, :], other=0.0).to(tl.float32)
     if p_start is not None:
         m_start = m & (seen & first)[None, :]

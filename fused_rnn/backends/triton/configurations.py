@@ -10,7 +10,7 @@ from ...ops import GATES
 
 
 class Device(NamedTuple):
-    """What a launch depends on besides the layer."""
+    """The sizes of a device that a launch depends on, besides the layer."""
 
     processors: int  # programs that run at the same time, one for each multiprocessor
     shared: int  # bytes of shared memory that a program may have
@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
     @property
     def options(self) -> dict[str, int]:
-        """What a kernel is launched with for it."""
+        """The options with which a kernel of this form is launched."""
         blocks = {"BLOCK_H": self.block_h, "BLOCK_B": self.block_b}
         return blocks | {"num_warps": self.warps}
 
@@ -43,7 +43,7 @@ class Grid(NamedTuple):
 
     @property
     def options(self) -> dict[str, int]:
-        """What a kernel is launched with for it."""
+        """The options with which a kernel of this form is launched."""
         blocks = {"BLOCK_K": self.block_k, "BLOCK_U": self.block_u, "BLOCK_B": self.block_b}
         return blocks | {"SPLIT": self.split, "num_warps": self.warps}
 
@@ -77,7 +77,7 @@ def padded(count: int) -> int:
 
 
 def shared_bytes(form: Block | Grid, cell: str, dtype: torch.dtype) -> int:
-    """At most as much shared memory a program needs: its weights, and operands or sums."""
+    """The most bytes of shared memory that a program needs: its weights, and operands or sums."""
     rows, size = padded(GATES[cell]), dtype.itemsize
     if isinstance(form, Block):
         units, columns = form.block_h, form.block_h
@@ -89,7 +89,7 @@ def shared_bytes(form: Block | Grid, cell: str, dtype: torch.dtype) -> int:
 
 
 def operands_at_once(form: Grid, cell: str, dtype: torch.dtype, device: Device) -> int:
-    """Of how many gates the operands fit beside the weights of all, backward; one at least."""
+    """The number of gates whose operands fit beside the weights of all, backward; one at least."""
     bytes_of_column = dtype.itemsize * form.split * form.block_k
     left = device.shared - bytes_of_column * GATES[cell] * form.block_u
     return max(1, min(GATES[cell], left // (bytes_of_column * form.block_b)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the programs of one recurrence share: products with their slices, and the wait for others.
+"""The shared work of one recurrence's programs: products with their slices, the wait for others.
 
 A slice is BLOCK_U units. Its products are three-dimensional, (SPLIT, U, K) by (SPLIT, K, B): the
 warps sum over parts of K, and the parts are added at the end.
@@ -35,7 +35,7 @@ def gates_tile(
     BLOCK_K: tl.constexpr,
     BLOCK_U: tl.constexpr,
 ):
-    """(SPLIT, U*P, K) of the gates from FIRST to before LAST, from column `start`."""
+    """A tile (SPLIT, U*P, K) of the gates from FIRST to before LAST, from column `start`."""
     o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
     o_k += start
     o_u, gate = gate_rows(first_unit, LAST - FIRST, BLOCK_U)
@@ -55,7 +55,7 @@ def transposed_tile(
     BLOCK_K: tl.constexpr,
     BLOCK_U: tl.constexpr,
 ):
-    """(SPLIT, U, K) of the transpose of a gate's matrix, from its column `start`."""
+    """A tile (SPLIT, U, K) of the transpose of a gate's matrix, from its column `start`."""
     o_k = tl.arange(0, SPLIT)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
     o_k += start
     o_u = (first_unit + tl.arange(0, BLOCK_U))[None, :, None]
@@ -75,7 +75,7 @@ def operand_tile(
     SPLIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """(SPLIT, K, B) of what all programs wrote; past the cache of this processor.
+    """A tile (SPLIT, K, B) of what all programs wrote; past the cache of this processor.
 
     Two loads, as one through pointers that are chosen from two tensors is beyond Triton for AMD.
     """
@@ -117,7 +117,7 @@ def gate_products(
     BLOCK_B: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):
-    """W_g h + b_g, (U, B), for the gates from FIRST to before LAST; `doubt` is a wait's."""
+    """The sums W_g h + b_g, (U, B), of the gates from FIRST to before LAST; `doubt` is a wait's."""
     P: tl.constexpr = 4 if LAST - FIRST == 3 else LAST - FIRST
     if RESIDENT:
         h = operand_tile(p_rows, m_rows, p_first, m_first, any_first, 0, K, SPLIT, BLOCK_K)

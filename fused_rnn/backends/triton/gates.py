@@ -22,7 +22,7 @@ def gate_rows(first_unit, COUNT: tl.constexpr, BLOCK_U: tl.constexpr):
 
 @triton.jit
 def spread(tile, BLOCK_U: tl.constexpr, BLOCK_B: tl.constexpr):
-    """The same tile (U, B), parted and put together: no longer where a product left it."""
+    """The tile (U, B), parted and put together: no longer where a product left it."""
     pairs = tl.permute(tl.reshape(tile, (BLOCK_U // 2, 2, BLOCK_B)), (0, 2, 1))
     even, odd = tl.split(pairs)
     return tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (BLOCK_U, BLOCK_B))

@@ -28,7 +28,7 @@ from .problem import GRADS, SLOTS, Backward, reverse_bits, sizes
 
 @triton.jit
 def load_carried(p_final, p_state, o_state, stage, m):
-    """What earlier stages left for a state; at the first, the gradient of the final state."""
+    """The gradient that earlier stages left for a state; at the first, that of the final state."""
     carried = tl.load(p_state + o_state, mask=m & (stage > 0), other=0.0)
     if p_final is not None:
         carried += tl.load(p_final + o_state, mask=m & (stage == 0), other=0.0).to(tl.float32)
@@ -37,7 +37,7 @@ def load_carried(p_final, p_state, o_state, stage, m):
 
 @triton.jit
 def store_carried(p_state, o_state, before, after, inside, seen, m):
-    """A step gives `before` to the state it saw; past a row's end `after` stays."""
+    """Stores the gradient `before` of the state a step saw; past a row's end `after` stays."""
     carried = tl.where(inside[None, :], tl.where(seen[None, :], before, 0.0), after)
     tl.store(p_state + o_state, carried, mask=m)
 

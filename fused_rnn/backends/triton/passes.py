@@ -32,7 +32,7 @@ def forward(
     keep_tape: bool,
     products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y (T, B, N, H), hn and cn (N, B, H), and what is kept; see `ops`."""
+    """The outputs y (T, B, N, H), hn and cn (N, B, H), and what is kept; see `ops`."""
     stuck.check()
     steps, batch, _ = x.shape
     count, parts = len(reverse), split(weights, len(reverse))
@@ -80,7 +80,7 @@ def backward(
     need_dweights: bool,
     products: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """dx (T, B, I), dh0 and dc0 (N, B, H), and a gradient for each weight; see `ops`."""
+    """The gradients dx (T, B, I), dh0 and dc0 (N, B, H), and one for each weight; see `ops`."""
     stuck.check()
     steps, batch, count, hidden = y.shape
     parts = split(weights, count)
@@ -120,7 +120,7 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _project(x: Tensor, parts: Sequence[Weights]) -> Tensor:
-    """x W_ih^T + b_ih of all recurrences, (T*B, N*G*H), in one product."""
+    """The projection x W_ih^T + b_ih of all recurrences, (T*B, N*G*H), in one product."""
     rows = x.flatten(0, 1)
     w_ih = parts[0].w_ih if len(parts) == 1 else torch.cat([w.w_ih for w in parts])
     biases = [w.b_ih for w in parts if w.b_ih is not None]
@@ -135,7 +135,7 @@ def _columns(dg: Tensor, n: int, first: int, last: int) -> Tensor:
 
 
 def _input_gradient(dg: Tensor, x: Tensor, parts: Sequence[Weights], cell: str) -> Tensor:
-    """dx = sum over n of dG W_ih, (T, B, I)."""
+    """The input's gradient dx = sum over n of dG W_ih, (T, B, I)."""
     dx = torch.empty_like(x)
     rows, gates = dx.flatten(0, 1), GATES[cell]
     for n, (w_ih, *_) in enumerate(parts):
@@ -182,7 +182,7 @@ def _before(
 def _weight_gradients(
     dg: Tensor, x: Tensor, before: Tensor, reset: Tensor | None, part: Weights, cell: str, n: int
 ) -> list[Tensor]:
-    """Of one recurrence, in the order of its weights: products over all T*B rows."""
+    """The gradients of one recurrence's weights, in their order: products over all T*B rows."""
     gates, grads = GATES[cell], GRADS[cell]
     hidden = before.shape[2]
     of_input, rows = _columns(dg, n, 0, gates), before.flatten(0, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the kernels of one pass are asked to do: contiguous tensors and sizes, checked before."""
+"""The tasks of the kernels in one pass: contiguous tensors and sizes, checked before."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -71,11 +71,11 @@ class Backward(NamedTuple):
 
 
 def sizes(a: Forward | Backward) -> tuple[int, int, int, int]:
-    """T, B, N, H."""
+    """The sizes T, B, N, H of a pass."""
     steps, batch, count, hidden = a.y.shape
     return steps, batch, count, hidden
 
 
 def reverse_bits(reverse: Sequence[int]) -> int:
-    """Bit n is set where recurrence n walks backward in time."""
+    """A number whose bit n is set where recurrence n walks backward in time."""
     return sum(int(bool(back)) << n for n, back in enumerate(reverse))

@@ -23,14 +23,14 @@ class _Word(NamedTuple):
 
 @functools.cache
 def _word() -> _Word:
-    """Returns the host memory for such words, made with the first launch that waits."""
+    """Returns the word in host memory that tells of waits, made at the first launch that waits."""
     pinned = torch.cuda.is_available()
     tensor = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=pinned)
     return _Word(tensor, memoryview(tensor.numpy()), {_REST: 1})
 
 
 def word() -> Tensor:
-    """Returns where a kernel writes its number when a wait ran out, (1,)."""
+    """Returns the host memory where a kernel writes its number when a wait ran out, (1,)."""
     return _word().tensor
 
 

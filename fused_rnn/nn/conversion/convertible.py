@@ -24,7 +24,7 @@ AS_BUILTIN = {"__module__": "torch.nn"}
 
 
 # Own attributes that alone change no result.
-_INERT = ("backend", "recurrent_dropout_mode")
+_INERT = ("backend", "recurrent_dropout_mode", "forget_bias")
 
 
 class Convertible(Passing):
@@ -95,7 +95,7 @@ class Convertible(Passing):
         return [(name, value) for name, value in found if value != getattr(type(self), name)]
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Called by torch.jit.script.
+        """Refuses torch.jit.script, which calls this.
 
         Raises:
             RuntimeError: always. A twin returned here would replace this one in the model itself.
@@ -103,12 +103,12 @@ class Convertible(Passing):
         refuse_script(type(self).__name__)
 
     def extra_repr(self) -> str:
-        """torch.nn's text, and what it has no word for where that is not the default."""
+        """The text of torch.nn, and the options it has no word for unless they are the default."""
         return super().extra_repr() + self.own_text(self)
 
     @classmethod
     def own_text(cls, module: nn.Module, without: Container[str] = ()) -> str:
-        """A module's attributes of this class, of which torch.nn has none, but for defaults."""
+        """The text of a module's attributes of this class that torch.nn lacks, but for defaults."""
         names = [name for name in cls._own_attributes if name not in without]
         own = {name: getattr(module, name, getattr(cls, name)) for name in names}
         return "".join(f", {name}={v}" for name, v in own.items() if v != getattr(cls, name))

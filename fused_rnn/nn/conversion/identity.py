@@ -38,7 +38,7 @@ def asked_by_isinstance(frame: FrameType | None) -> bool:
 
 
 def _instruction(frame: FrameType) -> int:
-    """What `frame` is executing, as it was compiled."""
+    """The instruction that `frame` is executing, as it was compiled."""
     code, at = frame.f_code.co_code, frame.f_lasti
     while code[at] == _PREFIX:  # Python 3.10
         at += 2
@@ -75,5 +75,5 @@ class Passing(nn.Module):
         _CLASS.__set__(self, cls)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """As the oldest protocols have it: later ones ask that `__class__` be the true class."""
+        """The value to pickle by protocol 1: later ones ask that `__class__` be the true class."""
         return super().__reduce_ex__(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a module's attributes hold of the module itself, bound to another in its place."""
+"""The references to a module in its own attributes, bound to another module in its place."""
 
 import functools
 from collections.abc import Callable, Iterable

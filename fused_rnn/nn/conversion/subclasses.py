@@ -39,7 +39,7 @@ class SubclassTwin(type):
     """
 
     def mro(cls) -> list[type]:
-        """The order of methods."""
+        """The order of classes in which methods are looked up."""
         if any(isinstance(base, SubclassTwin) for base in cls.__bases__):
             # What parametrizations and FSDP derive from a twin.
             return super().mro()
@@ -65,7 +65,7 @@ def twin_class(subclass: type, fused: type) -> type:
 
 
 def _reduce(twin: SubclassTwin) -> Any:
-    """How a class is pickled: a twin by its bases, what was derived from one by its name."""
+    """The value to pickle: a twin by its bases, a class derived from one by its name."""
     if any(isinstance(base, SubclassTwin) for base in twin.__bases__):
         return twin.__qualname__
     return twin_class, twin.__bases__
@@ -88,7 +88,7 @@ def taker(module: nn.Module, fused: type[T], subclasses: bool) -> type[T]:
 
 
 def refusal(module: nn.Module, fused: type[Convertible], subclasses: bool) -> str | None:
-    """Why `fused` does not take over from an instance of torch.nn's class or of a subclass.
+    """The reason `fused` does not take over from an instance of torch.nn's class or of a subclass.
 
     None where it does. `subclasses` says whether it was asked to take those it can.
     """
@@ -105,7 +105,7 @@ def refusal(module: nn.Module, fused: type[Convertible], subclasses: bool) -> st
 def _computes_otherwise(
     classes: tuple[type, ...], own: type[nn.Module], plain: type[nn.Module]
 ) -> str | None:
-    """What in the subclass' own classes keeps torch.nn's forward from being all that computes."""
+    """The reason torch.nn's forward is not all that computes in a subclass; None where it is."""
     names = {name for base in classes for name in vars(base)}
     if any(base.__module__.startswith("torch.") for base in classes):
         return "wrapped by torch: fuse before that"
@@ -118,7 +118,7 @@ def _computes_otherwise(
 
 
 def _clash(classes: tuple[type, ...], module: nn.Module, fused: type[Convertible]) -> str | None:
-    """What the subclass or its instance has under a name that the fused class needs."""
+    """The reason a name of the subclass or its instance clashes with the fused class, or None."""
     plain = fused._torch_class
     needed = {name for base in fused.__mro__ if base not in plain.__mro__ for name in vars(base)}
     needed = (needed | set(fused._own_attributes)) - set(dir(plain))
@@ -139,7 +139,7 @@ def _calls_forward_above(classes: tuple[type, ...]) -> bool:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """The names that a function uses, and those inside it."""
+    """The names that a function's code uses, functions inside it included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

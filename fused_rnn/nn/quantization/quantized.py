@@ -24,7 +24,7 @@ _FLOAT32 = torch.empty(0, device="cpu")
 
 
 class QuantizedLayer(Quantized, SequenceForms):
-    """What the three quantized layers share."""
+    """The base of the three quantized layers."""
 
     num_layers: int
     batch_first: bool
@@ -115,7 +115,7 @@ class QuantizedLSTM(QuantizedLayer):
 
 
 class QuantizedCell(Quantized):
-    """What the three quantized cells share: a layer of one step."""
+    """The base of the three quantized cells, each a layer of one step."""
 
     _kind: ClassVar[str]
     _step = FusedCell._step

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What quantized layers and cells share: their weights, the choice of kernels, checks."""
+"""The base of quantized layers and cells: their weights, the choice of kernels, checks."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -60,7 +60,7 @@ class Quantized(Passing, FixedTypes):
         return new
 
     def dequantize(self) -> Any:
-        """The fused module, in float32, whose weights are what these stand for."""
+        """The fused module, in float32, with the values that the stored weights stand for."""
         fused = self._fused()
         own = dict(fused.named_parameters())
         with torch.no_grad():
@@ -78,11 +78,11 @@ class Quantized(Passing, FixedTypes):
         raise NotImplementedError
 
     def _reverse(self) -> tuple[int, ...]:
-        """Of each recurrence of a layer, 1 where it walks backward in time."""
+        """Flags of a layer's recurrences, 1 where one walks backward in time."""
         raise NotImplementedError
 
     def _suffixes(self) -> list[str]:
-        """What the names of a recurrence's weights end in, recurrence by recurrence."""
+        """The endings of the names of a recurrence's weights, recurrence by recurrence."""
         raise NotImplementedError
 
     def _names(self) -> list[str]:
@@ -185,6 +185,6 @@ def has_kernels(x: Tensor) -> bool:
 
 
 def in_float32(*tensors: Tensor) -> list[Tensor]:
-    """Under autocast, whose types these modules do not compute in, the tensors in float32."""
+    """The tensors, in float32 where autocast is on, whose types these modules do not compute in."""
     lowered = tensors and torch.is_autocast_enabled(tensors[0].device.type)
     return [t.float() if lowered and t.is_floating_point() else t for t in tensors]

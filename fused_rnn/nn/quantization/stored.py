@@ -19,7 +19,7 @@ _OUTPUTS = 64
 
 
 class Panels(NamedTuple):
-    """How some gates of a matrix lie: (panels, K / depth, gates, units, depth)."""
+    """The layout of some gates of a matrix: (panels, K / depth, gates, units, depth)."""
 
     gates: int
     units: int  # in a panel
@@ -80,7 +80,7 @@ class StoredWeight(FixedTypes):
         self._put(values, scale)
 
     def tensors(self) -> list[Tensor]:
-        """What the kernels take: of each part panels, and of int8 scales and sums."""
+        """The tensors that the kernels take: of each part panels, and of int8 scales and sums."""
         return list(self._buffers.values())  # type: ignore[arg-type]
 
     def plain(self) -> tuple[Tensor, Tensor | None]:

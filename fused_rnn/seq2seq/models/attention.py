@@ -13,7 +13,7 @@ ATTENTIONS = ("additive", "dot", "general")
 
 
 class Look(NamedTuple):
-    """What attention saw, and where."""
+    """The context that attention saw, and the weights of the places it looked at."""
 
     context: Tensor  # (B, Q, M)
     weights: Tensor  # (B, Q, S)

@@ -17,14 +17,14 @@ ATTENDS = ("after", "before")
 
 
 class ContextState(NamedTuple):
-    """Where a decoder with a fixed context stands."""
+    """The state of a decoder with a fixed context."""
 
     hidden: State  # (L, N, H)
     context: Tensor  # (B, H)
 
 
 class AttentionState(NamedTuple):
-    """Where a decoder with attention stands."""
+    """The state of a decoder with attention."""
 
     hidden: State  # (L, N, H)
     keys: Tensor  # (B, S, H)

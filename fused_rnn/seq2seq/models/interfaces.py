@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an encoder, a decoder and a language model promise each other and the search.
+"""The interfaces of encoders, decoders and language models to each other and to the search.
 
 The protocol of the search, `Steps`, is that of all models that predict the next token: anything
 with these two methods can be searched, sampled and scored. Rows of a state belong to sentences:
@@ -24,7 +24,7 @@ class Prediction(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What an encoder makes of source sentences."""
+    """The results of an encoder for source sentences."""
 
     outputs: Tensor  # (S, B, M), zero past each row's length
     state: State  # (L, B, H), for the LSTM a pair

@@ -25,7 +25,7 @@ _SKIPPED = -100
 
 @dataclass(frozen=True)
 class LanguageModelConfig:
-    """What a language model is made of.
+    """The configuration of a language model.
 
     Args:
         vocab_size: number of tokens, V.

@@ -26,7 +26,7 @@ from .recurrence import CELLS
 
 @dataclass(frozen=True, kw_only=True)
 class TranslatorConfig:
-    """What a translator is made of.
+    """The configuration of a translator.
 
     Args:
         source_vocab_size, target_vocab_size: numbers of tokens.
@@ -220,7 +220,7 @@ class TranslatorTraining(Training):
         return Loss(total, self._divisor(batch))
 
     def _divisor(self, batch: TranslationBatch) -> float:
-        """What the summed loss of a minibatch is divided by: its number of tokens."""
+        """The divisor of the summed loss of a minibatch: its number of target tokens."""
         return int(batch.target_lengths.sum())
 
     def _own_rows(self, part: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the steps of a beam search noted, and the sequences read back from it."""
+"""The notes of a beam search's steps, and the sequences read back from them."""
 
 from __future__ import annotations
 

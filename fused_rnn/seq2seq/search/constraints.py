@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a search may generate, and how much of it."""
+"""The constraints on what a search may generate, and the limits on how much of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Limits(NamedTuple):
 
 
 class Constraints(NamedTuple):
-    """What may be generated. Probabilities are not renormalised: those of the model stand.
+    """The constraints on what may be generated; the model's probabilities are not renormalised.
 
     Args:
         eos: ends a sequence; None: nothing does.

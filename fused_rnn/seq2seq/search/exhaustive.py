@@ -183,7 +183,7 @@ class _Level(NamedTuple):
         return _Level(paths.flatten(1, 2), gains.flatten(1, 2), totals.flatten(1))
 
     def some(self, which: Tensor) -> _Level:
-        """Those marked, bool, (M,)."""
+        """The sequences that are marked, bool, (M,)."""
         return _Level(self.paths[:, which], self.gains[:, which], self.totals[:, which])
 
 

@@ -72,7 +72,7 @@ class Captured(Generic[_Carried, _Notes]):
 
 
 class Growth(NamedTuple):
-    """What happens from which step on."""
+    """The step from which on a search is captured, and the reason if none is."""
 
     captured_from: int
     reason: str | None  # why no step is captured
@@ -167,7 +167,7 @@ def _warn(message: str) -> None:
 
 
 def _mapped(value: Any) -> Any:
-    """The same structure around copies of its tensors."""
+    """A copy of a structure around copies of its tensors."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, Mapping):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a search returns, and how sequences of different lengths are compared."""
+"""The results of a search, and the comparison of sequences of different lengths."""
 
 from __future__ import annotations
 

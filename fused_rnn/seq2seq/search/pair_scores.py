@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a translator makes of translations that are given."""
+"""The scores of given translations by a translator."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every search begins with."""
+"""The preparations that every search begins with."""
 
 from __future__ import annotations
 

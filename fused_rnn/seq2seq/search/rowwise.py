@@ -21,7 +21,7 @@ FIRST_STEPS = 256
 
 
 class _Rows(NamedTuple):
-    """What a step leaves to the next one."""
+    """The state of all rows, which a step leaves to the next one."""
 
     tokens: Tensor  # (N,)
     state: Any
@@ -29,7 +29,7 @@ class _Rows(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """What a step adds to the sequences."""
+    """The tokens that a step adds to the sequences, with their gains and attention."""
 
     tokens: Tensor  # (N,)
     gains: Tensor  # (N,), log-probabilities of the tokens

@@ -32,7 +32,7 @@ STOPS = ("k", "exact")
 
 
 class _Carried(NamedTuple):
-    """What a step leaves to the next one."""
+    """The state of a beam search, which a step leaves to the next one."""
 
     tokens: Tensor  # (N,)
     state: Any
@@ -42,7 +42,7 @@ class _Carried(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """Where each sentence has a limit of its own."""
+    """The steps left to each sentence's own limit, and what was live there."""
 
     left: Tensor  # steps to it, (B,)
     live: Tensor  # log-probabilities of what was live there, -inf before, (B, K)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all searches share: rows of a state, steps of the model, and what a step may choose."""
+"""The base of all searches: rows of a state, steps of the model, and what a step may choose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .constraints import Constraints, ban_repeated
 
 
 class Outlook(NamedTuple):
-    """What a step leaves to choose from."""
+    """The log-probabilities that a step leaves to choose from, and the state after it."""
 
     log_probs: Tensor  # (N, V), float32, -inf where a constraint forbids
     # Rows with probability somewhere, bool, (N,); what the others hold has no meaning.
@@ -26,14 +26,14 @@ class Outlook(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What a step chose of it for each row."""
+    """The tokens that a step chose for each row, and the state after it."""
 
     found: Best  # as Outlook has log-probabilities
     state: Any
 
 
 class Rows(NamedTuple):
-    """How many sentences a state is of, and where it is."""
+    """The number of sentences that a state is of, and its device."""
 
     sentences: int
     device: torch.device
@@ -200,7 +200,7 @@ class Stepper:
         self._excluded_early = torch.tensor(early, device=logits.device) if early else None
 
     def _logits(self, tokens: Tensor, state: Any, step: int) -> tuple[Tensor, Any]:
-        """What one more step of the model says, (N, V), float32, and the state behind it."""
+        """The logits after one more step of the model, (N, V), float32, and the state behind it."""
         logits, state = self.model.step(tokens, state)
         if step == 0:
             self._check_vocabulary(logits)

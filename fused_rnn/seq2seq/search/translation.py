@@ -28,7 +28,7 @@ _LONGEST_EXACT = 10_000
 
 
 class Draws(NamedTuple):
-    """How translations are drawn at random; see `sample`.
+    """The options of drawing translations at random; see `sample`.
 
     What is drawn for a sentence depends on the seed and on its place in the input, not on the
     size of the batch.
@@ -42,7 +42,7 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """How translations are searched for; see `beam_search`.
+    """The options of searching for translations; see `beam_search`.
 
     Args:
         beam_size: hypotheses live at every step. Default 5.

@@ -27,7 +27,7 @@ _TRANSLATOR = "translator"
 
 
 class SavedLanguageModel(NamedTuple):
-    """What a checkpoint of a language model holds."""
+    """The contents of a language model's checkpoint."""
 
     model: LanguageModel
     codec: Codec
@@ -56,7 +56,7 @@ class SavedLanguageModel(NamedTuple):
 
 
 class SavedTranslator(NamedTuple):
-    """What a checkpoint of a translator holds."""
+    """The contents of a translator's checkpoint."""
 
     model: Translator
     source: Codec

@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     record: dict[str, Any]
     tensors: dict[str, Tensor]

@@ -26,7 +26,7 @@ SAMPLINGS = {"sequential": sequential_batches, "random": random_batches}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Options):
-    """How a language model is trained.
+    """The options of a language model's training.
 
     Args:
         num_steps: tokens of a row, T, and how far gradients reach back. Default 64.

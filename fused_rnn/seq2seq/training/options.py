@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a model is trained."""
+"""The options of a model's training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a model is trained.
+    """The options of a model's training.
 
     Args:
         steps: minibatches in all. Default 2000.

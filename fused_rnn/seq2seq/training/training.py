@@ -29,7 +29,7 @@ class Diverged(ValueError):
 
 
 class Loss(NamedTuple):
-    """What a minibatch costs this process."""
+    """The loss of a minibatch in this process."""
 
     total: Tensor  # of this process's rows, to be differentiated
     divisor: float  # of all processes together, such as the number of tokens predicted
@@ -112,7 +112,7 @@ class Training(ABC):
 
     @property
     def units_per_step(self) -> int:
-        """What a step adds to the progress bar."""
+        """The number of units that a step adds to the progress bar."""
         return self._options.batch_size * self._options.accumulate
 
     @abstractmethod
