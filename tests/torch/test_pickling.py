@@ -111,7 +111,7 @@ def test_torchs_own_where_its_names_stand_for_these_classes(
     assert type(ours) is ALL[kind][0]
     assert repr(ours) == repr(built)
     ours = WAYS[way](ours)
-    assert set(ours.__dict__) | {"backend", "reset_after", "direction"} >= set(built.__dict__)
+    assert set(ours.__dict__) | set(type(ours)._own_attributes) >= set(built.__dict__)
     assert set(ours.__dict__) <= set(built.__dict__) | {"nonlinearity"}
     assert_same_training(ours, theirs, x)
     assert_same(ours.to_torch()(x), theirs(x))
