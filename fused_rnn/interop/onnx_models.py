@@ -16,6 +16,8 @@ from .recurrences import Recurrence, gates, layer_of, refuse
 
 # Where torch.nn's gates stand among a node's: i o f c and z r h there.
 _ORDERS = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
+# i g o of i o f c: with input_forget the node does not look at f.
+_COUPLED = (0, 3, 1)
 _CLASSES: dict[str, type[FusedLayer]] = {"LSTM": FusedLSTM, "GRU": FusedGRU, "RNN": FusedRNN}
 _ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
@@ -40,8 +42,8 @@ def from_onnx(
 
     Raises:
         ValueError: the graph has no such node; weights that are no constants; or what a layer
-            cannot express: clip, other activations, peepholes, input_forget, initial states that
-            are constants other than zeros.
+            cannot express: clip, other activations, peepholes, initial states that are constants
+            other than zeros.
         ModuleNotFoundError: the `onnx` package is not installed.
     """
     import onnx
@@ -94,7 +96,7 @@ def _layer(node: Any, values: Constants) -> FusedLayer:
         if given is not None and given.any():
             expected = "no peepholes" if name == "P" else "zeros or a value of the call"
             raise refuse(name, expected, "other constants")
-    order = _ORDERS[kind]
+    order = _COUPLED if options.get("coupled") else _ORDERS[kind]
     recurrences = []
     for n in range(weights[0].size(0)):
         halves = (None, None) if bias is None else bias[n].chunk(2)
@@ -117,8 +119,6 @@ def _options(kind: str, attributes: dict[str, Any], count: int) -> dict[str, Any
     """The layer's own options; refuses what it cannot express."""
     if "clip" in attributes:
         raise refuse("clip", "none", attributes["clip"])
-    if attributes.get("input_forget", 0):
-        raise refuse("input_forget", 0, attributes["input_forget"])
     expected = _ACTIVATIONS[kind]
     given = [name.decode().lower() for name in attributes.get("activations", [])]
     given = given or expected * count
@@ -127,6 +127,8 @@ def _options(kind: str, attributes: dict[str, Any], count: int) -> dict[str, Any
         options["nonlinearity"] = "relu"
     elif given != expected * count:
         raise refuse("activations", expected, given)
+    if kind == "LSTM":
+        options["coupled"] = bool(attributes.get("input_forget", 0))
     if kind == "GRU":
         options["reset_after"] = bool(attributes.get("linear_before_reset", 0))
     return options

@@ -36,8 +36,11 @@ def tensor(array: Any) -> Tensor:
 
 
 def gates(weight: Tensor, order: Sequence[int]) -> Tensor:
-    """The blocks of rows of a weight in another order, that of torch.nn's gates."""
-    blocks = weight.chunk(len(order))
+    """The blocks of rows of a weight in another order, that of torch.nn's gates.
+
+    The last block is in the order; others that are not are left out.
+    """
+    blocks = weight.chunk(max(order) + 1)
     return torch.cat([blocks[at] for at in order])
 
 

@@ -94,6 +94,7 @@ def check(layer: Any, made: Any, kind: str, directions: int) -> None:
     ("kind", "attributes"),
     [
         ("LSTM", {}),
+        ("LSTM", {"input_forget": 1}),
         ("GRU", {"linear_before_reset": 0}),
         ("GRU", {"linear_before_reset": 1}),
         ("RNN", {}),
@@ -208,7 +209,6 @@ def test_types_of_weights(dtype: torch.dtype) -> None:
     ("kind", "attributes", "message"),
     [
         ("LSTM", {"clip": 3.0}, "clip: expected none, which fused layers compute, got 3.0"),
-        ("LSTM", {"input_forget": 1}, "input_forget: expected 0"),
         ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, "activations: expected"),
         ("GRU", {"activations": ["Sigmoid", "Relu"]}, "activations: expected"),
         ("RNN", {"activations": ["Elu"]}, r"activations: expected \['tanh'\]"),
