@@ -7,7 +7,7 @@ from cases import CELLS, Case, Inputs, judge, make, need, run
 from torch import Tensor
 
 from fused_rnn import FusedGRU, FusedLSTM, FusedRNN
-from fused_rnn.backends import reference
+from fused_rnn.backends.reference import reference_layer
 from fused_rnn.testing import assert_within_budget
 
 BACKENDS = ("reference", "native")
@@ -31,7 +31,7 @@ def row_alone(
         if number:
             state = [torch.zeros_like(s) for s in state]
         rows = [s.reshape(1, 1, -1) for s in state]
-        found = reference.layer(
+        found = reference_layer(
             *(x[start:end].unsqueeze(1), rows[0], rows[1] if len(rows) == 2 else None),
             *(weights, None, None),
             cell=case.cell,

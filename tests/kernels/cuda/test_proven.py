@@ -175,7 +175,7 @@ def test_a_display_card_decides_for_itself_alone(monkeypatch: pytest.MonkeyPatch
 
 def test_large_float32_layers_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     prove(monkeypatch, "native", "triton")
-    monkeypatch.setattr(choice, "_why_triton_unavailable", lambda index: None)
+    monkeypatch.setattr(triton, "_why_unavailable", lambda index: None)
     if extensions.why_unavailable() is not None:
         pytest.skip(f"native: {extensions.why_unavailable()}")
     assert why_not("native", EXACT._replace(hidden=128)) is None
