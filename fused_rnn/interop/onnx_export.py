@@ -65,6 +65,9 @@ def _node(
     per = len(weights) // len(reverse)
     if per % 2:
         raise ValueError("proj_size: ONNX has no LSTM with a projection; got one")
+    if tuple(reverse) not in _DIRECTIONS:
+        count = len(reverse)
+        raise ValueError(f"block_diagonal: ONNX has no node with heads; got {count} recurrences")
     if keep_tape:
         raise ValueError("gradients: ONNX nodes keep nothing for a backward pass")
     order = _ORDERS.get(cell, (0,))

@@ -142,7 +142,8 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, *args: Any, **key
         return "the operations of the objects themselves run this: they only act as tensors"
     if isinstance(end.found, str):
         return end.found
-    shape = (*_steps_and_batch(module, input), module.hidden_size)
+    # Of heads, the units of one.
+    shape = (*_steps_and_batch(module, input), end.found.hidden or module.hidden_size)
     return choice.explain(end.found._replace(shape=shape), end.requested)
 
 

@@ -217,6 +217,9 @@ def test_what_onnx_has_no_node_for() -> None:
     with pytest.raises(Exception) as caught:
         export(FusedLSTM(INPUTS, HIDDEN, proj_size=2), (x,), None)
     assert "proj_size: ONNX has no LSTM with a projection" in messages(caught.value)
+    with pytest.raises(Exception) as caught:
+        export(FusedGRU(INPUTS, 4, block_diagonal=2), (x,), None)
+    assert "block_diagonal: ONNX has no node with heads; got 2" in messages(caught.value)
 
 
 def test_without_the_table_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from twins import LAYERS, tensors
 
 import fused_rnn
 from fused_rnn import explain, functional
+from fused_rnn.backends import choice
 from fused_rnn.testing import assert_within_budget
 
 T, B, INPUT, H, HEADS = 7, 4, 5, 12, 3
@@ -308,9 +309,13 @@ def test_they_are_not_quantized(name: str) -> None:
         fused_rnn.quantize(nn.Sequential(make(name).eval()))
 
 
-def test_explained() -> None:
+def test_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     text = explain(make("both", "reference"), torch.randn(T, B, INPUT))
     assert text.startswith("reference runs this")
+    asked: list[Any] = []
+    monkeypatch.setattr(choice, "explain", lambda query, requested: asked.append(query) or "")
+    explain(make("both"), torch.randn(T, B, INPUT))
+    assert asked[0].reverse == (0, 0, 0, 0, 1, 1, 1, 1) and asked[0].shape == (T, B, H // 4)
     layer = fused_rnn.FusedGRU(INPUT, H, block_diagonal=2, backend="torch")
     with pytest.raises(RuntimeError, match="PyTorch runs one forward recurrence or both"):
         layer(torch.randn(T, B, INPUT))
