@@ -137,13 +137,13 @@ def main(arguments: list[str] | None = None) -> int:
             epochs = options.epochs or SYSTEMS[name].epochs
             row = done.get((name, seed, epochs, options.threads))
             if row is None:
-                row = run(name, seed, epochs, options.threads)
+                row = one_training(name, seed, epochs, options.threads)
                 _append(options.out, row)
             _show(row)
     return 0
 
 
-def run(name: str, seed: int, epochs: int, threads: int) -> dict[str, Any]:
+def one_training(name: str, seed: int, epochs: int, threads: int) -> dict[str, Any]:
     """Returns what came of one system from one start."""
     system = SYSTEMS[name]
     torch.manual_seed(seed)

@@ -107,14 +107,14 @@ def smoke(session: Session) -> bool:
     native = [[name] for name, one in SMOKES.items() if one.backend == "native"]
     triton = [name for name, one in SMOKES.items() if one.backend == "triton"]
 
-    def run(form: tuple[str, str]) -> bool:
+    def passes(form: tuple[str, str]) -> bool:
         most = _SMOKE_SECONDS * (2 if form[0] in triton else 1)
         return session.step(" ".join(form), _python("-m", "bench.gpu_smoke", *form), most)
 
     for names in (*native, triton):
         forms = list(product(names, PASSES))
         with ThreadPoolExecutor(len(forms)) as pool:
-            if not all(list(pool.map(run, forms))):
+            if not all(list(pool.map(passes, forms))):
                 return False
     return True
 
@@ -140,7 +140,7 @@ def tests(
         command += ["--record", str(records[worker])]
         while True:
             rest = start + most - time.monotonic()
-            status = session.run(f"{name}-{worker}", command, rest / SLOWER)
+            status = session.command(f"{name}-{worker}", command, rest / SLOWER)
             ended = [line["outcome"] for line in outcomes(records[worker])][-1:]
             if status != 1 or ended != ["out of time"]:
                 break
@@ -174,7 +174,7 @@ def measure(session: Session) -> None:
     paths = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(peers)])
     session.step("measure", command, PYTHONPATH=paths)
     rows = str(session.out / f"gpu-{session.part}.jsonl")
-    session.run("table", _python("-m", "bench.gpu_report", rows))
+    session.command("table", _python("-m", "bench.gpu_report", rows))
     session.say(*session.log("table").read_text(encoding="utf-8").splitlines())
 
 

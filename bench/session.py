@@ -48,7 +48,7 @@ class Session:
         """Where the output of a command goes."""
         return self.scratch / "logs" / f"{name}.log"
 
-    def run(self, name: str, command: Sequence[str], most: float = SECONDS, **more: str) -> int:
+    def command(self, name: str, command: Sequence[str], most: float = SECONDS, **more: str) -> int:
         """The exit status of a command whose output is logged; 124 where its time ran out."""
         with self.log(name).open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Session:
     def step(self, name: str, command: Sequence[str], most: float = SECONDS, **more: str) -> bool:
         """Whether a command succeeded; a line says so, with the last of its log."""
         start = time.monotonic()
-        status = self.run(name, command, most, **more)
+        status = self.command(name, command, most, **more)
         lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines() or [""]
         verdict = {0: "ok", 124: "out of time"}.get(status, f"failed ({status})")
         told = f"{name:<26} {verdict:<12} {time.monotonic() - start:6.1f} s  {lines[-1][:200]}"
