@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from twins import LAYERS, tensors
 
 import fused_rnn
-from fused_rnn import explain, functional
+from fused_rnn import explain, extensions, functional
 from fused_rnn.backends import choice
 from fused_rnn.testing import assert_within_budget
 
@@ -140,15 +140,14 @@ def test_ragged_batches_are_rows_of_their_own(name: str) -> None:
     for row, length in enumerate(LENGTHS.tolist()):
         if length:
             own, final = layer(x[:length, row], resets=resets[:length, row])
-            torch.testing.assert_close(y[:length, row], own)
-            pairs = zip(tensors(last), tensors(final), strict=True)
-            assert all(torch.allclose(a[:, row], b) for a, b in pairs)
+            assert_within_budget(y[:length, row], own)
+            for ours, one in zip(tensors(last), tensors(final), strict=True):
+                assert_within_budget(ours[:, row], one)
     lengths = LENGTHS.clamp(min=1)
     packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-    torch.testing.assert_close(
-        layer(packed)[0].data,
-        pack_padded_sequence(layer(x, lengths=lengths)[0], lengths, enforce_sorted=False).data,
-    )
+    padded, _ = layer(x, lengths=lengths)
+    expected = pack_padded_sequence(padded, lengths, enforce_sorted=False)
+    assert_within_budget(layer(packed)[0].data, expected.data)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -183,7 +182,9 @@ def test_all_backends_compute_the_same_from_the_same_seed(name: str) -> None:
 
     if name != "dropped":  # a mask in float64 is another one
         agree(call(native, x), call(double, x.double()), call(reference, x))
-    torch.testing.assert_close(call(native, x), call(reference, x))
+    pairs = zip(call(native.double(), x.double()), call(double, x.double()), strict=True)
+    for found, expected in pairs:
+        assert_within_budget(found, expected)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -231,12 +232,12 @@ def test_heads_run_side_by_side() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_in_a_graph(name: str) -> None:
-    layer = make(name).eval()
-    x = torch.randn(T, B, INPUT)
+    layer = make(name).double().eval()
+    x = torch.randn(T, B, INPUT, dtype=torch.float64)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x)[0], layer(x)[0])
+    assert_within_budget(compiled(x)[0], layer(x)[0])
     exported = torch.export.export(layer, (x,)).module()
-    torch.testing.assert_close(exported(x)[0], layer(x)[0])
+    assert_within_budget(exported(x)[0], layer(x)[0])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -282,7 +283,7 @@ def test_states_at_single_steps() -> None:
     x = torch.randn(T, B, INPUT)
     layer = make("heads")
     y, _, every = layer(x, return_states=True)
-    torch.testing.assert_close(every[:, 0], y)
+    assert torch.equal(every[:, 0], y)
     for name in ("coupled", "both"):
         with pytest.raises(RuntimeError, match="return_states: expected an LSTM without coupled"):
             make(name)(x, return_states=True)
@@ -290,17 +291,18 @@ def test_states_at_single_steps() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_weights_packed_beforehand(name: str) -> None:
-    layer = make(name)
-    x = torch.randn(1, B, INPUT)
+    layer = make(name).double()
+    x = torch.randn(1, B, INPUT, dtype=torch.float64)
     for mode in (True, False):
         layer.train(mode)
         torch.manual_seed(2)
         y = layer(x)[0]
         torch.manual_seed(2)
         with torch.inference_mode(), fused_rnn.prepacked(layer):
-            torch.testing.assert_close(layer(x)[0], y)
+            assert_within_budget(layer(x)[0], y)
             held = "prepacked" in explain(layer, x)
-        assert held == (name == "dropped" and not mode and held)
+        able = extensions.why_unavailable() is None
+        assert held == (able and name == "dropped" and not mode)
 
 
 @pytest.mark.parametrize("name", ["coupled", "heads"])
