@@ -19,7 +19,7 @@ def check_sequence(x: Tensor, weight: Tensor, input_size: int) -> None:
     """Raises unless a batch of sequences fits the first layer, and has a step at least.
 
     Args:
-        x: input, (T, B, I), or the rows of packed input, (rows, I).
+        x: input, (T, B, I), or compact rows, (rows, I).
         weight: w_ih of the first layer, (G*H, input_size).
         input_size: what I is to be.
     """

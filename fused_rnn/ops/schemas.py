@@ -2,10 +2,10 @@
 """Schemas of the ops, which the build hands on to the library of compiled ones.
 
 It reads this file alone: nothing is imported here. With the library, C++ programs have these ops
-without Python; without it `ops.py` defines them.
+without Python; without it `ops` defines them.
 """
 
-# On the CPU x, y, resets and tape may be packed: (rows, ...) for (T, B, ...), with falling lengths.
+# On the CPU x, y, resets and tape may be compact rows, (rows, ...) for (T, B, ...), lengths falling.
 # Tape and saved_y are for the backward pass, and empty without keep_tape. Saved_y is y again: the
 # tensor y belongs to the caller, who may write to it.
 FORWARD = (
