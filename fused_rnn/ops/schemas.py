@@ -5,7 +5,7 @@ It reads this file alone: nothing is imported here. With the library, C++ progra
 without Python; without it `ops` defines them.
 """
 
-# On the CPU x, y, resets and tape may be compact rows, (rows, ...) for (T, B, ...), lengths falling.
+# On the CPU x, y, resets and tape may be compact rows, (rows, ...), by falling lengths.
 # Tape and saved_y are for the backward pass, and empty without keep_tape. Saved_y is y again: the
 # tensor y belongs to the caller, who may write to it.
 FORWARD = (
