@@ -29,4 +29,4 @@ __all__ = [
 ]
 
 flops.register()
-_moved.keep_layers()
+_moved.keep_names(__name__)

@@ -4,31 +4,31 @@
 import sys
 from importlib import import_module
 
+# By the package that is loaded whole when its names are kept.
 _MOVED = {
-    "modules": "nn.layers",
-    "cells": "nn.cells",
-    "linear": "nn.linear",
-    "stored": "nn.quantization.stored",
-    "quantized": "nn.quantization.quantized",
-    "subclasses": "nn.conversion.subclasses",
+    "fused_rnn": {
+        "modules": "nn.layers",
+        "cells": "nn.cells",
+        "linear": "nn.linear",
+        "stored": "nn.quantization.stored",
+        "quantized": "nn.quantization.quantized",
+        "subclasses": "nn.conversion.subclasses",
+    },
+    "fused_rnn.seq2seq": {
+        "attention": "models.attention",
+        "decoder": "models.decoder",
+        "encoder": "models.encoder",
+        "ensemble": "models.ensemble",
+        "interfaces": "models.interfaces",
+        "language_model": "models.language_model",
+        "translator": "models.translator",
+    },
 }
-_MOVED_MODELS = {
-    f"seq2seq.{name}": f"seq2seq.models.{name}"
-    for name in ("attention", "decoder", "encoder", "ensemble", "interfaces")
-} | {f"seq2seq.{name}": f"seq2seq.models.{name}" for name in ("language_model", "translator")}
 
 
-def keep_layers() -> None:
-    """Lets imports find the layers by their modules' earlier names, too."""
-    _keep(_MOVED)
-
-
-def keep_models() -> None:
-    """Lets imports find the models of `seq2seq` by their modules' earlier names, too."""
-    _keep(_MOVED_MODELS)
-
-
-def _keep(moved: dict[str, str]) -> None:
-    package = __package__
-    for before, now in moved.items():
-        sys.modules[f"{package}.{before}"] = import_module(f"{package}.{now}")
+def keep_names(package: str) -> None:
+    """Lets imports find a package's modules by their earlier names, too."""
+    for before, now in _MOVED[package].items():
+        module = import_module(f"{package}.{now}")
+        sys.modules[f"{package}.{before}"] = module
+        setattr(sys.modules[package], before, module)

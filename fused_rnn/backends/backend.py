@@ -72,5 +72,7 @@ class Backend(NamedTuple):
     takes_compact_rows: Callable[[torch.device], bool] = _never
     # Whether its kernels on the CPU take weights packed beforehand.
     takes_prepacked: bool = False
+    # The most units in float32 or float64 whose weights a CUDA device keeps between steps.
+    most_units: Callable[[Query], int] | None = None
     # Whether kernels of this package run; falling past them is worth a warning.
     is_fused: bool = False

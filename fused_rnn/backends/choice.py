@@ -16,7 +16,6 @@ from .backend import Query
 from .native import NATIVE
 from .reference import REFERENCE
 from .triton import TRITON
-from .triton.configurations import TABLE, Block, Grid
 
 # In the order `auto` asks.
 BACKENDS = {own.name: own for own in (NATIVE, TRITON, TORCH, REFERENCE)}
@@ -32,19 +31,15 @@ def _why_not_automatic(name: str, query: Query) -> str | None:
     reason = proven.why_unproven(name, query.cell, str(dtype).removeprefix("torch."), index)
     if reason is not None:
         return reason
-    if query.hidden is None or dtype not in _EXACT or TORCH.why_not(query) is not None:
+    most_units = BACKENDS[name].most_units
+    if most_units is None or query.hidden is None or dtype not in _EXACT:
         return None
-    if name == "native":
-        kept = extensions.largest_kept(query.cell, dtype, index)
-    else:
-        kept = max(most for most, form in TABLE[8 * dtype.itemsize].items() if _stays(form))
+    if TORCH.why_not(query) is not None:
+        return None
+    kept = most_units(query)
     if query.hidden <= kept:
         return None
     return f"of more than {kept} units it reads the weights in {dtype} anew for each step"
-
-
-def _stays(form: Block | Grid) -> bool:
-    return isinstance(form, Block) or form.resident
 
 
 _requested: ContextVar[str] = ContextVar("fused_rnn_backend", default="auto")

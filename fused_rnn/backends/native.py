@@ -21,6 +21,10 @@ def _why_not(query: Query) -> str | None:
     return extensions.why_cuda_unavailable(query.cuda_index)
 
 
+def _most_units(query: Query) -> int:
+    return extensions.largest_kept(query.cell, query.dtype, query.cuda_index)
+
+
 def _takes_compact_rows(device: torch.device) -> bool:
     # A graph serves all lengths, and pads them.
     return device.type == "cpu" and not torch.compiler.is_compiling()
@@ -31,5 +35,6 @@ NATIVE = Backend(
     _why_not,
     takes_compact_rows=_takes_compact_rows,
     takes_prepacked=True,
+    most_units=_most_units,
     is_fused=True,
 )

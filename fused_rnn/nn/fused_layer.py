@@ -152,13 +152,11 @@ class FusedLayer(Convertible, FlatWeights, VariedWeights, Prepackable, Watchable
             raise RuntimeError(
                 "reset_states and return_states: expected no gradients for each row of the batch"
             )
-        if (
-            steps.wanted
-            and self._kind == "LSTM"
-            and (self.recurrent_dropout or not self._has_torchs_weights())
-        ):
+        varied = (self.training and self.recurrent_dropout) or not self._has_torchs_weights()
+        if steps.wanted and varied and self._kind == "LSTM":
             raise RuntimeError(
-                "return_states: expected an LSTM without coupled gates, heads or recurrent dropout"
+                "return_states: expected an LSTM without coupled gates, heads or, in training, "
+                "recurrent dropout"
             )
         super()._check_pieces(given, weights, steps)
 

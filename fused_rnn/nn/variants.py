@@ -46,8 +46,11 @@ class VariedWeights(nn.RNNBase):
         """Takes options of the constructor, and with them parameters of other shapes.
 
         Raises:
-            ValueError: one of them is out of its range, or does not fit the others.
+            TypeError: `coupled` is no bool.
+            ValueError: another is out of its range, or does not fit the others.
         """
+        if not isinstance(coupled, bool):
+            raise TypeError(f"coupled: expected a bool, got {coupled!r}")
         heads, chance = block_diagonal, recurrent_dropout
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
             raise ValueError(f"block_diagonal: expected a number of heads from 1, got {heads!r}")

@@ -102,4 +102,4 @@ __all__ = [
     "translate",
 ]
 
-_moved.keep_models()
+_moved.keep_names(__name__)

@@ -10,6 +10,7 @@ import torch
 from cases import need
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import _per_sample_grad
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from twins import LAYERS, tensors
@@ -281,6 +282,12 @@ def test_the_forget_gate_begins_open(coupled: bool) -> None:
 
 def test_states_at_single_steps() -> None:
     x = torch.randn(T, B, INPUT)
+    options = {"recurrent_dropout": 0.5, "recurrent_dropout_mode": "weights"}
+    dropped = fused_rnn.FusedLSTM(INPUT, H, **options)
+    with pytest.raises(RuntimeError, match="in training, recurrent dropout"):
+        dropped(x, return_states=True)
+    y, _, (every, _) = dropped.eval()(x, return_states=True)
+    assert torch.equal(every[:, 0], y)
     layer = make("heads")
     y, _, every = layer(x, return_states=True)
     assert torch.equal(every[:, 0], y)
@@ -309,6 +316,27 @@ def test_weights_packed_beforehand(name: str) -> None:
 def test_they_are_not_quantized(name: str) -> None:
     with pytest.raises(ValueError, match="expected one without coupled gates or heads, got"):
         fused_rnn.quantize(nn.Sequential(make(name).eval()))
+
+
+@pytest.mark.parametrize("name", ["coupled", "heads", "both"])
+def test_gradients_of_each_row(name: str) -> None:
+    layer = make(name).double()
+    x = torch.randn(T, B, INPUT, dtype=torch.float64)
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        y, _ = torch.func.functional_call(layer, weights, (x.unsqueeze(1),))
+        return y.sin().sum()
+
+    weights = {key: p.detach() for key, p in layer.named_parameters()}
+    by_vmap = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))(weights, x)
+    calls = _per_sample_grad.call_for_per_sample_grads
+    asking = calls(layer, batch_size=B, loss_reduction="sum", batch_first=False)
+    asking(x)[0].sin().sum().backward()
+    for key, parameter in layer.named_parameters():
+        for row in range(B):
+            expected = torch.func.grad(loss)(weights, x[:, row])[key]
+            assert_within_budget(by_vmap[key][row], expected)
+            assert_within_budget(parameter.grad_sample[row], expected)
 
 
 def test_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,3 +368,8 @@ def test_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fused_rnn.FusedLSTM(INPUT, H, **options)
+
+
+def test_coupled_is_a_bool() -> None:
+    with pytest.raises(TypeError, match="coupled: expected a bool, got 1"):
+        fused_rnn.FusedLSTM(INPUT, H, coupled=1)

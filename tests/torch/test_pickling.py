@@ -7,6 +7,7 @@ import importlib
 import io
 import pickle
 import pickletools
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -210,5 +211,7 @@ def test_modules_pickled_before_the_package_had_folders() -> None:
         expected, last = new(x)
         pairs = zip((y, *tensors(state)), (expected, *tensors(last)), strict=True)
         assert all(torch.equal(ours, own) for ours, own in pairs)
-    twins_of = importlib.import_module("fused_rnn.subclasses")
-    assert twins_of.twin_class is subclasses.twin_class
+    for module in ("fused_rnn.modules", "fused_rnn.seq2seq.language_model"):
+        package, _, name = module.rpartition(".")
+        assert importlib.import_module(module) is getattr(sys.modules[package], name)
+    assert fused_rnn.subclasses.twin_class is subclasses.twin_class

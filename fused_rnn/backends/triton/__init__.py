@@ -8,6 +8,7 @@ import torch
 
 from ...ops import PAIRS
 from ..backend import Backend, Query
+from .configurations import TABLE, Block
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # A launch takes their directions as the bits of one number.
@@ -61,7 +62,13 @@ def _why_unavailable(index: int) -> str | None:
 # As in `extensions`: not for the compiler to look into.
 _why_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-TRITON = Backend("triton", _why_not, is_fused=True)
+
+def _most_units(query: Query) -> int:
+    forms = TABLE[8 * query.dtype.itemsize].items()
+    return max(most for most, form in forms if isinstance(form, Block) or form.resident)
+
+
+TRITON = Backend("triton", _why_not, most_units=_most_units, is_fused=True)
 
 
 def _forward(*arguments: Any) -> Any:
