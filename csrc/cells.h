@@ -3,8 +3,8 @@
 //
 // V is whatever holds one value per hidden unit (a CPU vector, a CUDA float), Math gives
 // sigmoid(V) and tanh(V), and keep(V), the sigmoid of gates that keep the state: over many steps
-// their distance from 1 counts. Matrix products are the caller's; see fused_rnn/reference/cells.py
-// for the equations as a whole. Gate order is PyTorch's.
+// their distance from 1 counts. Matrix products are the caller's; see
+// fused_rnn/backends/reference for the equations as a whole. Gate order is PyTorch's.
 #pragma once
 
 #ifdef __CUDACC__
@@ -154,6 +154,144 @@ CELL_FN V tanh_backward(V h, V dh) {
 template <class V>
 CELL_FN V relu_backward(V h, V dh) {
   return h <= V{} ? V{} : dh;  // NaN goes on
+}
+
+// ---- Cells with options: other activations, peepholes, normalised sums, dropout, zoneout.
+
+enum class Activation { kTanh, kSigmoid, kRelu, kHardSigmoid };
+
+template <class V>
+CELL_FN V hard_sigmoid(V pre) {  // a sixth of pre + 3, cut off at 0 and 1
+  const V zero{}, six = zero + 6, shifted = pre + 3;
+  const V low = shifted < zero ? zero : shifted;
+  return (low > six ? six : low) / 6;
+}
+
+template <class Math, class V>
+CELL_FN V activate(Activation kind, V pre) {
+  switch (kind) {
+    case Activation::kTanh:
+      return Math::tanh(pre);
+    case Activation::kSigmoid:
+      return Math::sigmoid(pre);
+    case Activation::kRelu:
+      return relu(pre);
+    default:
+      return hard_sigmoid(pre);
+  }
+}
+
+// dy times the slope at the place whose value is y.
+template <class V>
+CELL_FN V activate_backward(Activation kind, V y, V dy) {
+  const V zero{}, one = zero + 1;
+  switch (kind) {
+    case Activation::kTanh:
+      return dy * (1 - y * y);
+    case Activation::kSigmoid:
+      return dy * y * (1 - y);
+    case Activation::kRelu:
+      return y <= zero ? zero : dy;
+    default:
+      return y <= zero ? zero : y >= one ? zero : dy / 6;
+  }
+}
+
+// Zoneout: `hold` is 1 where the state before is held, 0 where not, or the probability of it.
+template <class V>
+CELL_FN V held(V next, V prev, V hold) {
+  return next + hold * (prev - next);
+}
+
+// Activations of the gates, and of the candidate and the output.
+struct Activations {
+  Activation gate, other;
+};
+
+template <class V>
+struct Peephole {
+  V i, f, o;
+};
+
+template <class V>
+struct LstmCell {
+  V i, f, g, c;
+};
+
+// `kept`: what dropout leaves of the candidate, 1 / (1 - p) or 0.
+template <class Math, class V>
+CELL_FN LstmCell<V> varied_lstm_cell(Activations act, V i_pre, V f_pre, V g_pre, V c_prev,
+                                     Peephole<V> w, V kept) {
+  LstmCell<V> s;
+  s.i = activate<Math>(act.gate, i_pre + w.i * c_prev);
+  s.f = activate<Math>(act.gate, f_pre + w.f * c_prev);
+  s.g = activate<Math>(act.other, g_pre);
+  s.c = s.f * c_prev + s.i * s.g * kept;
+  return s;
+}
+
+template <class V>
+struct LstmExit {
+  V o, h;
+};
+
+// `shown`: the cell, normalised where it is.
+template <class Math, class V>
+CELL_FN LstmExit<V> varied_lstm_exit(Activations act, V o_pre, V c, V shown, Peephole<V> w) {
+  LstmExit<V> s;
+  s.o = activate<Math>(act.gate, o_pre + w.o * c);
+  s.h = s.o * activate<Math>(act.other, shown);
+  return s;
+}
+
+template <class V>
+struct LstmExitGrad {
+  V do_, dshown;
+};
+
+template <class Math, class V>
+CELL_FN LstmExitGrad<V> varied_lstm_exit_backward(Activations act, V o, V shown, V dh) {
+  LstmExitGrad<V> d;
+  const V out = activate<Math>(act.other, shown);
+  d.do_ = activate_backward(act.gate, o, dh * out);
+  d.dshown = activate_backward(act.other, out, dh * o);
+  return d;
+}
+
+// dc is all that reaches c, but for what passes by by zoneout.
+template <class V>
+CELL_FN LstmGrad<V> varied_lstm_cell_backward(Activations act, V i, V f, V g, V c_prev, V do_,
+                                              V dc, Peephole<V> w, V kept) {
+  LstmGrad<V> d;
+  d.do_ = do_;
+  d.di = activate_backward(act.gate, i, dc * g * kept);
+  d.df = activate_backward(act.gate, f, dc * c_prev);
+  d.dg = activate_backward(act.other, g, dc * i * kept);
+  d.dc_prev = dc * f + d.di * w.i + d.df * w.f;
+  return d;
+}
+
+template <class Math, class V>
+CELL_FN GruStep<V> varied_gru(Activations act, V r_pre, V z_pre, V x_n, V q, V h_prev, V kept) {
+  GruStep<V> s;
+  s.r = activate<Math>(act.gate, r_pre);
+  s.z = activate<Math>(act.gate, z_pre);
+  s.n = activate<Math>(act.other, x_n + s.r * q);
+  const V n = s.n * kept;
+  s.h = n + s.z * (h_prev - n);
+  return s;
+}
+
+template <class V>
+CELL_FN GruGrad<V> varied_gru_backward(Activations act, V r, V z, V n, V q, V h_prev, V dh,
+                                       V kept) {
+  GruGrad<V> d;
+  d.dn = activate_backward(act.other, n, dh * (1 - z) * kept);
+  d.dz = activate_backward(act.gate, z, dh * (h_prev - n * kept));
+  d.dq = d.dn * r;
+  d.dr = activate_backward(act.gate, r, d.dn * q);
+  d.dh_prev = dh * z;
+  return d;
 }
 
 }  // namespace cells

@@ -140,6 +140,8 @@ struct Top {
 int64_t near_cache_bytes();
 
 struct Team;
+struct VariedForward;
+struct VariedBackward;
 
 constexpr int64_t kProductBytes = 1 << 18;
 
@@ -159,6 +161,11 @@ struct Kernels {
   void (*prepack_linear)(const Linear&, char* to);
   size_t (*linear_workspace)(const Linear&);
   void (*linear)(const Linear&, char* workspace, Team&, int rank);
+  // Of cells with options (varied.h), in float32 and float64.
+  size_t (*varied_forward_workspace)(const VariedForward&, int threads);
+  void (*varied_forward)(const VariedForward&, char* workspace, Team&, int rank);
+  size_t (*varied_backward_workspace)(const VariedBackward&, int threads);
+  void (*varied_backward)(const VariedBackward&, char* workspace, Team&, int rank);
   void (*log_softmax)(const LogSoftmax&, int64_t begin, int64_t end);  // of some rows
   void (*top)(const Top&, int64_t begin, int64_t end);
   // Repeats a product whose operands lie near, kProductBytes of zeros; returns the multiply-adds.

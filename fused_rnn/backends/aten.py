@@ -100,6 +100,8 @@ def _layer(*given: Any, cell: str, reverse: Sequence[int], products: int) -> Lay
 
 
 def _why_not(query: Query) -> str | None:
+    if query.varied:
+        return "PyTorch's layers have no cells with options"
     if query.cell == "gru_reset_before":
         return "PyTorch has no GRU with the reset gate before the product"
     if query.resets:

@@ -22,6 +22,7 @@ class Query(NamedTuple):
     device_index: int | None = None  # None is the current one
     hidden: int | None = None  # H, where it is known
     shape: tuple[int, int, int] | None = None  # T, B, H, for what `explain` tells of the kernels
+    varied: bool = False  # whether its cells have options (ops.CellOptions)
 
     @property
     def cuda_index(self) -> int:

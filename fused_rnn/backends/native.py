@@ -14,6 +14,8 @@ def _why_not(query: Query) -> str | None:
         return f"its kernels compute in float64, float32, bfloat16 and float16, not {query.dtype}"
     if query.device != "cuda":
         return extensions.why_unavailable()
+    if query.varied:
+        return "its kernels for cells with options run on the CPU alone"
     if query.projection:
         return "its LSTM has no projection of the output on CUDA devices"
     if len(query.reverse) > extensions.CUDA_RECURRENCES:

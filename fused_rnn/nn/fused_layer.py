@@ -13,6 +13,7 @@ from .._call.arguments import Arguments, States, run_on_grid
 from .._call.per_sample import Watchable
 from .._call.pieces import Passed
 from .._call.stack import inferred_stack, stack
+from .._call.varied import varied_stack
 from ..backends import choice
 from ..ops import GATES, LayerOutput, prepack, prepacked_forward
 from .conversion.convertible import Convertible
@@ -23,7 +24,7 @@ from .sequence_forms import SequenceForms
 from .variants import VARIED, VariedWeights, joined, parted
 
 
-class FusedLayer(Convertible, FlatWeights, VariedWeights, Prepackable, Watchable, SequenceForms):
+class FusedLayer(Convertible, VariedWeights, FlatWeights, Prepackable, Watchable, SequenceForms):
     """The base of the three layers; parameters, names and first values come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
@@ -117,30 +118,70 @@ class FusedLayer(Convertible, FlatWeights, VariedWeights, Prepackable, Watchable
             validation.check_state_sizes(states, self._state_shapes(given.batch))
             for state in states:
                 validation.check_state_like(state, x)
-        cell, heads = self._cell(), self.block_diagonal
-        rows = (GATES[cell] - self.coupled) * self.hidden_size
-        columns = self.proj_size or self.hidden_size // heads
-        validation.check_first_weights(weights, (rows, self.input_size), (rows, columns))
+        if self._is_varied:
+            return self._run_varied(given, weights, kept)
+        columns = self.proj_size or self.hidden_size
+        self._check_first_weights(weights, GATES[self._cell()], columns)
         packs = self._packs(weights, x, *states)
-        if packs is not None and not (self.training and (self.dropout or self.recurrent_dropout)):
+        if packs is not None and not (self.training and self.dropout):
             self._explain_packed()
             return inferred_stack([_of_packed(pack) for pack in packs], given, kept)
-        reverse = self._reverse()
-        if heads != 1 or self.coupled or self.recurrent_dropout:
-            weights = self._plain_weights(weights)
-            given = given.with_tensors(x, [parted(state, heads) for state in states])
-            reverse = tuple(backward for backward in reverse for _ in range(heads))
-        output = stack(
+        return self._run_stack(given, weights, self._reverse(), kept)
+
+    def _run_varied(
+        self, given: Arguments, weights: list[Tensor], kept: list[Passed] | None
+    ) -> LayerOutput:
+        """The results of a layer with options, by the weights that it makes of its parameters."""
+        heads, reverse = self.block_diagonal, self._reverse()
+        columns = self.proj_size or self.hidden_size // heads
+        self._check_first_weights(weights, GATES[self._cell()] - self.coupled, columns)
+        own_cells = self._has_own_cells(self.training)
+        packs = self._packs(weights, given.x, *given.states)
+        random = self.training and (self.dropout or self.recurrent_dropout)
+        if packs is not None and not (own_cells or random):
+            self._explain_packed()
+            return inferred_stack([_of_packed(pack) for pack in packs], given, kept)
+        weights = self._plain_weights(weights)
+        given = given.with_tensors(given.x, [parted(state, heads) for state in given.states])
+        reverse = tuple(backward for backward in reverse for _ in range(heads))
+        if own_cells:
+            output = varied_stack(
+                given,
+                weights,
+                self._variant(),
+                cell=self._cell(),
+                reverse=reverse,
+                bias=bool(self.bias),
+                dropout=self.dropout,
+                training=self.training,
+                backend=self.backend,
+                kept=kept,
+            )
+        else:
+            output = self._run_stack(given, weights, reverse, kept)
+        return output if heads == 1 else joined(output, heads)
+
+    def _check_first_weights(self, weights: list[Tensor], gates: int, columns: int) -> None:
+        rows = gates * self.hidden_size
+        validation.check_first_weights(weights, (rows, self.input_size), (rows, columns))
+
+    def _run_stack(
+        self,
+        given: Arguments,
+        weights: list[Tensor],
+        reverse: tuple[int, ...],
+        kept: list[Passed] | None,
+    ) -> LayerOutput:
+        return stack(
             given,
             weights,
-            cell=cell,
+            cell=self._cell(),
             reverse=reverse,
             dropout=self.dropout,
             training=self.training,
             backend=self.backend,
             kept=kept,
         )
-        return output if heads == 1 else joined(output, heads)
 
     def _check_pieces(self, given: Arguments, weights: list[Tensor], steps: Steps) -> None:
         x, states = given.x, given.states
@@ -152,19 +193,20 @@ class FusedLayer(Convertible, FlatWeights, VariedWeights, Prepackable, Watchable
             raise RuntimeError(
                 "reset_states and return_states: expected no gradients for each row of the batch"
             )
-        varied = (self.training and self.recurrent_dropout) or not self._has_torchs_weights()
+        drops = self.training and self.recurrent_dropout
+        varied = drops or self._has_own_cells(self.training) or not self._has_torchs_weights()
         if steps.wanted and varied and self._kind == "LSTM":
             raise RuntimeError(
-                "return_states: expected an LSTM without coupled gates, heads or, in training, "
-                "recurrent dropout"
+                "return_states: expected an LSTM without coupled gates, heads, cells with options "
+                "or, in training, recurrent dropout"
             )
         super()._check_pieces(given, weights, steps)
 
     def _can_prepack(self) -> bool:
-        return self._has_torchs_weights()
+        return self._infers_as_torch()
 
     def _are_for_cudnn(self, weights: list[Any]) -> TypeGuard[list[Tensor]]:
-        return self._has_torchs_weights() and super()._are_for_cudnn(weights)
+        return self._infers_as_torch() and super()._are_for_cudnn(weights)
 
     def _prepack(self, weights: Sequence[Tensor]) -> list[Tensor]:
         per = len(weights) // self.num_layers

@@ -22,15 +22,24 @@ class FusedRNN(FusedLayer):
             layer.
         block_diagonal: number of heads, each with units of its own that see no other head's state:
             weight_hh is (G*H, H/heads) (`variants`).
-        recurrent_dropout: probability with which recurrent weights are dropped in training.
-        recurrent_dropout_mode: "weights", the one that there is: DropConnect, one mask a call, the
-            same for all rows and steps, resets or not (`variants`).
+        recurrent_dropout: probability of dropout within the recurrence, in training.
+        recurrent_dropout_mode: "variational" drops of the state that the product takes, one mask a
+            row and sequence, and after a mark a new one (Gal and Ghahramani 2016); as a plain RNN has
+            no candidate, there is no "update";
+            "weights" drops recurrent weights, one mask a call (Merity et al. 2018).
+        layer_norm: whether each gate's input part and recurrent part are normalised over its units
+            (Ba et al. 2016, who do it over all gates together);
+            with parameters weight_ln_ih and weight_ln_hh, and biases added afterwards.
+        layer_norm_eps: what is added to the variance.
+        zoneout: probability with which a unit's h stays what it was: by a mask in training, else in
+            expectation (Krueger et al. 2017).
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
 
     _kind = "RNN"
     _torch_class = nn.RNN
+    _modes = ("variational", "weights")
 
     def __init__(
         self,
@@ -49,6 +58,9 @@ class FusedRNN(FusedLayer):
         block_diagonal: int = 1,
         recurrent_dropout: float = 0.0,
         recurrent_dropout_mode: str = "variational",
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        zoneout: float = 0.0,
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
@@ -68,6 +80,9 @@ class FusedRNN(FusedLayer):
             block_diagonal=block_diagonal,
             recurrent_dropout=recurrent_dropout,
             recurrent_dropout_mode=recurrent_dropout_mode,
+            layer_norm=layer_norm,
+            layer_norm_eps=layer_norm_eps,
+            zoneout=zoneout,
             backend=backend,
         )
         self.nonlinearity = nonlinearity
@@ -90,9 +105,19 @@ class FusedGRU(FusedLayer):
             layer.
         block_diagonal: number of heads, each with units of its own that see no other head's state:
             weight_hh is (G*H, H/heads) (`variants`).
-        recurrent_dropout: probability with which recurrent weights are dropped in training.
-        recurrent_dropout_mode: "weights", the one that there is: DropConnect, one mask a call, the
-            same for all rows and steps, resets or not (`variants`).
+        recurrent_dropout: probability of dropout within the recurrence, in training.
+        recurrent_dropout_mode: "variational" drops of the state that the product takes, one mask a
+            row and sequence, and after a mark a new one (Gal and Ghahramani 2016); "update" of the
+            candidate, a mask a step (Semeniuta et al. 2016);
+            "weights" drops recurrent weights, one mask a call (Merity et al. 2018).
+        layer_norm: whether each gate's input part and recurrent part are normalised over its units
+            (Ba et al. 2016, who do it over all gates together);
+            with parameters weight_ln_ih and weight_ln_hh, and biases added afterwards.
+        layer_norm_eps: what is added to the variance.
+        zoneout: probability with which a unit's h stays what it was: by a mask in training, else in
+            expectation (Krueger et al. 2017).
+        activation: of the candidate, "tanh" or "relu".
+        gate_activation: "sigmoid" or "hard_sigmoid", relu6(x + 3) / 6 as in PyTorch and Keras 3.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -119,6 +144,11 @@ class FusedGRU(FusedLayer):
         block_diagonal: int = 1,
         recurrent_dropout: float = 0.0,
         recurrent_dropout_mode: str = "variational",
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        zoneout: float = 0.0,
+        activation: str = "tanh",
+        gate_activation: str = "sigmoid",
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
@@ -133,9 +163,17 @@ class FusedGRU(FusedLayer):
             block_diagonal=block_diagonal,
             recurrent_dropout=recurrent_dropout,
             recurrent_dropout_mode=recurrent_dropout_mode,
+            layer_norm=layer_norm,
+            layer_norm_eps=layer_norm_eps,
+            zoneout=zoneout,
+            activation=activation,
+            gate_activation=gate_activation,
             backend=backend,
         )
         self.reset_after = reset_after
+        if not reset_after and self._has_own_cells(training=True):
+            got = self.own_text(self, without=("reset_after",)).removeprefix(", ")
+            raise ValueError(f"reset_after: expected True beside {got}, got False")
 
     def _cell(self) -> str:
         """The name of the equations, a key of `ops.GATES`."""
@@ -158,9 +196,24 @@ class FusedLSTM(FusedLayer):
             gate begins with its negative.
         block_diagonal: number of heads, each with units of its own that see no other head's state:
             weight_hh is (G*H, H/heads) (`variants`).
-        recurrent_dropout: probability with which recurrent weights are dropped in training.
-        recurrent_dropout_mode: "weights", the one that there is: DropConnect, one mask a call, the
-            same for all rows and steps, resets or not (`variants`).
+        recurrent_dropout: probability of dropout within the recurrence, in training.
+        recurrent_dropout_mode: "variational" drops of the state that the product takes, one mask a
+            row and sequence, and after a mark a new one (Gal and Ghahramani 2016); "update" of the
+            candidate, a mask a step (Semeniuta et al. 2016);
+            "weights" drops recurrent weights, one mask a call (Merity et al. 2018).
+        layer_norm: whether each gate's input part and recurrent part are normalised over its units
+            and the cell that the output shows
+            (Ba et al. 2016, who do it over all gates together);
+            with parameters weight_ln_ih and weight_ln_hh, of the cell weight_ln_cell
+            and bias_ln_cell, and biases added afterwards.
+        layer_norm_eps: what is added to the variance.
+        zoneout: probability with which a unit's h stays what it was: by a mask in training, else in
+            expectation (Krueger et al. 2017).
+        zoneout_cell: the same of c.
+        peephole: whether i and f see the cell before, and o the cell after, by weight_peephole, the
+            weights of i, f and o, (3*H,) (Gers et al. 2002); coupled those of i and o.
+        activation: of the candidate and of the cell that the output shows, "tanh" or "relu".
+        gate_activation: "sigmoid" or "hard_sigmoid", relu6(x + 3) / 6 as in PyTorch and Keras 3.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -190,6 +243,13 @@ class FusedLSTM(FusedLayer):
         block_diagonal: int = 1,
         recurrent_dropout: float = 0.0,
         recurrent_dropout_mode: str = "variational",
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        zoneout: float = 0.0,
+        zoneout_cell: float = 0.0,
+        peephole: bool = False,
+        activation: str = "tanh",
+        gate_activation: str = "sigmoid",
         backend: str = "auto",
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
@@ -203,6 +263,13 @@ class FusedLSTM(FusedLayer):
             block_diagonal=block_diagonal,
             recurrent_dropout=recurrent_dropout,
             recurrent_dropout_mode=recurrent_dropout_mode,
+            layer_norm=layer_norm,
+            layer_norm_eps=layer_norm_eps,
+            zoneout=zoneout,
+            zoneout_cell=zoneout_cell,
+            peephole=peephole,
+            activation=activation,
+            gate_activation=gate_activation,
             backend=backend,
         )
         if forget_bias is not None and not bias:

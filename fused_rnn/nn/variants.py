@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Layers that compute with weights made of their parameters, on the kernels of the plain cells.
+"""Layers with other weights and other cells than torch.nn's.
+
+Some compute with weights made of their parameters, on the kernels of the plain cells:
 
 - A coupled LSTM has one gate to write and to forget, f = 1 - i (Greff et al. 2017, "LSTM: A Search
   Space Odyssey", CIFG). As 1 - sigmoid(a) is sigmoid(-a), its f is a gate with the negated weights.
@@ -7,77 +9,196 @@
   al. 2024, "xLSTM", section 2.2). Each head is a recurrence beside the others.
 - DropConnect drops recurrent weights, the same at all steps of a call (Merity et al. 2018,
   "Regularizing and Optimizing LSTM Language Models", section 2).
+
+Others have kernels of their own: layer normalisation, zoneout, dropout of the state or of the
+candidate, peepholes, other activations. Their equations are in `backends/reference/varied.py`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
+from .._call.varied import Variant
 from ..ops import GATES, LayerOutput
 
 # The options of the constructor.
-VARIED = ("coupled", "block_diagonal", "recurrent_dropout", "recurrent_dropout_mode")
+VARIED = (
+    "coupled",
+    "block_diagonal",
+    "recurrent_dropout",
+    "recurrent_dropout_mode",
+    "layer_norm",
+    "layer_norm_eps",
+    "zoneout",
+    "zoneout_cell",
+    "peephole",
+    "activation",
+    "gate_activation",
+)
+_MODES = ("variational", "update", "weights")
+# The parameters of cells with options, by the names of `Variant.names`.
+_OWN = {
+    "x_scale": "weight_ln_ih",
+    "h_scale": "weight_ln_hh",
+    "c_scale": "weight_ln_cell",
+    "c_bias": "bias_ln_cell",
+    "peephole": "weight_peephole",
+}
 
 
 class VariedWeights(nn.RNNBase):
-    """A layer that may have coupled gates, heads, and dropout on its recurrent weights."""
+    """A layer that may have other weights or other cells than torch.nn's."""
 
     # The values with which a layer computes what torch.nn's does.
     coupled = False
     block_diagonal = 1
     recurrent_dropout = 0.0
     recurrent_dropout_mode = "variational"
+    layer_norm = False
+    layer_norm_eps = 1e-5
+    zoneout = 0.0
+    zoneout_cell = 0.0
+    peephole = False
+    activation = "tanh"
+    gate_activation = "sigmoid"
+
+    # Whether any option is not at that value; a call asks no more of a plain layer.
+    _is_varied = False
+    _modes: ClassVar[tuple[str, ...]] = _MODES
 
     def _cell(self) -> str:
         """The name of the equations, a key of `ops.GATES`."""
         raise NotImplementedError
 
-    def _vary(
-        self,
-        *,
-        coupled: bool = False,
-        block_diagonal: int,
-        recurrent_dropout: float,
-        recurrent_dropout_mode: str,
-    ) -> None:
+    def _vary(self, **options: Any) -> None:
         """Takes options of the constructor, and with them parameters of other shapes.
 
         Raises:
-            TypeError: `coupled` is no bool.
+            TypeError: a flag is no bool.
             ValueError: another is out of its range, or does not fit the others.
         """
-        if not isinstance(coupled, bool):
-            raise TypeError(f"coupled: expected a bool, got {coupled!r}")
-        heads, chance = block_diagonal, recurrent_dropout
-        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
-            raise ValueError(f"block_diagonal: expected a number of heads from 1, got {heads!r}")
-        if self.hidden_size % heads:
-            raise ValueError(
-                f"block_diagonal: expected a divisor of hidden_size {self.hidden_size}, got {heads}"
-            )
-        if heads > 1 and self.proj_size:
-            raise ValueError(f"block_diagonal: expected 1 beside proj_size, got {heads}")
-        if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
-            raise ValueError(f"recurrent_dropout: expected a number in 0..1, got {chance!r}")
-        if chance and recurrent_dropout_mode != "weights":
-            raise ValueError(
-                "recurrent_dropout_mode: expected 'weights', the one that there is, "
-                f"got {recurrent_dropout_mode!r}"
-            )
-        self.coupled, self.block_diagonal = coupled, heads
-        self.recurrent_dropout, self.recurrent_dropout_mode = chance, recurrent_dropout_mode
+        for name, value in options.items():
+            self._check_option(name, value)
+            setattr(self, name, value)
+        if self.proj_size and (self.block_diagonal > 1 or self._has_own_cells(training=True)):
+            name, value = next(own for own in _options(self.__dict__) if own[0] != "coupled")
+            plain = getattr(VariedWeights, name)
+            raise ValueError(f"{name}: expected {plain!r} beside proj_size, got {value!r}")
         if not self._has_torchs_weights():
-            for name in self._flat_weights_names:
-                old: Tensor = getattr(self, name)
-                setattr(self, name, nn.Parameter(old.new_empty(self._own_shape(name, old))))
-            self.reset_parameters()
+            self._remake_parameters()
+
+    def _check_option(self, name: str, value: Any) -> None:
+        hidden = self.hidden_size
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in ("coupled", "layer_norm", "peephole"):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: expected a bool, got {value!r}")
+        elif name == "block_diagonal":
+            if not number or value != int(value) or value < 1:
+                raise ValueError(f"{name}: expected a number of heads from 1, got {value!r}")
+            if hidden % value:
+                raise ValueError(
+                    f"{name}: expected a divisor of hidden_size {hidden}, got {value}"
+                )
+        elif name in ("recurrent_dropout", "zoneout", "zoneout_cell"):
+            if not number or not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
+        elif name == "layer_norm_eps":
+            if not number or not value >= 0:
+                raise ValueError(f"{name}: expected a number from 0, got {value!r}")
+        else:
+            known = {
+                "recurrent_dropout_mode": self._modes,
+                "activation": ("tanh", "relu"),
+                "gate_activation": ("sigmoid", "hard_sigmoid"),
+            }[name]
+            if value not in known:
+                raise ValueError(f"{name}: expected one of {known}, got {value!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in VARIED:
+            self.__dict__["_is_varied"] = bool(_options(self.__dict__))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Modules of earlier releases do not say.
+        super().__setstate__({"_is_varied": bool(_options(state)), **state})
+
+    def _variant(self) -> Variant:
+        """The options of the cells in training; dropped weights are not among them."""
+        drops = self.recurrent_dropout_mode != "weights"
+        return Variant(
+            self.layer_norm,
+            self.layer_norm_eps,
+            self.zoneout,
+            self.zoneout_cell,
+            self.recurrent_dropout if drops else 0.0,
+            self.recurrent_dropout_mode,
+            self.peephole,
+            self.activation,
+            self.gate_activation,
+        )
+
+    def _has_own_cells(self, training: bool) -> bool:
+        """Whether the cells compute something else than torch.nn's from the same weights."""
+        if not self._is_varied:
+            return False
+        variant = self._variant()
+        if not training:
+            variant = variant._replace(recurrent_dropout=0.0)
+        plain = Variant(
+            layer_norm_eps=variant.layer_norm_eps,
+            recurrent_dropout_mode=variant.recurrent_dropout_mode,
+        )
+        return variant != plain
 
     def _has_torchs_weights(self) -> bool:
         """Whether the parameters are those that torch.nn's layer has."""
-        return self.block_diagonal == 1 and not self.coupled
+        if not self._is_varied:
+            return True
+        plain = self.block_diagonal == 1 and not self.coupled
+        return plain and not (self.layer_norm or self.peephole)
+
+    def _infers_as_torch(self) -> bool:
+        """Whether it computes in evaluation what torch.nn's layer does of the same weights."""
+        return self._has_torchs_weights() and not self._has_own_cells(training=False)
+
+    # ---- parameters
+
+    def _remake_parameters(self) -> None:
+        """Parameters of this layer's own shapes in place of torch.nn's, and those it adds."""
+        for name in list(self._flat_weights_names):
+            old: Tensor = getattr(self, name)
+            setattr(self, name, nn.Parameter(old.new_empty(self._own_shape(name, old))))
+        like: Tensor = getattr(self, self._flat_weights_names[0])
+        for names in self._all_weights:
+            suffix = names[0].removeprefix("weight_ih")
+            for role in self._variant().names(self._cell(), self.bias):
+                if role in _OWN:
+                    rows = self._rows(role) * self.hidden_size
+                    self.register_parameter(_OWN[role] + suffix, nn.Parameter(like.new_empty(rows)))
+                    names.append(_OWN[role] + suffix)
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        self.reset_parameters()
+
+    def _rows(self, role: str) -> int:
+        """The blocks of H that a vector of cells with options has."""
+        if role in ("c_scale", "c_bias"):
+            return 1
+        return (3 if role == "peephole" else GATES[self._cell()]) - self.coupled
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as torch.nn does; normalisation begins with 1 and 0."""
+        super().reset_parameters()
+        if not self.layer_norm:
+            return
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.startswith(("weight_ln", "bias_ln")):
+                    parameter.fill_(name.startswith("weight"))
 
     def _own_shape(self, name: str, torchs: Tensor) -> tuple[int, ...]:
         rows, *columns = torchs.shape
@@ -90,36 +211,51 @@ class VariedWeights(nn.RNNBase):
         return (rows, *columns)
 
     def _plain_weights(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The weights of recurrences of the plain cell that compute what these do.
+        """The weights of recurrences without coupled gates and heads that compute what these do.
 
         Args:
-            weights: in torch.nn's order, layer by layer, direction by direction.
+            weights: in torch.nn's order, layer by layer, direction by direction; behind each
+                direction's those that its cells add.
 
         Returns:
             The same with the heads of a direction one after the other.
         """
         found: list[Tensor] = []
-        per = 2 + 2 * self.bias + bool(self.proj_size)
-        for at in range(0, len(weights), per):
-            own = list(weights[at : at + per])
-            if self.training and self.recurrent_dropout:
+        names = self._variant().names(self._cell(), self.bias)
+        names = (*names, *(["w_hr"] if self.proj_size else []))
+        for at in range(0, len(weights), len(names)):
+            own = list(weights[at : at + len(names)])
+            if self.training and self.recurrent_dropout and self.recurrent_dropout_mode == "weights":
                 own[1] = dropout(own[1], self.recurrent_dropout)
             if self.coupled:
-                own[: 2 + 2 * self.bias] = [_with_forget_gate(w) for w in own[: 2 + 2 * self.bias]]
+                own = [_with_forget_gate(*one) for one in zip(names, own, strict=True)]
             found += own if self.block_diagonal == 1 else self._by_head(own)
         return found
 
     def _by_head(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The weights of one direction, those of each head one after the other."""
-        shape = (GATES[self._cell()], self.block_diagonal, -1)
-        parts = [w.unflatten(0, shape).transpose(0, 1).flatten(1, 2).unbind() for w in weights]
+        heads, hidden = self.block_diagonal, self.hidden_size
+        parts = [
+            w.unflatten(0, (len(w) // hidden, heads, -1)).transpose(0, 1).flatten(1, 2).unbind()
+            for w in weights
+        ]
         return [w for own in zip(*parts, strict=True) for w in own]
 
 
-def _with_forget_gate(weight: Tensor) -> Tensor:
-    """The rows of gates i f g o of rows i g o."""
-    i, g, o = weight.chunk(3)
-    return torch.cat((i, -i, g, o))
+def _options(state: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The options by which a module of this state computes other results, with their values."""
+    named = [name for name in VARIED if name not in ("recurrent_dropout_mode", "layer_norm_eps")]
+    own = [(name, state.get(name, getattr(VariedWeights, name))) for name in named]
+    return [(name, value) for name, value in own if value != getattr(VariedWeights, name)]
+
+
+def _with_forget_gate(name: str, weight: Tensor) -> Tensor:
+    """The rows of gates i f g o of rows i g o, with f = 1 - i; of peepholes i f o of i o."""
+    if name in ("w_hr", "c_scale", "c_bias"):
+        return weight
+    i, *others = weight.chunk(2 if name == "peephole" else 3)
+    # What is normalised is negated before it is scaled.
+    return torch.cat((i, i if name in ("x_scale", "h_scale") else -i, *others))
 
 
 def parted(state: Tensor, heads: int) -> Tensor:

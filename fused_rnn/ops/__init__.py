@@ -9,16 +9,20 @@ from torch import Tensor
 from .. import extensions  # noqa: F401  # native's library brings what it serves
 from . import fakes, schemas
 from .shapes import LayerOutput, batch_size, contiguous, sum_dtype, tape_dtype, tape_slots
+from .varied import CellInputs, CellOptions, backward_fake, forward_fake
 from .weights import GATES, Layout, Weights, layout, split
 
 __all__ = [
     "COMPILED",
+    "CellInputs",
+    "CellOptions",
     "GATES",
     "LayerOutput",
     "Layout",
     "OpPair",
     "PAIRS",
     "RECOMPUTED",
+    "VARIED",
     "Weights",
     "advance",
     "batch_size",
@@ -76,6 +80,11 @@ def _pair(backend: str) -> OpPair:
 _LOADED = hasattr(torch.ops.fused_rnn, "copy")
 _COMPILED = {name: _define(name, schema) for name, schema in schemas.COMPILED.items()}
 PAIRS = {backend: _pair(backend) for backend in (*COMPILED, *RECOMPUTED)}
+
+# Of cells with options.
+VARIED = OpPair(_COMPILED["native_varied_forward"], _COMPILED["native_varied_backward"])
+torch.library.register_fake(VARIED.forward, forward_fake)
+torch.library.register_fake(VARIED.backward, backward_fake)
 
 copy = _COMPILED["copy"]
 if not _LOADED:

@@ -20,10 +20,32 @@ BACKWARD = (
     "-> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)"
 )
 
-# What the libraries serve. All but the first three are without derivatives, and on the CPU.
+# Cells with options, in float32 and float64. x is the input's part of the gates, (T, B, N, G*H);
+# scales and biases are those of normalised parts, masks are (T, B, N, H); see csrc/cpu/varied.h.
+_VARIED = (
+    "Tensor x, Tensor? h0, Tensor? c0, Tensor w_hh, Tensor? b_hh, Tensor? x_scale, "
+    "Tensor? x_bias, Tensor? h_scale, Tensor? c_scale, Tensor? c_bias, Tensor? peephole, "
+    "Tensor? hold, Tensor? hold_cell, Tensor? keep, Tensor? lengths, Tensor? resets"
+)
+_VARIED_OPTIONS = (
+    "str cell, int[] reverse, str activation, str gate_activation, float zoneout, "
+    "float zoneout_cell, float dropout, bool drops_state, float eps"
+)
+VARIED_FORWARD = (
+    f"({_VARIED}, {_VARIED_OPTIONS}, bool keep_tape) "
+    "-> (Tensor y, Tensor hn, Tensor cn, Tensor tape, Tensor saved_y)"
+)
+VARIED_BACKWARD = (
+    f"(Tensor? dy, Tensor? dhn, Tensor? dcn, {_VARIED}, Tensor y, Tensor tape, {_VARIED_OPTIONS}) "
+    "-> (Tensor dx, Tensor dparts, Tensor factors, Tensor dh0, Tensor dc0, Tensor[] dweights)"
+)
+
+# What the libraries serve. All but the first five are without derivatives, and on the CPU.
 COMPILED = {
     "native_forward": FORWARD,
     "native_backward": BACKWARD,
+    "native_varied_forward": VARIED_FORWARD,
+    "native_varied_backward": VARIED_BACKWARD,
     # A copy that compilers keep: of their own kind they leave some out, or make them too late.
     "copy": "(Tensor x) -> Tensor",
     # Weights packed beforehand are one tensor of bytes.

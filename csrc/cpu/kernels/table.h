@@ -19,6 +19,8 @@
 #include "forward/walk.h"
 #include "linear.h"
 #include "select.h"
+#include "varied/backward.h"
+#include "varied/forward.h"
 #ifdef FUSED_RNN_TILES
 #include "tiled/grads.h"
 #endif
@@ -136,6 +138,33 @@ inline void linear(const Linear& args, char* memory, Team& team, int rank) {
              [&]<class IO, class Op>() { LinearPass<IO, Op>(args).run(memory, team, rank); });
 }
 
+// Of cells with options: in vectors, whatever else the set has.
+template <template <class, Cell> class Pass, class Args, class F>
+VEC_FN auto with_varied(const Args& args, const F& f) {
+  const auto with_cell = [&]<class C>() {
+    switch (args.shape.cell) {
+      case Cell::kLstm:
+        return f.template operator()<Pass<C, Cell::kLstm>>();
+      case Cell::kGru:
+        return f.template operator()<Pass<C, Cell::kGru>>();
+      default:
+        return f.template operator()<Pass<C, Cell::kRnnTanh>>();
+    }
+  };
+  if (args.shape.dtype == Dtype::kDouble) return with_cell.template operator()<double>();
+  return with_cell.template operator()<float>();
+}
+
+template <template <class, Cell> class Pass, class Args>
+size_t varied_workspace(const Args& args, int threads) {
+  return with_varied<Pass>(args, [&]<class P>() { return P::workspace(args, threads); });
+}
+
+template <template <class, Cell> class Pass, class Args>
+void run_varied(const Args& args, char* memory, Team& team, int rank) {
+  with_varied<Pass>(args, [&]<class P>() { P::run(args, memory, team, rank); });
+}
+
 inline double multiply_zeros(Dtype dtype, char* zeros, int64_t times) {
   [[maybe_unused]] const TileScope scope;
   return with_dtype(dtype, Precision::kHighest, [&]<class IO, class Op>() {
@@ -168,6 +197,10 @@ constexpr Kernels make_kernels(const char* name) {
                  prepack_linear,
                  linear_workspace,
                  linear,
+                 varied_workspace<VariedForwardPass, VariedForward>,
+                 run_varied<VariedForwardPass, VariedForward>,
+                 varied_workspace<VariedBackwardPass, VariedBackward>,
+                 run_varied<VariedBackwardPass, VariedBackward>,
                  log_softmax,
                  top,
                  multiply_zeros};

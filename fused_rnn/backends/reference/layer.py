@@ -5,7 +5,7 @@ Out of place, without a branch on data: differentiable any number of times, in b
 open to torch.func. Half types are computed in float32 and rounded at the outputs only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from .cells import STEPS, State
 from .products import linear
 
 
-class _Masks(NamedTuple):
+class Masks(NamedTuple):
     """Masks by step and row, (T, B, 1): steps inside the row, steps that see the state before."""
 
     alive: Tensor | None
@@ -54,7 +54,7 @@ def reference_layer(
     """
     out, inner = x.dtype, sum_dtype(x.dtype)
     x, h0, c0 = x.to(inner), _to(h0, inner), _to(c0, inner)
-    inside = _inside(x, lengths)
+    inside = inside_of(x, lengths)
     if inside is not None:
         # What stands past a row's end must not reach a sum, not even times zero: it may be NaN.
         x = torch.where(inside, x, 0)
@@ -62,7 +62,7 @@ def reference_layer(
     finals: list[State] = []
     for n, part in enumerate(split([w.to(inner) for w in weights], len(reverse))):
         state = _initial(x, h0 if h0 is None else h0[n], c0 if c0 is None else c0[n], part, cell)
-        masks = _masks(inside, resets, bool(reverse[n]))
+        masks = masks_of(inside, resets, bool(reverse[n]))
         steps, final = _walk(x, state, part, masks, cell, bool(reverse[n]), products)
         ys.append(steps)
         finals.append(final)
@@ -74,15 +74,17 @@ def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if tensor is None else tensor.to(dtype)
 
 
-def _inside(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+def inside_of(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """A mask (T, B, 1) of the steps inside their rows; None where all are."""
     if lengths is None:
         return None
     return (torch.arange(x.shape[0], device=x.device).unsqueeze(1) < lengths).unsqueeze(2)
 
 
-def _masks(inside: Tensor | None, resets: Tensor | None, reverse: bool) -> _Masks:
+def masks_of(inside: Tensor | None, resets: Tensor | None, reverse: bool) -> Masks:
+    """The masks of a recurrence, of the steps inside their rows and of the marks, (T, B)."""
     if resets is None:
-        return _Masks(inside, inside)
+        return Masks(inside, inside)
     marks = resets.unsqueeze(2)
     if reverse:
         # Going back, the cut before step t lies between the visits of t and t - 1; a mark past
@@ -90,7 +92,7 @@ def _masks(inside: Tensor | None, resets: Tensor | None, reverse: bool) -> _Mask
         marks = marks if inside is None else marks & inside
         marks = torch.cat([marks[1:], torch.zeros_like(marks[:1])])
     keep = ~marks if inside is None else inside & ~marks
-    return _Masks(inside, keep)
+    return Masks(inside, keep)
 
 
 def _initial(x: Tensor, h0: Tensor | None, c0: Tensor | None, weights: Weights, cell: str) -> State:
@@ -106,7 +108,7 @@ def _walk(
     x: Tensor,
     state: State,
     weights: Weights,
-    masks: _Masks,
+    masks: Masks,
     cell: str,
     reverse: bool,
     products: int,
@@ -116,11 +118,22 @@ def _walk(
     # unbind, not an index a step: the gradient of T indices is T buffers of T steps each.
     rows = linear(x, weights.w_ih, weights.b_ih, products)
     projected = rows.unbind(0)  # T of (B, G*H)
+    return walk(lambda t, seen: step(projected[t], seen, weights, products), state, masks, x, reverse)
+
+
+def walk(
+    step: Callable[[int, State], State], state: State, masks: Masks, x: Tensor, reverse: bool
+) -> tuple[Tensor, State]:
+    """All steps of one recurrence: y (T, B, P) and the final state.
+
+    Args:
+        step: of a time and the state that it sees, the state after it.
+        x: has as many steps.
+    """
     order = range(x.shape[0])
     outputs: list[Tensor] = []
     for t in reversed(order) if reverse else order:
-        seen = state if masks.keep is None else _where(masks.keep[t], state)
-        new = step(projected[t], seen, weights, products)
+        new = step(t, state if masks.keep is None else _where(masks.keep[t], state))
         if masks.alive is None:
             state = new
             outputs.append(new[0])

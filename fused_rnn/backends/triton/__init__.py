@@ -48,6 +48,8 @@ def _why_not(query: Query) -> str | None:
         return f"its kernels run on CUDA devices, not on {query.device}"
     if query.dtype not in DTYPES:
         return f"its kernels compute in float32, bfloat16 and float16, not {query.dtype}"
+    if query.varied:
+        return "it has no cells with options"
     if query.projection:
         return "its LSTM has no projection of the output"
     if len(query.reverse) > MOST_RECURRENCES:

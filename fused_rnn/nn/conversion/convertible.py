@@ -24,7 +24,7 @@ AS_BUILTIN = {"__module__": "torch.nn"}
 
 
 # Own attributes that alone change no result.
-_INERT = ("backend", "recurrent_dropout_mode", "forget_bias")
+_INERT = ("backend", "recurrent_dropout_mode", "layer_norm_eps", "forget_bias")
 
 
 class Convertible(Passing):

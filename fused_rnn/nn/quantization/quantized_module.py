@@ -43,11 +43,14 @@ class Quantized(Passing, FixedTypes):
         """The module's twin with weights in `storage`; the two share no tensor.
 
         Raises:
-            ValueError: a weight is infinite or no number, or it has coupled gates or heads.
+            ValueError: a weight is infinite or no number, or the module has options by which it
+                computes something else in evaluation than torch.nn's.
         """
-        if isinstance(module, VariedWeights) and not module._has_torchs_weights():
+        if isinstance(module, VariedWeights) and not module._infers_as_torch():
             got = module.own_text(module).removeprefix(", ")
-            raise ValueError(f"module: expected one without coupled gates or heads, got {got}")
+            raise ValueError(
+                f"module: expected one without coupled gates, heads or cells with options, got {got}"
+            )
         new = recast(module, cls, without=(*CACHES, *AS_BUILTIN, "backend"), storage=storage)
         for name in new._names():
             weight = cast(Tensor, module._parameters[name])

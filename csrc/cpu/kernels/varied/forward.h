@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT
+// The forward pass of cells with options: one recurrence's steps in one parallel region.
+#pragma once
+
+#include "pass.h"
+
+namespace fused_rnn::cpu::FUSED_RNN_ISA {
+
+template <class C, Cell cell>
+class VariedForwardPass : VariedPass<C, cell> {
+  typedef VariedPass<C, cell> Base;
+  typedef Math<C> M;
+  using typename Base::Part;
+  using typename Base::V;
+  using Base::G, Base::L;
+  using Base::arena_, Base::gates_, Base::given_, Base::ld_, Base::n_, Base::place_, Base::rows_;
+  using Base::s_, Base::slots_, Base::split_;
+
+ public:
+  static size_t workspace(const VariedForward& args, int threads) {
+    size_t most = 0;
+    for (int size = 1; size <= threads; ++size) {
+      VariedForwardPass pass(args, nullptr, size, 0);
+      if (pass.arena_.used() > most) most = pass.arena_.used();
+    }
+    return most;
+  }
+
+  static void run(const VariedForward& args, char* workspace, Team& team, int rank) {
+    VariedForwardPass pass(args, workspace, team.size, rank);
+    pass.for_recurrences(team, [&] {
+      if (!pass.place_.idle) pass.prepare();
+      team.wait_all();
+      for (int64_t k = 0; k < args.shape.T && !pass.place_.idle; ++k) pass.step(team, k);
+    });
+  }
+
+ private:
+  // Shared by the threads of one recurrence, (B, .) by position.
+  struct Shared {
+    C *weights, *parts, *state, *operand, *c;
+  };
+
+  VariedForwardPass(const VariedForward& args, char* workspace, int threads, int rank)
+      : Base(args, plain_map<C>(G * args.shape.H), args.shape.H, workspace, threads, rank),
+        args_(args),
+        map_(plain_map<C>(gates_)),
+        panels_(map_.panels(), place_.unit_group, split_.unit_groups),
+        packs_(s_.T > kUnpackedSteps || s_.T * s_.B >= kUnpackedRows),
+        ld_parts_(map_.columns()) {
+    for (int g = 0; g < split_.recurrence_groups; ++g) {
+      Shared shared;
+      shared.weights = packs_ ? arena_.template take<C>(packed_size<C>(map_, s_.H)) : nullptr;
+      shared.parts = arena_.template take<C>(s_.B * ld_parts_);
+      shared.state = arena_.template take<C>(s_.B * ld_);
+      shared.operand = args.options.drops_state && args.keep
+                           ? arena_.template take<C>(s_.B * ld_)
+                           : shared.state;
+      shared.c = arena_.template take<C>(cell == Cell::kLstm ? s_.B * ld_ : 0);
+      if (g == place_.recurrence_group) shared_ = shared;
+    }
+    const int ranks = split_.recurrence_groups * place_.recurrence_size();
+    for (int i = 0; i < ranks; ++i) {
+      C* cells = arena_.template take<C>(cell == Cell::kLstm ? ld_ : 0);
+      C* exits = arena_.template take<C>(cell == Cell::kLstm ? ld_ : 0);
+      if (i == place_.rank()) {
+        cells_ = cells;
+        exits_ = exits;
+      }
+    }
+  }
+
+  const C* weights() const { return static_cast<const C*>(given_.w_hh) + n_ * gates_ * s_.H; }
+
+  void prepare() {
+    if (packs_) {
+      const Matrix<C> from{weights(), s_.H, 1};
+      for (int64_t p = panels_.begin; p < panels_.end; ++p) {
+        if (p % split_.row_groups != place_.row_group) continue;
+        pack_panel(shared_.weights + p * panel_size<C>(map_, s_.H), map_, p, from, s_.H, s_.H);
+      }
+    }
+    Base::for_rows_of(rows_.all(), [&](int64_t p) { start_row(p); });
+  }
+
+  void start_row(int64_t p) {
+    const int64_t b = given_.rows.order[p], length = given_.rows.length_at[p];
+    const C *h0 = Base::state_row(given_.h0, b), *c0 = Base::state_row(given_.c0, b);
+    const int64_t first = rows_.reverse ? length - 1 : 0;
+    if (length == 0) {
+      convert(last_row(args_.hn, b), h0, s_.H, s_.H);
+      if (cell == Cell::kLstm) convert(last_row(args_.cn, b), c0, s_.H, s_.H);
+    } else if (rows_.cut_before(first, b, length)) {
+      h0 = c0 = nullptr;
+    }
+    convert(shared_.state + p * ld_, h0, s_.H, ld_);
+    if (cell == Cell::kLstm) convert(shared_.c + p * ld_, c0, s_.H, ld_);
+    if (length > 0) drop_state(p, rows_.row(first, b));
+    for (int64_t t = length; t < s_.T; ++t) {
+      convert(Base::step_row(args_.y, rows_.row(t, b), s_.H), static_cast<const C*>(nullptr), 0,
+              s_.H);
+    }
+  }
+
+  C* last_row(void* base, int64_t b) const { return const_cast<C*>(Base::state_row(base, b)); }
+
+  // What the product at a row's next step, which stands at `row`, takes of its state.
+  void drop_state(int64_t p, int64_t row) const {
+    if (shared_.operand == shared_.state) return;
+    const uint8_t* mask = Base::state_mask(row);
+    for (int64_t u = 0; u < s_.H; u += L) {
+      const V h = load(shared_.state + p * ld_ + u);
+      store(shared_.operand + p * ld_ + u, h * Base::kept(mask, u, s_.H - u));
+    }
+  }
+
+  void step(Team& team, int64_t k) {
+    const int64_t t = rows_.time(k), active = rows_.active(t);
+    panels_.at_step(k, [&](int64_t p) {
+      for_tiles(active, map_.used_vecs(p),
+                [&](int64_t first, int64_t count) { multiply(p, first, count); });
+    });
+    place_.wait_units(team);
+    Base::for_rows_of(active, [&](int64_t p) { finish_row(p, t); });
+    place_.wait_units(team);
+  }
+
+  // The product of some of the group's rows with one panel.
+  void multiply(int64_t panel, int64_t first, int64_t count) const {
+    const C* a[kMaxRows];
+    for (int64_t r = 0; r < count; ++r) {
+      a[r] = shared_.operand + rows_.position(first + r) * ld_;
+    }
+    C* to = shared_.parts + rows_.position(first) * ld_parts_ + panel * map_.width();
+    const int64_t stride = split_.row_groups * ld_parts_;
+    const C* none = nullptr;
+    if (!packs_) return dot_panel(map_, panel, weights(), s_.H, a, count, none, to, stride);
+    multiply_panel<C>(
+        map_, panel, shared_.weights + panel * panel_size<C>(map_, s_.H), s_.H,
+        [&](int64_t r) { return a[r]; }, s_.H, count, none, to, stride);
+  }
+
+  // ---- what follows the products of a row
+
+  void finish_row(int64_t p, int64_t t) {
+    const int64_t b = given_.rows.order[p], length = given_.rows.length_at[p];
+    const int64_t row = rows_.row(t, b);
+    const bool last = rows_.last(t, length), cut = rows_.cut_after(t, b, length);
+    const C* raw = shared_.parts + p * ld_parts_;
+    if (args_.tape && given_.h_scale) {
+      convert(tape(row, varied_slots(cell)), raw, gates_, gates_);
+    }
+    const Part x = Base::input_part(row), r = Base::recurrent_part(raw);
+    if constexpr (cell == Cell::kLstm) {
+      lstm(p, row, x, r);
+    } else {
+      others(p, row, x, r);
+    }
+    C* state = shared_.state + p * ld_;
+    if (last) {
+      convert(last_row(args_.hn, b), state, s_.H, s_.H);
+      if (cell == Cell::kLstm) convert(last_row(args_.cn, b), shared_.c + p * ld_, s_.H, s_.H);
+    } else if (cut) {
+      convert(state, static_cast<const C*>(nullptr), 0, s_.H);
+      if (cell == Cell::kLstm) {
+        convert(shared_.c + p * ld_, static_cast<const C*>(nullptr), 0, s_.H);
+      }
+    }
+    if (!last) drop_state(p, rows_.row(rows_.reverse ? t - 1 : t + 1, b));
+  }
+
+  C* tape(int64_t row, int slot) const {
+    return const_cast<C*>(Base::tape_row(args_.tape, row, slot));
+  }
+  void keep(int64_t row, int slot, int64_t u, V value, int64_t lanes) const {
+    if (args_.tape) store_n<C>(tape(row, slot) + u, value, lanes);
+  }
+
+  // A step's output by zoneout, into y and the state.
+  void emit(int64_t p, int64_t row, int64_t u, int64_t lanes, V next) const {
+    C* state = shared_.state + p * ld_ + u;
+    const V hold =
+        Base::hold_of(Base::mask_row(given_.hold, row), given_.options.zoneout, u, lanes);
+    const V h = cells::held(next, load(state), hold);
+    store_n<C>(Base::step_row(args_.y, row, s_.H) + u, h, lanes);
+    store_n<C>(state, h, lanes);
+  }
+
+  void lstm(int64_t p, int64_t row, const Part& x, const Part& r) {
+    const int64_t H = s_.H;
+    const auto act = given_.options.activations;
+    const uint8_t* mask = Base::candidate_mask(row);
+    for (int64_t u = 0; u < H; u += L) {
+      const int64_t n = min(H - u, L);
+      const auto pre = [&](int g) { return x.at(g, g * H + u, n) + r.at(g, g * H + u, n); };
+      C* c = shared_.c + p * ld_ + u;
+      const V c_prev = load(c);
+      const auto s = cells::varied_lstm_cell<M>(act, pre(0), pre(1), pre(2), c_prev,
+                                                Base::peephole(u, n), Base::kept(mask, u, n));
+      store(cells_ + u, s.c);
+      store(exits_ + u, pre(3));
+      const V hold = Base::hold_of(Base::mask_row(given_.hold_cell, row),
+                                   given_.options.zoneout_cell, u, n);
+      const V held = cells::held(s.c, c_prev, hold);
+      store_n<C>(c, held, n);
+      keep(row, 0, u, s.i, n);
+      keep(row, 1, u, s.f, n);
+      keep(row, 2, u, s.g, n);
+      keep(row, 4, u, held, n);
+    }
+    const C *scale = Base::of_units(given_.c_scale, H), *bias = Base::of_units(given_.c_bias, H);
+    Moments<C> of{};
+    if (scale) of = moments(cells_, H, given_.options.eps);
+    for (int64_t u = 0; u < H; u += L) {
+      const int64_t n = min(H - u, L);
+      const V c = load_n<C>(cells_ + u, n);
+      const V shown = scale ? of.normal(cells_ + u, n) * load_n<C>(scale + u, n) +
+                                  load_n<C>(bias + u, n)
+                            : c;
+      const auto s =
+          cells::varied_lstm_exit<M>(act, load(exits_ + u), c, shown, Base::peephole(u, n));
+      keep(row, 3, u, s.o, n);
+      emit(p, row, u, n, s.h);
+    }
+  }
+
+  void others(int64_t p, int64_t row, const Part& x, const Part& r) {
+    const int64_t H = s_.H;
+    const auto act = given_.options.activations;
+    const uint8_t* mask = Base::candidate_mask(row);
+    for (int64_t u = 0; u < H; u += L) {
+      const int64_t n = min(H - u, L);
+      const auto pre = [&](int g) { return x.at(g, g * H + u, n) + r.at(g, g * H + u, n); };
+      if constexpr (cell == Cell::kGru) {
+        const V q = r.at(2, 2 * H + u, n);
+        const auto s =
+            cells::varied_gru<M>(act, pre(0), pre(1), x.at(2, 2 * H + u, n), q,
+                                 load(shared_.state + p * ld_ + u), Base::kept(mask, u, n));
+        keep(row, 0, u, s.r, n);
+        keep(row, 1, u, s.z, n);
+        keep(row, 2, u, s.n, n);
+        keep(row, 3, u, q, n);
+        emit(p, row, u, n, s.h);
+      } else {
+        const V h = cells::activate<M>(act.other, pre(0));
+        keep(row, 0, u, h, n);
+        emit(p, row, u, n, h);
+      }
+    }
+  }
+
+  const VariedForward& args_;
+  const PanelMap<C> map_;
+  const Range panels_;
+  const bool packs_;
+  const int64_t ld_parts_;
+  Shared shared_{};
+  C *cells_ = nullptr, *exits_ = nullptr;
+};
+
+}  // namespace fused_rnn::cpu::FUSED_RNN_ISA

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT
+// What both passes over cells with options share. A step is two halves: products of all rows, then
+// what follows them, a whole row at a time, since a row is normalised as a whole.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../../team.h"
+#include "../../varied.h"
+#include "../arena.h"
+#include "../dot.h"
+#include "../integers.h"
+#include "../pack.h"
+#include "../place.h"
+#include "../plan.h"
+#include "../product.h"
+#include "../rows.h"
+#include "../vec.h"
+
+namespace fused_rnn::cpu::FUSED_RNN_ISA {
+
+// A byte for each lane.
+template <class C>
+struct BytesOf;
+template <>
+struct BytesOf<float> {
+  typedef ByteV type;
+};
+template <>
+struct BytesOf<double> {
+  typedef int8_t type __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 8)));
+};
+
+// The first n of some bytes, 0 or 1, as numbers.
+template <class C>
+VEC_FN Vec<C> load_mask(const uint8_t* p, int64_t n) {
+  typename BytesOf<C>::type bytes{};
+  if (n >= kLanes<C>) {
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+  } else {
+    for (int64_t l = 0; l < n; ++l) bytes[l] = int8_t(p[l]);
+  }
+  return __builtin_convertvector(bytes, Vec<C>);
+}
+
+template <class C>
+VEC_FN C sum_of_lanes(Vec<C> v) {
+  C sum = 0;
+  for (int l = 0; l < kLanes<C>; ++l) sum += v[l];
+  return sum;
+}
+
+// The sum of f(u, lanes) over a row of n; four sums side by side, whose chains are short.
+template <class C, class F>
+VEC_FN C sum_row(int64_t n, F f) {
+  constexpr int L = kLanes<C>;
+  Vec<C> sums[4] = {};
+  int64_t u = 0;
+  for (; u + 4 * L <= n; u += 4 * L) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sums[i] += f(u + i * L, int64_t(L));
+  }
+  for (; u < n; u += L) sums[0] += f(u, min(n - u, L));
+  return sum_of_lanes<C>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// The mean of a row, and 1 / sqrt(variance + eps).
+template <class C>
+struct Moments {
+  C mean, scale;
+
+  // Of a vector of the row, of which the first n lanes are read.
+  Vec<C> normal(const C* p, int64_t n) const { return (load_n<C>(p, n) - mean) * scale; }
+};
+
+template <class C>
+Moments<C> moments(const C* row, int64_t n, double eps) {
+  const C mean = sum_row<C>(n, [&](int64_t u, int64_t k) { return load_n<C>(row + u, k); }) / C(n);
+  const C squares = sum_row<C>(n, [&](int64_t u, int64_t k) {
+    Vec<C> d = load_n<C>(row + u, k) - mean;
+    for (int64_t l = k; l < kLanes<C>; ++l) d[l] = 0;
+    return d * d;
+  });
+  return {mean, C(1) / C(__builtin_sqrt(double(squares) / double(n) + eps))};
+}
+
+template <class C, Cell cell>
+class VariedPass {
+ protected:
+  typedef Vec<C> V;
+  static constexpr int L = kLanes<C>;
+  static constexpr int G = gate_count(cell);
+
+  VariedPass(const VariedLayer& args, const PanelMap<C>& map, int64_t K, char* workspace,
+             int threads, int rank)
+      : given_(args),
+        s_(args.shape),
+        split_(plan_split<C>(s_.N, s_.B, map.panels(), K, map.vecs, threads)),
+        place_(split_, rank),
+        rows_{args.rows, s_.T, s_.B, place_.row_group, split_.row_groups, false},
+        arena_(workspace),
+        gates_(G * s_.H),
+        ld_(round_up(s_.H, 16)),
+        slots_(varied_slots(cell) + (args.h_scale ? G : 0)) {}
+
+  // Runs f(n) for each recurrence of this thread's, all threads together.
+  template <class F>
+  void for_recurrences(Team& team, F f) {
+    for (int64_t n = 0; n < s_.N; n += split_.recurrence_groups) {
+      n_ = n + place_.recurrence_group;
+      if (!place_.idle) rows_.reverse = given_.reverse[n_] != 0;
+      f();
+      team.wait_all();
+    }
+  }
+
+  // f(visit) for this thread's rows among the first `count` of its group.
+  template <class F>
+  void for_rows_of(int64_t count, F f) const {
+    for (int64_t j = place_.unit_group; j < count; j += split_.unit_groups) f(rows_.position(j));
+  }
+
+  // ---- arrays of this recurrence; null where there are none
+
+  const C* of_units(const void* base, int64_t units) const {
+    return base ? static_cast<const C*>(base) + n_ * units : nullptr;
+  }
+  // Of row b of (N, B, H).
+  const C* state_row(const void* base, int64_t b) const {
+    return base ? static_cast<const C*>(base) + (n_ * s_.B + b) * s_.H : nullptr;
+  }
+  // Of a row of (T, B, N, width).
+  template <class T>
+  T* step_row(T* base, int64_t row, int64_t width) const {
+    return base ? base + (row * s_.N + n_) * width : nullptr;
+  }
+  const C* step_row(const void* base, int64_t row, int64_t width) const {
+    return step_row(static_cast<const C*>(base), row, width);
+  }
+  C* step_row(void* base, int64_t row, int64_t width) const {
+    return step_row(static_cast<C*>(base), row, width);
+  }
+  const C* tape_row(const void* tape, int64_t row, int slot) const {
+    return step_row(tape, row, slots_ * s_.H) + slot * s_.H;
+  }
+  const uint8_t* mask_row(const uint8_t* mask, int64_t row) const {
+    return step_row(mask, row, s_.H);
+  }
+
+  // ---- options at a vector of units
+
+  // How much of the state before is held.
+  static V hold_of(const uint8_t* mask, double probability, int64_t u, int64_t lanes) {
+    return mask ? load_mask<C>(mask + u, lanes) : V{} + C(probability);
+  }
+  // What is kept of a candidate or of a state.
+  V kept(const uint8_t* mask, int64_t u, int64_t lanes) const {
+    return mask ? load_mask<C>(mask + u, lanes) * C(given_.options.kept) : V{} + C(1);
+  }
+  const uint8_t* candidate_mask(int64_t row) const {
+    return given_.options.drops_state ? nullptr : mask_row(given_.keep, row);
+  }
+  const uint8_t* state_mask(int64_t row) const {
+    return given_.options.drops_state ? mask_row(given_.keep, row) : nullptr;
+  }
+
+  cells::Peephole<V> peephole(int64_t u, int64_t lanes) const {
+    const C* w = of_units(given_.peephole, 3 * s_.H);
+    if (!w) return cells::Peephole<V>{V{}, V{}, V{}};
+    return {load_n<C>(w + u, lanes), load_n<C>(w + s_.H + u, lanes),
+            load_n<C>(w + 2 * s_.H + u, lanes)};
+  }
+
+  // One part of the gates: as it comes from a product, normalised, or with a bias.
+  struct Part {
+    const C *raw, *scale, *bias;
+    Moments<C> of[G];
+
+    Part(const C* row, const C* scale, const C* bias, int64_t H, double eps)
+        : raw(row), scale(scale), bias(bias) {
+      for (int g = 0; scale && g < G; ++g) of[g] = moments(row + g * H, H, eps);
+    }
+    V at(int g, int64_t place, int64_t lanes) const {
+      V v = scale ? of[g].normal(raw + place, lanes) * load_n<C>(scale + place, lanes)
+                  : load_n<C>(raw + place, lanes);
+      return bias ? v + load_n<C>(bias + place, lanes) : v;
+    }
+  };
+  Part input_part(int64_t row) const {
+    return Part(step_row(given_.x, row, gates_), of_units(given_.x_scale, gates_),
+                of_units(given_.x_bias, gates_), s_.H, given_.options.eps);
+  }
+  Part recurrent_part(const C* raw) const {
+    return Part(raw, of_units(given_.h_scale, gates_), of_units(given_.b_hh, gates_), s_.H,
+                given_.options.eps);
+  }
+
+  const VariedLayer& given_;
+  const Shape& s_;
+  const Split split_;
+  const Place place_;
+  RowGroup rows_;
+  Arena arena_;
+  const int64_t gates_, ld_, slots_;
+  int64_t n_ = 0;
+};
+
+}  // namespace fused_rnn::cpu::FUSED_RNN_ISA

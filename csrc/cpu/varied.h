@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+// What a kernel for cells with options is asked to do; letters as in csrc/README.md.
+//
+// The input's part of the gates comes ready, (T, B, N, G*H), without what follows its product.
+// Everything below has one recurrence's behind another's, and is null where there is none.
+#pragma once
+
+#include "../cells.h"
+#include "problem.h"
+
+namespace fused_rnn::cpu {
+
+struct VariedOptions {
+  cells::Activations activations;
+  double zoneout, zoneout_cell;  // probabilities, where there is no mask
+  double kept;                   // what dropout multiplies what it keeps with
+  bool drops_state;              // dropout of h before the product, else of the candidate
+  double eps;                    // of normalisation
+};
+
+struct VariedLayer {
+  Shape shape;
+  Rows rows;
+  const int64_t* reverse;  // (N,)
+  VariedOptions options;
+  const void* x;         // (T, B, N, G*H)
+  const void* h0;        // (N, B, H)
+  const void* c0;        // (N, B, H)
+  const void* w_hh;      // (N, G*H, H)
+  const void* b_hh;      // (N, G*H), added to the recurrent part
+  const void* x_scale;   // (N, G*H): the input's part is normalised, gate by gate, times this,
+  const void* x_bias;    // (N, G*H)  plus this
+  const void* h_scale;   // (N, G*H): the same of the recurrent part
+  const void* c_scale;   // (N, H): and of the cell that the output shows
+  const void* c_bias;    // (N, H)
+  const void* peephole;  // (N, 3*H), of i f o
+  // Masks, (T, B, N, H): 1 where the state before is held; 0 where something is dropped.
+  const uint8_t *hold, *hold_cell, *keep;
+};
+
+// Slots of the tape: LSTM i f g o c, GRU r z n q, plain RNN h before zoneout; behind them, where
+// it is normalised, the recurrent part as it comes from the product, G slots.
+constexpr int varied_slots(Cell cell) {
+  return cell == Cell::kLstm ? 5 : cell == Cell::kGru ? 4 : 1;
+}
+
+struct VariedForward : VariedLayer {
+  void* y;     // (T, B, N, H)
+  void* hn;    // (N, B, H)
+  void* cn;    // (N, B, H), LSTM
+  void* tape;  // (T, B, N, slots, H) or null
+};
+
+struct VariedBackward : VariedLayer {
+  const void* y;     // (T, B, N, H)
+  const void* tape;  // (T, B, N, slots, H)
+  const void* dy;    // (T, B, N, H) or null
+  const void* dhn;   // (N, B, H) or null
+  const void* dcn;   // (N, B, H) or null
+  void* dx;          // (T, B, N, G*H)
+  void* dparts;      // (T, B, N, G*H), of the recurrent part; null where it is dx
+  void* factors;     // (T, B, N, H), what the recurrent weights were multiplied with; or null
+  void* dh0;         // (N, B, H)
+  void* dc0;         // (N, B, H), LSTM
+  // As in VariedLayer, or null.
+  void *db_hh, *dx_scale, *dx_bias, *dh_scale, *dc_scale, *dc_bias, *dpeephole;
+};
+
+}  // namespace fused_rnn::cpu

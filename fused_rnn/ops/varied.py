@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""Cells with options: what their two ops take, and the shapes of what they return."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .weights import GATES
+
+# S: lstm i f g o c, gru r z n q, plain RNN h before zoneout.
+_TAPE_SLOTS = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 4, "lstm": 5}
+
+
+class CellOptions(NamedTuple):
+    """The numbers and words that the ops take behind their tensors."""
+
+    cell: str
+    reverse: tuple[int, ...]
+    activation: str = "tanh"
+    gate_activation: str = "sigmoid"
+    zoneout: float = 0.0  # probability, where no mask is given
+    zoneout_cell: float = 0.0
+    dropout: float = 0.0  # what `keep` was drawn with
+    drops_state: bool = False  # `keep` is of h before the product, else of the candidate
+    eps: float = 1e-5
+
+
+class CellInputs(NamedTuple):
+    """The tensors that the ops take first, or one value for each of them."""
+
+    x: Any  # the input's part of the gates, (T, B, N, G*H)
+    h0: Any  # (N, B, H); None is zeros
+    c0: Any
+    w_hh: Any  # (N, G*H, H)
+    b_hh: Any  # (N, G*H), added to the recurrent part
+    x_scale: Any  # (N, G*H): each gate's input part is normalised, times this,
+    x_bias: Any  # (N, G*H) plus this
+    h_scale: Any  # (N, G*H), the same of the recurrent part
+    c_scale: Any  # (N, H), and of the cell that the output shows
+    c_bias: Any  # (N, H)
+    peephole: Any  # (N, 3*H), of i f o
+    hold: Any = None  # masks, (T, B, N, H) bool: where the state before is held,
+    hold_cell: Any = None
+    keep: Any = None  # and what dropout keeps
+    lengths: Any = None  # (B,)
+    resets: Any = None  # (T, B) bool
+
+    @property
+    def moving(self) -> tuple[Any, ...]:
+        """Those that a derivative can be taken by."""
+        return self[:11]
+
+    @property
+    def fixed(self) -> tuple[Any, ...]:
+        """The others."""
+        return self[11:]
+
+
+def tape_shape(x: Tensor, w_hh: Tensor, cell: str, normalised: bool) -> tuple[int, ...]:
+    """The shape of what the forward op keeps: where parts are normalised, the recurrent one too."""
+    slots = _TAPE_SLOTS[cell] + (GATES[cell] if normalised else 0)
+    return (*x.shape[:3], slots, w_hh.shape[2])
+
+
+def forward_fake(*args: Any) -> tuple[Tensor, ...]:
+    """The outputs of the forward op with a tape."""
+    given, cell, keep_tape = CellInputs(*args[:16]), args[16], args[-1]
+    x, (count, _, hidden) = given.x, given.w_hh.shape
+    y, last = (*x.shape[:3], hidden), (count, x.shape[1], hidden)
+    tape = tape_shape(x, given.w_hh, cell, given.h_scale is not None)
+    return (
+        x.new_empty(y),
+        x.new_empty(last),
+        x.new_empty(last if cell == "lstm" else (0,)),
+        x.new_empty(tape if keep_tape else (0,)),
+        x.new_empty(y if keep_tape else (0,)),
+    )
+
+
+def backward_fake(*args: Any) -> tuple[Any, ...]:
+    """The gradients of the backward op."""
+    given, cell = CellInputs(*args[3:19]), args[21]
+    x, (count, _, hidden) = given.x, given.w_hh.shape
+    last = (count, x.shape[1], hidden)
+    parted = given.x_scale is not None or cell == "gru"
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(x.shape if parted else (0,)),
+        x.new_empty((*x.shape[:3], hidden)),
+        x.new_empty(last),
+        x.new_empty(last if cell == "lstm" else (0,)),
+        [x.new_empty((0,) if t is None else t.shape) for t in given.moving[4:]],
+    )
