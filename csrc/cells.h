@@ -200,7 +200,9 @@ CELL_FN V activate_backward(Activation kind, V y, V dy) {
 // Zoneout: `hold` is 1 where the state before is held, 0 where not, or the probability of it.
 template <class V>
 CELL_FN V held(V next, V prev, V hold) {
-  return next + hold * (prev - next);
+  const V zero{}, one = zero + 1, mixed = next * (1 - hold) + prev * hold;
+  const V chosen = hold == one ? prev : mixed;
+  return hold == zero ? next : chosen;
 }
 
 // Activations of the gates, and of the candidate and the output.

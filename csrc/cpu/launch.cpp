@@ -197,6 +197,11 @@ const Kernels& packed_kernels(Dtype dtype, int64_t inputs, int64_t units) {
   return fastest(dtype, pays(dtype, kAnyRows, inputs, units));
 }
 
+const Kernels& varied_kernels(Dtype dtype) {
+  const Kernels* asked = asked_for.load(std::memory_order_relaxed);
+  return asked && asked->varied_forward ? *asked : vectors(dtype);
+}
+
 const Kernels& layer_kernels(const Shape& s) {
   // Weights that are not worth packing are taken as they lie, which tiles cannot.
   if (s.T <= kUnpackedSteps && s.T * s.B < kUnpackedRows) return fastest(s.dtype, false);

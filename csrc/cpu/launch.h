@@ -43,6 +43,9 @@ const Kernels& kernels();
 // depend on what others are searched or served beside it.
 const Kernels& packed_kernels(Dtype dtype, int64_t inputs, int64_t units);
 
+// For layers of cells with options.
+const Kernels& varied_kernels(Dtype dtype);
+
 // For one call of a layer that packs its weights itself.
 const Kernels& layer_kernels(const Shape& shape);
 

@@ -145,7 +145,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     VariedForward args{call.args, y.mutable_data_ptr(), hn.mutable_data_ptr(),
                        lstm ? cn.mutable_data_ptr() : nullptr,
                        keep_tape ? tape.mutable_data_ptr() : nullptr};
-    const Kernels& k = kernels();
+    const Kernels& k = varied_kernels(s.dtype);
     const int threads = team_size(call.multiply_adds());
     const Workspace workspace(k.varied_forward_workspace(args, threads));
     run_team(threads, [&](Team& team, int rank) {
@@ -212,7 +212,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
                             pointers[4],
                             pointers[5],
                             pointers[6]};
-  const Kernels& k = kernels();
+  const Kernels& k = varied_kernels(s.dtype);
   const int threads = team_size(2 * call.multiply_adds());
   const Workspace workspace(k.varied_backward_workspace(args, threads));
   run_team(threads,

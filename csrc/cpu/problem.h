@@ -161,7 +161,7 @@ struct Kernels {
   void (*prepack_linear)(const Linear&, char* to);
   size_t (*linear_workspace)(const Linear&);
   void (*linear)(const Linear&, char* workspace, Team&, int rank);
-  // Of cells with options (varied.h), in float32 and float64.
+  // Of cells with options (varied.h), in float32 and float64; null where there are tiles.
   size_t (*varied_forward_workspace)(const VariedForward&, int threads);
   void (*varied_forward)(const VariedForward&, char* workspace, Team&, int rank);
   size_t (*varied_backward_workspace)(const VariedBackward&, int threads);

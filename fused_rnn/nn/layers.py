@@ -24,12 +24,11 @@ class FusedRNN(FusedLayer):
             weight_hh is (G*H, H/heads) (`variants`).
         recurrent_dropout: probability of dropout within the recurrence, in training.
         recurrent_dropout_mode: "variational" drops of the state that the product takes, one mask a
-            row and sequence, and after a mark a new one (Gal and Ghahramani 2016); as a plain RNN has
-            no candidate, there is no "update";
-            "weights" drops recurrent weights, one mask a call (Merity et al. 2018).
-        layer_norm: whether each gate's input part and recurrent part are normalised over its units
-            (Ba et al. 2016, who do it over all gates together);
-            with parameters weight_ln_ih and weight_ln_hh, and biases added afterwards.
+            row and sequence, and after a mark a new one (Gal and Ghahramani 2016); "weights" drops
+            recurrent weights, one mask a call (Merity et al. 2018). A plain RNN has no "update".
+        layer_norm: whether each gate's input part and recurrent part are normalised over its units,
+            before biases are added, with parameters weight_ln_ih and weight_ln_hh (Ba et al. 2016,
+            who normalise all gates together).
         layer_norm_eps: what is added to the variance.
         zoneout: probability with which a unit's h stays what it was: by a mask in training, else in
             expectation (Krueger et al. 2017).
@@ -110,9 +109,9 @@ class FusedGRU(FusedLayer):
             row and sequence, and after a mark a new one (Gal and Ghahramani 2016); "update" of the
             candidate, a mask a step (Semeniuta et al. 2016);
             "weights" drops recurrent weights, one mask a call (Merity et al. 2018).
-        layer_norm: whether each gate's input part and recurrent part are normalised over its units
-            (Ba et al. 2016, who do it over all gates together);
-            with parameters weight_ln_ih and weight_ln_hh, and biases added afterwards.
+        layer_norm: whether each gate's input part and recurrent part are normalised over its units,
+            before biases are added, with parameters weight_ln_ih and weight_ln_hh (Ba et al. 2016,
+            who normalise all gates together).
         layer_norm_eps: what is added to the variance.
         zoneout: probability with which a unit's h stays what it was: by a mask in training, else in
             expectation (Krueger et al. 2017).
@@ -201,11 +200,10 @@ class FusedLSTM(FusedLayer):
             row and sequence, and after a mark a new one (Gal and Ghahramani 2016); "update" of the
             candidate, a mask a step (Semeniuta et al. 2016);
             "weights" drops recurrent weights, one mask a call (Merity et al. 2018).
-        layer_norm: whether each gate's input part and recurrent part are normalised over its units
-            and the cell that the output shows
-            (Ba et al. 2016, who do it over all gates together);
-            with parameters weight_ln_ih and weight_ln_hh, of the cell weight_ln_cell
-            and bias_ln_cell, and biases added afterwards.
+        layer_norm: whether each gate's input part and recurrent part are normalised over its units,
+            before biases are added, and the cell where the output shows it, with parameters
+            weight_ln_ih, weight_ln_hh, weight_ln_cell and bias_ln_cell (Ba et al. 2016, who
+            normalise all gates together).
         layer_norm_eps: what is added to the variance.
         zoneout: probability with which a unit's h stays what it was: by a mask in training, else in
             expectation (Krueger et al. 2017).

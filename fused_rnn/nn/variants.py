@@ -80,7 +80,8 @@ class VariedWeights(nn.RNNBase):
             TypeError: a flag is no bool.
             ValueError: another is out of its range, or does not fit the others.
         """
-        for name, value in options.items():
+        for name in VARIED:
+            value = options.get(name, getattr(VariedWeights, name))
             self._check_option(name, value)
             setattr(self, name, value)
         if self.proj_size and (self.block_diagonal > 1 or self._has_own_cells(training=True)):
@@ -100,9 +101,7 @@ class VariedWeights(nn.RNNBase):
             if not number or value != int(value) or value < 1:
                 raise ValueError(f"{name}: expected a number of heads from 1, got {value!r}")
             if hidden % value:
-                raise ValueError(
-                    f"{name}: expected a divisor of hidden_size {hidden}, got {value}"
-                )
+                raise ValueError(f"{name}: expected a divisor of hidden_size {hidden}, got {value}")
         elif name in ("recurrent_dropout", "zoneout", "zoneout_cell"):
             if not number or not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
@@ -121,11 +120,19 @@ class VariedWeights(nn.RNNBase):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in VARIED:
-            self.__dict__["_is_varied"] = bool(_options(self.__dict__))
+            self._note(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Modules of earlier releases do not say.
-        super().__setstate__({"_is_varied": bool(_options(state)), **state})
+        self._note(state)
+        super().__setstate__(state)
+
+    @staticmethod
+    def _note(state: dict[str, Any]) -> None:
+        """Sets `_is_varied` in a module's state; a plain one has no such entry."""
+        state.pop("_is_varied", None)
+        if _options(state):
+            state["_is_varied"] = True
 
     def _variant(self) -> Variant:
         """The options of the cells in training; dropped weights are not among them."""
@@ -225,7 +232,11 @@ class VariedWeights(nn.RNNBase):
         names = (*names, *(["w_hr"] if self.proj_size else []))
         for at in range(0, len(weights), len(names)):
             own = list(weights[at : at + len(names)])
-            if self.training and self.recurrent_dropout and self.recurrent_dropout_mode == "weights":
+            if (
+                self.training
+                and self.recurrent_dropout
+                and self.recurrent_dropout_mode == "weights"
+            ):
                 own[1] = dropout(own[1], self.recurrent_dropout)
             if self.coupled:
                 own = [_with_forget_gate(*one) for one in zip(names, own, strict=True)]

@@ -124,7 +124,34 @@ VARIANTS = {
     "no bias": ("LSTM", {"coupled": True, "block_diagonal": 2, "bias": False}),
     "projected": ("LSTM", {"coupled": True, "proj_size": 3}),
     "dropped": ("RNN", {"recurrent_dropout": 0.4, "recurrent_dropout_mode": "weights"}),
+    "normalised": ("LSTM", {"layer_norm": True}),
+    "normalised heads": ("GRU", {"layer_norm": True, "block_diagonal": 2, "num_layers": 2}),
+    "normalised, coupled": ("LSTM", {"layer_norm": True, "coupled": True, "bias": False}),
+    "normalised RNN": ("RNN", {"layer_norm": True, "direction": "reverse"}),
+    "held": ("LSTM", {"zoneout": 0.3, "zoneout_cell": 0.2, "num_layers": 2}),
+    "held GRU": ("GRU", {"zoneout": 0.3, "bidirectional": True}),
+    "state dropped": ("LSTM", {"recurrent_dropout": 0.4}),
+    "candidate dropped": ("GRU", {"recurrent_dropout": 0.4, "recurrent_dropout_mode": "update"}),
+    "peepholes": ("LSTM", {"peephole": True, "coupled": True, "block_diagonal": 3}),
+    "hard gates": ("GRU", {"gate_activation": "hard_sigmoid", "activation": "relu"}),
+    "all": (
+        "LSTM",
+        {
+            "layer_norm": True,
+            "zoneout": 0.2,
+            "zoneout_cell": 0.1,
+            "recurrent_dropout": 0.3,
+            "recurrent_dropout_mode": "update",
+            "peephole": True,
+            "gate_activation": "hard_sigmoid",
+            "bidirectional": True,
+        },
+    ),
 }
+# Those that draw random numbers in training.
+RANDOM = ("dropped", "held", "held GRU", "state dropped", "candidate dropped", "all")
+# Those that compute in evaluation what torch.nn's layers do.
+PLAIN = ("dropped", "state dropped", "candidate dropped")
 
 
 def make(name: str, backend: str = "auto", **more: Any) -> Any:
@@ -233,6 +260,8 @@ def test_heads_run_side_by_side() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_in_a_graph(name: str) -> None:
+    # All of them are graphs of one function, which would be compiled only so often.
+    torch._dynamo.reset()
     layer = make(name).double().eval()
     x = torch.randn(T, B, INPUT, dtype=torch.float64)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -251,7 +280,7 @@ def test_copies_and_text(name: str) -> None:
             twin(torch.ones(2, 1, INPUT))[0], layer.eval()(torch.ones(2, 1, INPUT))[0]
         )
     for option, value in VARIANTS[name][1].items():
-        if option not in ("bidirectional", "bias", "proj_size"):
+        if option not in ("bidirectional", "bias", "proj_size", "num_layers"):
             assert f"{option}={value}" in repr(layer)
 
 
@@ -292,7 +321,10 @@ def test_states_at_single_steps() -> None:
     y, _, every = layer(x, return_states=True)
     assert torch.equal(every[:, 0], y)
     for name in ("coupled", "both"):
-        with pytest.raises(RuntimeError, match="return_states: expected an LSTM without coupled"):
+        with pytest.raises(
+            RuntimeError,
+            match="return_states: expected an LSTM without coupled gates, heads, cells",
+        ):
             make(name)(x, return_states=True)
 
 
@@ -309,16 +341,16 @@ def test_weights_packed_beforehand(name: str) -> None:
             assert_within_budget(layer(x)[0], y)
             held = "prepacked" in explain(layer, x)
         able = extensions.why_unavailable() is None
-        assert held == (able and name == "dropped" and not mode)
+        assert held == (able and name in PLAIN and not mode)
 
 
-@pytest.mark.parametrize("name", ["coupled", "heads"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in PLAIN])
 def test_they_are_not_quantized(name: str) -> None:
-    with pytest.raises(ValueError, match="expected one without coupled gates or heads, got"):
+    with pytest.raises(ValueError, match="expected one without coupled gates, heads or cells"):
         fused_rnn.quantize(nn.Sequential(make(name).eval()))
 
 
-@pytest.mark.parametrize("name", ["coupled", "heads", "both"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in RANDOM])
 def test_gradients_of_each_row(name: str) -> None:
     layer = make(name).double()
     x = torch.randn(T, B, INPUT, dtype=torch.float64)
@@ -360,7 +392,10 @@ def test_explained(monkeypatch: pytest.MonkeyPatch) -> None:
         (dict(block_diagonal=2, proj_size=3), "block_diagonal: expected 1 beside proj_size, got 2"),
         (dict(recurrent_dropout=1.5), r"recurrent_dropout: expected a number in 0..1, got 1.5"),
         (dict(recurrent_dropout="a"), r"recurrent_dropout: expected a number in 0..1, got 'a'"),
-        (dict(recurrent_dropout=0.5), "mode: expected 'weights', the one that there is, got 'vari"),
+        (
+            dict(recurrent_dropout_mode="all"),
+            r"mode: expected one of \('variational', 'update', 'we",
+        ),
         (dict(forget_bias=1.0, bias=False), "forget_bias: expected None beside bias=False"),
     ],
     ids=str,

@@ -19,10 +19,11 @@
 #include "forward/walk.h"
 #include "linear.h"
 #include "select.h"
-#include "varied/backward.h"
-#include "varied/forward.h"
 #ifdef FUSED_RNN_TILES
 #include "tiled/grads.h"
+#else
+#include "varied/backward.h"
+#include "varied/forward.h"
 #endif
 
 namespace fused_rnn::cpu::FUSED_RNN_ISA {
@@ -138,7 +139,8 @@ inline void linear(const Linear& args, char* memory, Team& team, int rank) {
              [&]<class IO, class Op>() { LinearPass<IO, Op>(args).run(memory, team, rank); });
 }
 
-// Of cells with options: in vectors, whatever else the set has.
+#ifndef FUSED_RNN_TILES
+// Of cells with options; they run on vectors alone.
 template <template <class, Cell> class Pass, class Args, class F>
 VEC_FN auto with_varied(const Args& args, const F& f) {
   const auto with_cell = [&]<class C>() {
@@ -164,6 +166,7 @@ template <template <class, Cell> class Pass, class Args>
 void run_varied(const Args& args, char* memory, Team& team, int rank) {
   with_varied<Pass>(args, [&]<class P>() { P::run(args, memory, team, rank); });
 }
+#endif
 
 inline double multiply_zeros(Dtype dtype, char* zeros, int64_t times) {
   [[maybe_unused]] const TileScope scope;
@@ -197,10 +200,17 @@ constexpr Kernels make_kernels(const char* name) {
                  prepack_linear,
                  linear_workspace,
                  linear,
+#ifdef FUSED_RNN_TILES
+                 nullptr,
+                 nullptr,
+                 nullptr,
+                 nullptr,
+#else
                  varied_workspace<VariedForwardPass, VariedForward>,
                  run_varied<VariedForwardPass, VariedForward>,
                  varied_workspace<VariedBackwardPass, VariedBackward>,
                  run_varied<VariedBackwardPass, VariedBackward>,
+#endif
                  log_softmax,
                  top,
                  multiply_zeros};

@@ -7,6 +7,14 @@ from .layer import reference_layer
 from .products import INTEGERS
 from .varied import ACTIVATIONS, varied_layer
 
-__all__ = ["ACTIVATIONS", "INTEGERS", "REFERENCE", "STEPS", "State", "reference_layer", "varied_layer"]
+__all__ = [
+    "ACTIVATIONS",
+    "INTEGERS",
+    "REFERENCE",
+    "STEPS",
+    "State",
+    "reference_layer",
+    "varied_layer",
+]
 
 REFERENCE = Backend("reference", lambda query: None, run=reference_layer)

@@ -118,7 +118,9 @@ def _walk(
     # unbind, not an index a step: the gradient of T indices is T buffers of T steps each.
     rows = linear(x, weights.w_ih, weights.b_ih, products)
     projected = rows.unbind(0)  # T of (B, G*H)
-    return walk(lambda t, seen: step(projected[t], seen, weights, products), state, masks, x, reverse)
+    return walk(
+        lambda t, seen: step(projected[t], seen, weights, products), state, masks, x, reverse
+    )
 
 
 def walk(

@@ -78,7 +78,7 @@ class _Step(NamedTuple):
 
 def _held(new: Tensor, old: Tensor, mask: Tensor | None, probability: float) -> Tensor:
     if mask is None:
-        return new + probability * (old - new) if probability else new
+        return probability * old + (1 - probability) * new if probability else new
     return torch.where(mask, old, new)
 
 
@@ -157,7 +157,9 @@ def varied_layer(options: CellOptions, given: CellInputs) -> LayerOutput:
         rows = x[:, :, n].unbind(0)
         every = [None if m is None else m[:, :, n].unbind(0) for m in given[11:14]]
 
-        def step(t: int, state: State, own: Any = own, rows: Any = rows, every: Any = every) -> State:
+        def step(
+            t: int, state: State, own: Any = own, rows: Any = rows, every: Any = every
+        ) -> State:
             at = [None if m is None else m[t] for m in every]
             masked = own._replace(hold=at[0], hold_cell=at[1], keep=at[2])
             return _STEPS[cell](_Step(rows[t], masked, options), state)

@@ -48,9 +48,8 @@ class Quantized(Passing, FixedTypes):
         """
         if isinstance(module, VariedWeights) and not module._infers_as_torch():
             got = module.own_text(module).removeprefix(", ")
-            raise ValueError(
-                f"module: expected one without coupled gates, heads or cells with options, got {got}"
-            )
+            expected = "expected one without coupled gates, heads or cells with options"
+            raise ValueError(f"module: {expected}, got {got}")
         new = recast(module, cls, without=(*CACHES, *AS_BUILTIN, "backend"), storage=storage)
         for name in new._names():
             weight = cast(Tensor, module._parameters[name])

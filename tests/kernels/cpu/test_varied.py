@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""The kernels of cells with options: all combinations, sets of instructions, numbers of threads."""
+
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from cases import INSTRUCTION_SETS, need
+from torch import Tensor
+
+from fused_rnn import extensions
+from fused_rnn._call import varied
+from fused_rnn._call.varied import VariedFunction
+from fused_rnn.backends.reference import varied_layer
+from fused_rnn.ops import GATES, VARIED, CellInputs, CellOptions
+from fused_rnn.testing import assert_within_budget
+
+
+@pytest.fixture(autouse=True)
+def available() -> Iterator[None]:
+    need("native")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    extensions.set_instruction_set("auto")
+
+
+class Problem(NamedTuple):
+    options: CellOptions
+    inputs: CellInputs
+
+
+def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> Problem:
+    """A problem in float64, drawn from a seed but for what is fixed."""
+    draw, torch_draw = random.Random(seed), torch.Generator().manual_seed(seed)
+
+    def maybe(name: str, chance: float = 0.5) -> bool:
+        return bool(fixed.get(name, draw.random() < chance))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch_draw, dtype=torch.float64)
+
+    def mask(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=torch_draw) < 0.4
+
+    cell = fixed.get("cell") or draw.choice(["lstm", "gru", "rnn_tanh", "rnn_relu"])
+    lstm, normalised = cell == "lstm", maybe("normalised")
+    few = [draw.choice([1, 2, 3, 9, 17]), draw.choice([1, 2, 5, 13, 30])]
+    steps, batch, hidden = sizes or (*few, draw.choice([5, 8, 17, 33, 64]))
+    count, gates = draw.choice([1, 1, 2, 3]), GATES[cell]
+    wide, narrow = (count, gates * hidden), (count, hidden)
+    masks = (steps, batch, count, hidden)
+    rates = [draw.choice([0.0, 0.3]) for _ in range(2)]
+    options = CellOptions(
+        cell,
+        tuple(draw.choice([0, 1]) for _ in range(count)),
+        "relu"
+        if cell == "rnn_relu"
+        else draw.choice(["tanh", "tanh", "relu"])
+        if gates > 1
+        else "tanh",
+        draw.choice(["sigmoid", "hard_sigmoid"]),
+        rates[0],
+        rates[1] if lstm else 0.0,
+        0.3,
+        gates == 1 or maybe("drops_state"),
+    )
+    inputs = CellInputs(
+        x=normal(steps, batch, *wide),
+        h0=normal(count, batch, hidden) if maybe("state") else None,
+        c0=normal(count, batch, hidden) if lstm and maybe("state") else None,
+        w_hh=normal(count, gates * hidden, hidden) / hidden**0.5,
+        b_hh=normal(*wide) if maybe("bias") else None,
+        x_scale=1 + 0.3 * normal(*wide) if normalised else None,
+        x_bias=normal(*wide) if normalised and maybe("bias") else None,
+        h_scale=1 + 0.3 * normal(*wide) if normalised else None,
+        c_scale=1 + 0.3 * normal(*narrow) if normalised and lstm else None,
+        c_bias=normal(*narrow) if normalised and lstm else None,
+        peephole=normal(count, 3 * hidden) if lstm and maybe("peephole") else None,
+        hold=mask(*masks) if options.zoneout and maybe("training") else None,
+        hold_cell=mask(*masks) if options.zoneout_cell and maybe("training") else None,
+        keep=mask(*masks) if maybe("training") else None,
+        lengths=torch.randint(0, steps + 1, (batch,), generator=torch_draw)
+        if maybe("ragged")
+        else None,
+        resets=torch.rand(steps, batch, generator=torch_draw) < 0.3 if maybe("marks") else None,
+    )
+    return Problem(options, inputs)
+
+
+def results(problem: Problem, dtype: torch.dtype, native: bool) -> list[Tensor]:
+    """Outputs and final states, then the gradients of random cotangents."""
+    options, given = problem
+    leaves = [t if t is None else t.to(dtype).requires_grad_() for t in given.moving]
+    inputs = CellInputs(*leaves, *given.fixed)
+    if native:
+        y, hn, cn, *_ = VariedFunction.apply(options, *inputs)
+    else:
+        y, hn, cn = varied_layer(options, inputs)
+    outputs = [y, hn, *([cn] if options.cell == "lstm" else [])]
+    draw = torch.Generator().manual_seed(1)
+    cotangents = [
+        torch.randn(o.shape, generator=draw, dtype=torch.float64).to(dtype) for o in outputs
+    ]
+    asked = [t for t in leaves if t is not None]
+    return [*outputs, *torch.autograd.grad(outputs, asked, cotangents)]
+
+
+def judge(problem: Problem, dtype: torch.dtype = torch.float64) -> None:
+    truth = results(problem, torch.float64, native=False)
+    near = truth if dtype == torch.float64 else results(problem, dtype, native=False)
+    for index, (actual, expected, other) in enumerate(
+        zip(results(problem, dtype, native=True), truth, near, strict=True)
+    ):
+        assert_within_budget(actual, expected, other, name=f"{index}", case=problem.options)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_campaign(block: int) -> None:
+    for seed in range(30 * block, 30 * block + 30):
+        judge(make(seed))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("block", range(40))
+def test_longer_campaign(block: int) -> None:
+    for seed in range(1000 + 100 * block, 1000 + 100 * block + 100):
+        judge(make(seed))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_every_instruction_set(name: str, cell: str, normalised: bool) -> None:
+    if name not in extensions.instruction_sets():
+        pytest.skip(f"this machine does not run {name}")
+    extensions.set_instruction_set(name)
+    for seed, dtype in ((1, torch.float32), (2, torch.float32), (3, torch.float64)):
+        judge(make(seed, (9, 12, 67), cell=cell, normalised=normalised, state=True), dtype)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
+def test_threads_that_share_rows_and_units(cell: str) -> None:
+    for seed, sizes in ((4, (5, 1, 250)), (5, (5, 3, 130)), (6, (5, 40, 70))):
+        problem = make(seed, sizes, cell=cell)
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            judge(problem)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_thousands_of_steps(cell: str) -> None:
+    judge(make(7, (3000, 2, 12), cell=cell, normalised=True, marks=False))
+    judge(make(8, (3000, 2, 12), cell=cell, normalised=False), torch.float32)
+
+
+def test_second_derivatives() -> None:
+    for seed in range(6):
+        options, given = make(seed, (3, 2, 5))
+        leaves = [t if t is None else t.requires_grad_() for t in given.moving]
+        asked = [t for t in leaves if t is not None]
+
+        def outputs(
+            *asked: Tensor, leaves: Any = leaves, given: Any = given, options: Any = options
+        ) -> Any:
+            own = iter(asked)
+            moving = [None if t is None else next(own) for t in leaves]
+            y, hn, cn, *_ = VariedFunction.apply(options, *moving, *given.fixed)
+            return (y, hn, cn) if options.cell == "lstm" else (y, hn)
+
+        assert torch.autograd.gradgradcheck(outputs, asked, fast_mode=True)
+
+
+def test_the_ops_are_registered_well() -> None:
+    for seed in range(3):
+        options, given = make(seed, (3, 2, 5))
+        torch.library.opcheck(
+            VARIED.forward, (*given, *options, True), test_utils=("test_schema", "test_faketensor")
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(x=torch.zeros(2, 3, 4)), "x: expected 4 dimensions, got 3"),
+        (dict(x=torch.zeros(2, 3, 1, 20).bfloat16()), "x: expected dtype float32 or float64"),
+        (dict(w_hh=torch.zeros(1, 20, 4)), r"x: expected shape \(2, 3, 1, 16\), got"),
+        (dict(h0=torch.zeros(1, 3, 6)), r"h0: expected shape \(1, 3, 5\), got \(1, 3, 6\)"),
+        (dict(x_scale=torch.ones(1, 20)), "scales: expected those of all parts"),
+        (dict(hold=torch.zeros(2, 3, 1, 5)), "mask: expected dtype Bool, got Float"),
+        (dict(resets=torch.zeros(2, 4, dtype=torch.bool)), r"resets: expected shape \(2, 3\)"),
+    ],
+    ids=str,
+)
+def test_bad_tensors(change: dict[str, Tensor], message: str) -> None:
+    given = CellInputs(torch.zeros(2, 3, 1, 20), None, None, torch.zeros(1, 20, 5), *[None] * 7)
+    with pytest.raises(RuntimeError, match=message), torch.no_grad():
+        VARIED.forward(*given._replace(**change), *CellOptions("lstm", (0,)), False)
+
+
+def test_bad_words() -> None:
+    given = CellInputs(torch.zeros(2, 3, 1, 15), None, None, torch.zeros(1, 15, 5), *[None] * 7)
+    for options, message in (
+        (CellOptions("gru_reset_before", (0,)), "cell: expected a GRU that resets after"),
+        (
+            CellOptions("gru", (0,), activation="gelu"),
+            "activation: expected tanh, sigmoid, relu or",
+        ),
+        (CellOptions("gru", ()), "reverse: expected at least one recurrence"),
+    ):
+        with pytest.raises(RuntimeError, match=message), torch.no_grad():
+            VARIED.forward(*given, *options, False)
+
+
+def test_no_rows() -> None:
+    given = CellInputs(torch.zeros(2, 0, 1, 15), None, None, torch.zeros(1, 15, 5), *[None] * 7)
+    leaves = given._replace(w_hh=given.w_hh.requires_grad_())
+    y, *_ = varied.VariedFunction.apply(CellOptions("gru", (0,)), *leaves)
+    (grad,) = torch.autograd.grad(y.sum(), leaves.w_hh)
+    assert y.shape == (2, 0, 1, 5) and not grad.any()
