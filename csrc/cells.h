@@ -262,8 +262,8 @@ CELL_FN LstmExitGrad<V> varied_lstm_exit_backward(Activations act, V o, V shown,
 
 // dc is all that reaches c, but for what passes by by zoneout.
 template <class V>
-CELL_FN LstmGrad<V> varied_lstm_cell_backward(Activations act, V i, V f, V g, V c_prev, V do_,
-                                              V dc, Peephole<V> w, V kept) {
+CELL_FN LstmGrad<V> varied_lstm_cell_backward(Activations act, V i, V f, V g, V c_prev, V do_, V dc,
+                                              Peephole<V> w, V kept) {
   LstmGrad<V> d;
   d.do_ = do_;
   d.di = activate_backward(act.gate, i, dc * g * kept);
@@ -293,6 +293,57 @@ CELL_FN GruGrad<V> varied_gru_backward(Activations act, V r, V z, V n, V q, V h_
   d.dq = d.dn * r;
   d.dr = activate_backward(act.gate, r, d.dn * q);
   d.dh_prev = dh * z;
+  return d;
+}
+
+// sLSTM (Beck et al. 2024, "xLSTM", equations 8 to 17): exponential gates, with c and n in units of
+// exp(m). Where n is zero nothing has been stored: m begins with the input gate.
+template <class V>
+struct SlstmStep {
+  V i, f, z, o, c, n, m, h, open;  // open: the forget gate's sigmoid
+};
+
+template <class Math, class V>
+CELL_FN SlstmStep<V> slstm_forward(V i_pre, V f_pre, V z_pre, V o_pre, V c_prev, V n_prev,
+                                   V m_prev) {
+  SlstmStep<V> s;
+  const V zero{}, kept = m_prev + Math::log_sigmoid(f_pre);
+  const V most = kept < i_pre ? i_pre : kept;
+  s.m = n_prev == zero ? i_pre : most;
+  s.i = Math::exp(i_pre - s.m);
+  const V f = Math::exp(kept < s.m ? kept - s.m : zero);
+  s.f = n_prev == zero ? zero : f;
+  s.open = Math::sigmoid(f_pre);
+  s.z = Math::tanh(z_pre);
+  s.o = Math::sigmoid(o_pre);
+  s.c = s.f * c_prev + s.i * s.z;
+  s.n = s.f * n_prev + s.i;
+  s.h = s.o * s.c / s.n;
+  return s;
+}
+
+template <class V>
+struct SlstmGrad {
+  V di, df, dz, do_, dc_prev, dn_prev, dm_prev;
+};
+
+// dm is the gradient by m where c and n in other units stay what they are: h does not depend on
+// it, and it goes to whichever gate was the larger.
+template <class V>
+CELL_FN SlstmGrad<V> slstm_backward(V i, V f, V open, V z, V o, V c, V n, V c_prev, V n_prev, V dh,
+                                    V dc, V dn, V dm) {
+  SlstmGrad<V> d;
+  const V zero{}, one = zero + 1, mean = c / n, dmean = dh * o / n;
+  d.do_ = dh * mean * o * (1 - o);
+  dc = dc + dmean;
+  dn = dn - dmean * mean;
+  const V from_i = i >= one ? dm : zero;
+  d.di = (dc * z + dn) * i + from_i;
+  d.df = ((dc * c_prev + dn * n_prev) * f + (dm - from_i)) * (1 - open);
+  d.dz = dc * i * (1 - z * z);
+  d.dc_prev = dc * f;
+  d.dn_prev = dn * f;
+  d.dm_prev = dm - from_i;
   return d;
 }
 

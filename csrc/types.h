@@ -14,11 +14,13 @@ struct Half {
   uint16_t bits;
 };
 
-enum class Cell { kRnnTanh, kRnnRelu, kGru, kGruResetBefore, kLstm };
+// The last has kernels among the cells with options alone (cpu/varied.h).
+enum class Cell { kRnnTanh, kRnnRelu, kGru, kGruResetBefore, kLstm, kSlstm };
 enum class Dtype { kFloat, kDouble, kBf16, kHalf };
 
 constexpr int gate_count(Cell cell) {
-  return cell == Cell::kLstm ? 4 : cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
+  if (cell == Cell::kLstm || cell == Cell::kSlstm) return 4;
+  return cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
 }
 
 constexpr bool is_half(Dtype dtype) { return dtype == Dtype::kBf16 || dtype == Dtype::kHalf; }

@@ -9,6 +9,7 @@ from .nn.layers import FusedGRU, FusedLSTM, FusedRNN
 from .nn.patching import patched_torch_nn
 from .nn.prepacking import prepacked
 from .nn.quantization.quantize import quantize
+from .nn.slstm import FusedSLSTM
 from .ops import flops
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "FusedLSTMCell",
     "FusedRNN",
     "FusedRNNCell",
+    "FusedSLSTM",
     "explain",
     "functional",
     "fuse",

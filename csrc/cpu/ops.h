@@ -31,9 +31,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     bool need_dweights, int64_t products);
 
 // Cells with options (varied.h), in float32 and float64: x is the input's part of the gates,
-// (T, B, N, G*H), and what has one recurrence's behind another's begins with N. `dropout` is that of
-// the state before the product, or of the candidate. Returns y (T, B, N, H), hn and cn (N, B, H), a
-// tape, and y again.
+// (T, B, N, G*H), and what has one recurrence's behind another's begins with N. `dropout` is that
+// of the state before the product, or of the candidate. Returns y (T, B, N, H), hn and cn (N, B,
+// H), a tape, and y again.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor w_hh,
     std::optional<Tensor> b_hh, std::optional<Tensor> x_scale, std::optional<Tensor> x_bias,

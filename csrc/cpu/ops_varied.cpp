@@ -49,7 +49,7 @@ struct VariedCall : Layer {
     sizes.B = x.size(1);
     sizes.N = int64_t(reverse.size());
     sizes.H = sizes.P = sizes.I = given.w_hh.size(2);
-    sizes.cell = cell_of(cell);
+    sizes.cell = cell == "slstm" ? Cell::kSlstm : cell_of(cell);
     sizes.dtype = dtype_of_type(x.scalar_type());
     FUSED_RNN_CHECK(sizes.cell != Cell::kGruResetBefore, "cell: expected a GRU that resets after ",
                     "the product, got ", cell);
@@ -62,7 +62,7 @@ struct VariedCall : Layer {
     check_tensor("x", x, dtype, over_rows({N, G * H}));
     check_tensor("w_hh", given.w_hh, dtype, {N, G * H, H});
     check_optional("h0", given.h0, dtype, {N, sizes.B, H});
-    check_optional("c0", given.c0, dtype, {N, sizes.B, H});
+    check_optional("c0", given.c0, dtype, {N, sizes.B, cell_states(sizes.cell) * H});
     check_optional("b_hh", given.b_hh, dtype, {N, G * H});
     check_optional("x_scale", given.x_scale, dtype, {N, G * H});
     check_optional("x_bias", given.x_bias, dtype, {N, G * H});
@@ -76,6 +76,9 @@ struct VariedCall : Layer {
                         given.c_bias.has_value() == (normal && lstm),
                     "scales: expected those of all parts, and of an LSTM's cell, or none");
     FUSED_RNN_CHECK(lstm || !given.peephole, "peephole: expected it of an LSTM, got ", cell);
+    const bool varies = given.hold || given.keep || numbers.zoneout != 0;
+    FUSED_RNN_CHECK(sizes.cell != Cell::kSlstm || !varies,
+                    "slstm: expected neither zoneout nor dropout");
     for (const auto* one : {&given.hold, &given.hold_cell, &given.keep}) {
       check_optional("mask", *one, ScalarType::Bool, over_rows({N, H}));
     }
@@ -129,28 +132,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     std::string cell, std::vector<int64_t> reverse, std::string activation,
     std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
     bool drops_state, double eps, bool keep_tape) {
-  const VariedCall call(x,
-                        {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole,
-                         hold, hold_cell, keep, lengths, resets},
-                        cell, reverse,
-                        {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state,
-                         eps});
+  const VariedCall call(
+      x,
+      {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, hold, hold_cell,
+       keep, lengths, resets},
+      cell, reverse,
+      {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps});
   const Shape& s = call.shape;
-  const bool lstm = s.cell == Cell::kLstm;
+  const int64_t cells = cell_states(s.cell);
   Tensor y = make(call.over_rows({s.N, s.H}), call.dtype);
   Tensor hn = make({s.N, s.B, s.H}, call.dtype);
-  Tensor cn = lstm ? make({s.N, s.B, s.H}, call.dtype) : make({0}, call.dtype);
+  Tensor cn = cells ? make({s.N, s.B, cells * s.H}, call.dtype) : make({0}, call.dtype);
   Tensor tape = keep_tape ? make_recycled(call.tape_shape(), call.dtype) : make({0}, call.dtype);
   if (s.B > 0) {
     VariedForward args{call.args, y.mutable_data_ptr(), hn.mutable_data_ptr(),
-                       lstm ? cn.mutable_data_ptr() : nullptr,
+                       cells ? cn.mutable_data_ptr() : nullptr,
                        keep_tape ? tape.mutable_data_ptr() : nullptr};
     const Kernels& k = varied_kernels(s.dtype);
     const int threads = team_size(call.multiply_adds());
     const Workspace workspace(k.varied_forward_workspace(args, threads));
-    run_team(threads, [&](Team& team, int rank) {
-      k.varied_forward(args, workspace.memory(), team, rank);
-    });
+    run_team(threads,
+             [&](Team& team, int rank) { k.varied_forward(args, workspace.memory(), team, rank); });
   }
   return {y, hn, cn, tape, keep_tape ? copy_on_write(y) : make({0}, call.dtype)};
 }
@@ -165,19 +167,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
     std::string cell, std::vector<int64_t> reverse, std::string activation,
     std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
     bool drops_state, double eps) {
-  const VariedCall call(x,
-                        {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole,
-                         hold, hold_cell, keep, lengths, resets},
-                        cell, reverse,
-                        {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state,
-                         eps});
+  const VariedCall call(
+      x,
+      {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, hold, hold_cell,
+       keep, lengths, resets},
+      cell, reverse,
+      {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps});
   const Shape& s = call.shape;
-  const bool lstm = s.cell == Cell::kLstm;
+  const int64_t cells = cell_states(s.cell);
   check_tensor("y", y, call.dtype, call.over_rows({s.N, s.H}));
   check_tensor("tape", tape, call.dtype, call.tape_shape());
   check_optional("dy", dy, call.dtype, call.over_rows({s.N, s.H}));
   check_optional("dhn", dhn, call.dtype, {s.N, s.B, s.H});
-  if (lstm) check_optional("dcn", dcn, call.dtype, {s.N, s.B, s.H});
+  if (cells) check_optional("dcn", dcn, call.dtype, {s.N, s.B, cells * s.H});
 
   Tensor dx = make(x.sizes(), call.dtype);
   // Where a part is normalised or the GRU resets it, its gradient is not that of the input's part.
@@ -185,10 +187,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
   Tensor dparts = parted ? make_recycled(x.sizes(), call.dtype) : make({0}, call.dtype);
   Tensor factors = make_recycled(call.over_rows({s.N, s.H}), call.dtype);
   Tensor dh0 = make({s.N, s.B, s.H}, call.dtype);
-  Tensor dc0 = lstm ? make({s.N, s.B, s.H}, call.dtype) : make({0}, call.dtype);
+  Tensor dc0 = cells ? make({s.N, s.B, cells * s.H}, call.dtype) : make({0}, call.dtype);
   std::vector<Tensor> sums;
   std::array<void*, 7> pointers{};
-  const std::optional<Tensor>* like[] = {&b_hh,    &x_scale, &x_bias, &h_scale,
+  const std::optional<Tensor>* like[] = {&b_hh,    &x_scale, &x_bias,  &h_scale,
                                          &c_scale, &c_bias,  &peephole};
   for (size_t i = 0; i < pointers.size(); ++i) {
     sums.push_back(*like[i] ? make((*like[i])->sizes(), call.dtype) : make({0}, call.dtype));
@@ -199,12 +201,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
                             tape.const_data_ptr(),
                             data(dy),
                             data(dhn),
-                            lstm ? data(dcn) : nullptr,
+                            cells ? data(dcn) : nullptr,
                             dx.mutable_data_ptr(),
                             parted ? dparts.mutable_data_ptr() : nullptr,
                             factors.mutable_data_ptr(),
                             dh0.mutable_data_ptr(),
-                            lstm ? dc0.mutable_data_ptr() : nullptr,
+                            cells ? dc0.mutable_data_ptr() : nullptr,
                             pointers[0],
                             pointers[1],
                             pointers[2],

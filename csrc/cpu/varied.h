@@ -25,7 +25,7 @@ struct VariedLayer {
   VariedOptions options;
   const void* x;         // (T, B, N, G*H)
   const void* h0;        // (N, B, H)
-  const void* c0;        // (N, B, H)
+  const void* c0;        // (N, B, cell_states * H)
   const void* w_hh;      // (N, G*H, H)
   const void* b_hh;      // (N, G*H), added to the recurrent part
   const void* x_scale;   // (N, G*H): the input's part is normalised, gate by gate, times this,
@@ -38,16 +38,23 @@ struct VariedLayer {
   const uint8_t *hold, *hold_cell, *keep;
 };
 
-// Slots of the tape: LSTM i f g o c, GRU r z n q, plain RNN h before zoneout; behind them, where
-// it is normalised, the recurrent part as it comes from the product, G slots.
+// States of a unit besides h: c of the LSTM, c n m of the sLSTM.
+constexpr int cell_states(Cell cell) {
+  return cell == Cell::kLstm ? 1 : cell == Cell::kSlstm ? 3 : 0;
+}
+
+// Slots of the tape: LSTM i f g o c, sLSTM i f z o c n and the forget gate's sigmoid, GRU r z n q,
+// plain RNN h before zoneout; behind them, where it is normalised, the recurrent part as it comes
+// from the product, G slots.
 constexpr int varied_slots(Cell cell) {
+  if (cell == Cell::kSlstm) return 7;
   return cell == Cell::kLstm ? 5 : cell == Cell::kGru ? 4 : 1;
 }
 
 struct VariedForward : VariedLayer {
   void* y;     // (T, B, N, H)
   void* hn;    // (N, B, H)
-  void* cn;    // (N, B, H), LSTM
+  void* cn;    // (N, B, cell_states * H)
   void* tape;  // (T, B, N, slots, H) or null
 };
 
@@ -56,12 +63,12 @@ struct VariedBackward : VariedLayer {
   const void* tape;  // (T, B, N, slots, H)
   const void* dy;    // (T, B, N, H) or null
   const void* dhn;   // (N, B, H) or null
-  const void* dcn;   // (N, B, H) or null
+  const void* dcn;   // (N, B, cell_states * H) or null
   void* dx;          // (T, B, N, G*H)
   void* dparts;      // (T, B, N, G*H), of the recurrent part; null where it is dx
   void* factors;     // (T, B, N, H), what the recurrent weights were multiplied with; or null
   void* dh0;         // (N, B, H)
-  void* dc0;         // (N, B, H), LSTM
+  void* dc0;         // (N, B, cell_states * H)
   // As in VariedLayer, or null.
   void *db_hh, *dx_scale, *dx_bias, *dh_scale, *dc_scale, *dc_bias, *dpeephole;
 };

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..backends import choice
 from ..backends.backend import query_of
 from ..backends.reference import varied_layer
-from ..ops import VARIED, CellInputs, CellOptions, LayerOutput, contiguous, sum_dtype
+from ..ops import CELL_STATES, VARIED, CellInputs, CellOptions, LayerOutput, contiguous, sum_dtype
 from .arguments import Arguments, run_on_grid
 from .functorch import (
     Function,
@@ -222,7 +222,7 @@ def _run_cells(how: _How, options: CellOptions, given: CellInputs) -> LayerOutpu
     else:
         with torch._C._AutoDispatchBelowAutograd():
             y, hn, cn, *_ = VARIED.forward(*inputs, *options, False)
-    return LayerOutput(y, hn, cn if options.cell == "lstm" else None)
+    return LayerOutput(y, hn, cn if CELL_STATES[options.cell] else None)
 
 
 # Not a NamedTuple: torch.func would take it apart as a tree of arguments.
@@ -248,7 +248,7 @@ class VariedFunction(Function):
         _, _, cn, *kept = output
         ctx.set_materialize_grads(False)
         # Without a cell state the op returns an empty tensor in its place.
-        ctx.mark_non_differentiable(*(kept if ctx.options.cell == "lstm" else (cn, *kept)))
+        ctx.mark_non_differentiable(*(kept if CELL_STATES[ctx.options.cell] else (cn, *kept)))
         ctx.save_for_backward(*args, *kept)
 
     @staticmethod
@@ -321,10 +321,11 @@ def _gradients(
 ) -> Many:
     """The gradients of `inputs.moving` by the reference; absent ones None."""
     x, h0, c0, *weights = moving
-    shape = (len(options.reverse), x.shape[1], inputs.w_hh.shape[2])
+    leading, hidden = (len(options.reverse), x.shape[1]), inputs.w_hh.shape[2]
+    cells = CELL_STATES[options.cell]
     # The op returns the gradients of states, absent ones too.
-    h0 = x.new_zeros(shape) if h0 is None else h0
-    c0 = x.new_zeros(shape) if c0 is None and options.cell == "lstm" else c0
+    h0 = x.new_zeros(*leading, hidden) if h0 is None else h0
+    c0 = x.new_zeros(*leading, cells * hidden) if c0 is None and cells else c0
 
     def outputs(*moving: Maybe) -> Many:
         return tuple(varied_layer(options, CellInputs(*moving, *inputs.fixed)))

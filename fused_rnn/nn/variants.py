@@ -92,16 +92,12 @@ class VariedWeights(nn.RNNBase):
             self._remake_parameters()
 
     def _check_option(self, name: str, value: Any) -> None:
-        hidden = self.hidden_size
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in ("coupled", "layer_norm", "peephole"):
             if not isinstance(value, bool):
                 raise TypeError(f"{name}: expected a bool, got {value!r}")
         elif name == "block_diagonal":
-            if not number or value != int(value) or value < 1:
-                raise ValueError(f"{name}: expected a number of heads from 1, got {value!r}")
-            if hidden % value:
-                raise ValueError(f"{name}: expected a divisor of hidden_size {hidden}, got {value}")
+            check_heads(value, self.hidden_size)
         elif name in ("recurrent_dropout", "zoneout", "zoneout_cell"):
             if not number or not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
@@ -240,17 +236,27 @@ class VariedWeights(nn.RNNBase):
                 own[1] = dropout(own[1], self.recurrent_dropout)
             if self.coupled:
                 own = [_with_forget_gate(*one) for one in zip(names, own, strict=True)]
-            found += own if self.block_diagonal == 1 else self._by_head(own)
+            found += by_head(own, self.block_diagonal, self.hidden_size)
         return found
 
-    def _by_head(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The weights of one direction, those of each head one after the other."""
-        heads, hidden = self.block_diagonal, self.hidden_size
-        parts = [
-            w.unflatten(0, (len(w) // hidden, heads, -1)).transpose(0, 1).flatten(1, 2).unbind()
-            for w in weights
-        ]
-        return [w for own in zip(*parts, strict=True) for w in own]
+
+def check_heads(heads: Any, hidden: int) -> None:
+    """Raises ValueError unless `heads` is a number that parts the hidden units."""
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise ValueError(f"block_diagonal: expected a number of heads from 1, got {heads!r}")
+    if hidden % heads:
+        raise ValueError(f"block_diagonal: expected a divisor of hidden_size {hidden}, got {heads}")
+
+
+def by_head(weights: Sequence[Tensor], heads: int, hidden: int) -> list[Tensor]:
+    """The weights of one direction, those of each head one after the other."""
+    if heads == 1:
+        return list(weights)
+    parts = [
+        w.unflatten(0, (len(w) // hidden, heads, -1)).transpose(0, 1).flatten(1, 2).unbind()
+        for w in weights
+    ]
+    return [w for own in zip(*parts, strict=True) for w in own]
 
 
 def _options(state: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -9,10 +9,11 @@ from torch import Tensor
 from .. import extensions  # noqa: F401  # native's library brings what it serves
 from . import fakes, schemas
 from .shapes import LayerOutput, batch_size, contiguous, sum_dtype, tape_dtype, tape_slots
-from .varied import CellInputs, CellOptions, backward_fake, forward_fake
+from .varied import CELL_STATES, CellInputs, CellOptions, backward_fake, forward_fake
 from .weights import GATES, Layout, Weights, layout, split
 
 __all__ = [
+    "CELL_STATES",
     "COMPILED",
     "CellInputs",
     "CellOptions",

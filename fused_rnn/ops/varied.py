@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .weights import GATES
-
-# S: lstm i f g o c, gru r z n q, plain RNN h before zoneout.
-_TAPE_SLOTS = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 4, "lstm": 5}
+# G and S: lstm i f g o c; slstm i f z o c n and the forget gate's sigmoid; gru r z n q; plain RNN h
+# before zoneout.
+_GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4, "slstm": 4}
+_TAPE_SLOTS = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 4, "lstm": 5, "slstm": 7}
+# States of a unit besides h: c of the LSTM, c n m of the sLSTM, one behind another.
+CELL_STATES = {"rnn_tanh": 0, "rnn_relu": 0, "gru": 0, "lstm": 1, "slstm": 3}
 
 
 class CellOptions(NamedTuple):
@@ -30,7 +32,7 @@ class CellInputs(NamedTuple):
 
     x: Any  # the input's part of the gates, (T, B, N, G*H)
     h0: Any  # (N, B, H); None is zeros
-    c0: Any
+    c0: Any  # (N, B, CELL_STATES * H)
     w_hh: Any  # (N, G*H, H)
     b_hh: Any  # (N, G*H), added to the recurrent part
     x_scale: Any  # (N, G*H): each gate's input part is normalised, times this,
@@ -58,7 +60,7 @@ class CellInputs(NamedTuple):
 
 def tape_shape(x: Tensor, w_hh: Tensor, cell: str, normalised: bool) -> tuple[int, ...]:
     """The shape of what the forward op keeps: where parts are normalised, the recurrent one too."""
-    slots = _TAPE_SLOTS[cell] + (GATES[cell] if normalised else 0)
+    slots = _TAPE_SLOTS[cell] + (_GATES[cell] if normalised else 0)
     return (*x.shape[:3], slots, w_hh.shape[2])
 
 
@@ -67,11 +69,12 @@ def forward_fake(*args: Any) -> tuple[Tensor, ...]:
     given, cell, keep_tape = CellInputs(*args[:16]), args[16], args[-1]
     x, (count, _, hidden) = given.x, given.w_hh.shape
     y, last = (*x.shape[:3], hidden), (count, x.shape[1], hidden)
+    cells = CELL_STATES[cell]
     tape = tape_shape(x, given.w_hh, cell, given.h_scale is not None)
     return (
         x.new_empty(y),
         x.new_empty(last),
-        x.new_empty(last if cell == "lstm" else (0,)),
+        x.new_empty((*last[:2], cells * hidden) if cells else (0,)),
         x.new_empty(tape if keep_tape else (0,)),
         x.new_empty(y if keep_tape else (0,)),
     )
@@ -81,13 +84,13 @@ def backward_fake(*args: Any) -> tuple[Any, ...]:
     """The gradients of the backward op."""
     given, cell = CellInputs(*args[3:19]), args[21]
     x, (count, _, hidden) = given.x, given.w_hh.shape
-    last = (count, x.shape[1], hidden)
+    last, cells = (count, x.shape[1], hidden), CELL_STATES[cell]
     parted = given.x_scale is not None or cell == "gru"
     return (
         x.new_empty(x.shape),
         x.new_empty(x.shape if parted else (0,)),
         x.new_empty((*x.shape[:3], hidden)),
         x.new_empty(last),
-        x.new_empty(last if cell == "lstm" else (0,)),
+        x.new_empty((*last[:2], cells * hidden) if cells else (0,)),
         [x.new_empty((0,) if t is None else t.shape) for t in given.moving[4:]],
     )

@@ -147,6 +147,8 @@ VEC_FN auto with_varied(const Args& args, const F& f) {
     switch (args.shape.cell) {
       case Cell::kLstm:
         return f.template operator()<Pass<C, Cell::kLstm>>();
+      case Cell::kSlstm:
+        return f.template operator()<Pass<C, Cell::kSlstm>>();
       case Cell::kGru:
         return f.template operator()<Pass<C, Cell::kGru>>();
       default:

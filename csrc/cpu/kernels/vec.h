@@ -65,7 +65,7 @@ VEC_FN void store_n(IO* p, Vec<C> v, int64_t n) {
   }
 }
 
-// sigmoid and tanh to about one unit in the last place.
+// sigmoid, tanh and log_sigmoid to about one unit in the last place.
 template <class C>
 struct Math;
 
@@ -100,6 +100,21 @@ struct Math<float> {
   }
   VEC_FN FloatV keep(FloatV x) { return sigmoid(x); }
 
+  // min(x, 0) - log(1 + e), e = exp(-|x|), by the series of 2 atanh(e / (2 + e)).
+  VEC_FN FloatV log_sigmoid(FloatV x) {
+    const FloatV magnitude = (FloatV)((IntV)x & 0x7FFFFFFF);
+    const FloatV e = exp(-magnitude), s = e / (2.0f + e), q = s * s;
+    FloatV p = splat(2.0f / 15);
+    p = fma(p, q, splat(2.0f / 13));
+    p = fma(p, q, splat(2.0f / 11));
+    p = fma(p, q, splat(2.0f / 9));
+    p = fma(p, q, splat(2.0f / 7));
+    p = fma(p, q, splat(2.0f / 5));
+    p = fma(p, q, splat(2.0f / 3));
+    p = fma(p, q, splat(2.0f));
+    return (x < FloatV{} ? x : FloatV{}) - p * s;
+  }
+
   VEC_FN FloatV tanh(FloatV x) {
     const FloatV magnitude = (FloatV)((IntV)x & 0x7FFFFFFF);
     const FloatV e = exp(-2.0f * magnitude);
@@ -123,6 +138,19 @@ struct Math<double> {
     return x;
   }
   VEC_FN DoubleV keep(DoubleV x) { return sigmoid(x); }
+
+  VEC_FN DoubleV exp(DoubleV x) {
+    for (int l = 0; l < kLanes<double>; ++l) x[l] = __builtin_exp(x[l]);
+    return x;
+  }
+
+  VEC_FN DoubleV log_sigmoid(DoubleV x) {
+    for (int l = 0; l < kLanes<double>; ++l) {
+      const double least = x[l] < 0 ? x[l] : 0;
+      x[l] = least - __builtin_log1p(__builtin_exp(-__builtin_fabs(x[l])));
+    }
+    return x;
+  }
 
   VEC_FN DoubleV tanh(DoubleV x) {
     for (int l = 0; l < kLanes<double>; ++l) x[l] = __builtin_tanh(x[l]);

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...ops import CellInputs, CellOptions, LayerOutput
+from ...ops import CELL_STATES, CellInputs, CellOptions, LayerOutput
 from .cells import State
 from .layer import inside_of, masks_of, walk
 
@@ -130,7 +130,29 @@ def rnn(step: _Step, state: State) -> State:
     return (step.held(step.act(step.input_part() + step.recurrent_part(h)), h),)
 
 
-_STEPS = {"rnn_tanh": rnn, "rnn_relu": rnn, "gru": gru, "lstm": lstm}
+def slstm(step: _Step, state: State) -> State:
+    """The state (h, c n m) after one step of the sLSTM (Beck et al. 2024, equations 8 to 17).
+
+    (1) i~, f~, z~, o~ = xg + h W_hh^T + b_hh
+    (2) l = m + log sigma(f~), m_t = max(l, i~), or i~ where n is 0 and nothing has been stored
+    (3) i, f = exp(i~ - m_t), exp(l - m_t), f = 0 where n is 0
+    (4) c_t = f * c + i * tanh(z~), n_t = f * n + i
+    (5) h_t = sigma(o~) * c_t / n_t
+    """
+    c, n, m = state[1].chunk(3, -1)
+    pre = step.input_part() + step.recurrent_part(state[0])
+    i_pre, f_pre, z_pre, o_pre = pre.chunk(4, -1)
+    kept, empty = m + F.logsigmoid(f_pre), n == 0
+    new_m = torch.where(empty, i_pre, torch.maximum(kept, i_pre))
+    i = torch.exp(i_pre - new_m)
+    # A number under both branches: the gradient of the other one is multiplied with zero.
+    f = torch.where(empty, 0, torch.exp(torch.where(empty, 0, kept - new_m)))
+    new_c, new_n = f * c + i * torch.tanh(z_pre), f * n + i
+    h = torch.sigmoid(o_pre) * new_c / new_n
+    return h, torch.cat((new_c, new_n, new_m), -1)
+
+
+_STEPS = {"rnn_tanh": rnn, "rnn_relu": rnn, "gru": gru, "lstm": lstm, "slstm": slstm}
 
 
 def varied_layer(options: CellOptions, given: CellInputs) -> LayerOutput:
@@ -146,9 +168,9 @@ def varied_layer(options: CellOptions, given: CellInputs) -> LayerOutput:
     x, cell = given.x, options.cell
     _, batch, count, _ = x.shape
     inside = inside_of(x, given.lengths)
-    zeros = x.new_zeros(count, batch, given.w_hh.shape[2])
-    h0 = zeros if given.h0 is None else given.h0
-    c0 = zeros if given.c0 is None else given.c0
+    hidden, cells = given.w_hh.shape[2], CELL_STATES[cell]
+    h0 = x.new_zeros(count, batch, hidden) if given.h0 is None else given.h0
+    c0 = x.new_zeros(count, batch, cells * hidden) if given.c0 is None else given.c0
     ys, finals = [], []
     for n in range(count):
         # x has its axis of recurrences elsewhere, and states are handed on by themselves.
@@ -164,7 +186,7 @@ def varied_layer(options: CellOptions, given: CellInputs) -> LayerOutput:
             masked = own._replace(hold=at[0], hold_cell=at[1], keep=at[2])
             return _STEPS[cell](_Step(rows[t], masked, options), state)
 
-        state = (h0[n], c0[n]) if cell == "lstm" else (h0[n],)
+        state = (h0[n], c0[n]) if cells else (h0[n],)
         reverse = bool(options.reverse[n])
         y, final = walk(step, state, masks_of(inside, given.resets, reverse), x, reverse)
         ys.append(y)

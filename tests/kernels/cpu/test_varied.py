@@ -14,7 +14,7 @@ from fused_rnn import extensions
 from fused_rnn._call import varied
 from fused_rnn._call.varied import VariedFunction
 from fused_rnn.backends.reference import varied_layer
-from fused_rnn.ops import GATES, VARIED, CellInputs, CellOptions
+from fused_rnn.ops import CELL_STATES, GATES, VARIED, CellInputs, CellOptions
 from fused_rnn.testing import assert_within_budget
 
 
@@ -45,14 +45,18 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
     def mask(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=torch_draw) < 0.4
 
-    cell = fixed.get("cell") or draw.choice(["lstm", "gru", "rnn_tanh", "rnn_relu"])
+    cell = fixed.get("cell") or draw.choice(["lstm", "gru", "rnn_tanh", "rnn_relu", "slstm"])
     lstm, normalised = cell == "lstm", maybe("normalised")
     few = [draw.choice([1, 2, 3, 9, 17]), draw.choice([1, 2, 5, 13, 30])]
     steps, batch, hidden = sizes or (*few, draw.choice([5, 8, 17, 33, 64]))
-    count, gates = draw.choice([1, 1, 2, 3]), GATES[cell]
+    count, gates = draw.choice([1, 1, 2, 3]), {**GATES, "slstm": 4}[cell]
     wide, narrow = (count, gates * hidden), (count, hidden)
     masks = (steps, batch, count, hidden)
-    rates = [draw.choice([0.0, 0.3]) for _ in range(2)]
+    plain = cell == "slstm"  # which has neither zoneout nor dropout
+    rates = [0.0 if plain else draw.choice([0.0, 0.3]) for _ in range(2)]
+    c0 = normal(count, batch, CELL_STATES[cell] * hidden)
+    if cell == "slstm":
+        c0[..., hidden : 2 * hidden] = c0[..., hidden : 2 * hidden].abs() + 0.5  # n
     options = CellOptions(
         cell,
         tuple(draw.choice([0, 1]) for _ in range(count)),
@@ -70,7 +74,7 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
     inputs = CellInputs(
         x=normal(steps, batch, *wide),
         h0=normal(count, batch, hidden) if maybe("state") else None,
-        c0=normal(count, batch, hidden) if lstm and maybe("state") else None,
+        c0=c0 if CELL_STATES[cell] and maybe("state") else None,
         w_hh=normal(count, gates * hidden, hidden) / hidden**0.5,
         b_hh=normal(*wide) if maybe("bias") else None,
         x_scale=1 + 0.3 * normal(*wide) if normalised else None,
@@ -81,7 +85,7 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
         peephole=normal(count, 3 * hidden) if lstm and maybe("peephole") else None,
         hold=mask(*masks) if options.zoneout and maybe("training") else None,
         hold_cell=mask(*masks) if options.zoneout_cell and maybe("training") else None,
-        keep=mask(*masks) if maybe("training") else None,
+        keep=mask(*masks) if not plain and maybe("training") else None,
         lengths=torch.randint(0, steps + 1, (batch,), generator=torch_draw)
         if maybe("ragged")
         else None,
@@ -99,7 +103,7 @@ def results(problem: Problem, dtype: torch.dtype, native: bool) -> list[Tensor]:
         y, hn, cn, *_ = VariedFunction.apply(options, *inputs)
     else:
         y, hn, cn = varied_layer(options, inputs)
-    outputs = [y, hn, *([cn] if options.cell == "lstm" else [])]
+    outputs = [y, hn, *([cn] if CELL_STATES[options.cell] else [])]
     draw = torch.Generator().manual_seed(1)
     cotangents = [
         torch.randn(o.shape, generator=draw, dtype=torch.float64).to(dtype) for o in outputs
@@ -131,7 +135,7 @@ def test_longer_campaign(block: int) -> None:
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_every_instruction_set(name: str, cell: str, normalised: bool) -> None:
     if name not in extensions.instruction_sets():
@@ -141,7 +145,7 @@ def test_every_instruction_set(name: str, cell: str, normalised: bool) -> None:
         judge(make(seed, (9, 12, 67), cell=cell, normalised=normalised, state=True), dtype)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu", "slstm"])
 def test_threads_that_share_rows_and_units(cell: str) -> None:
     for seed, sizes in ((4, (5, 1, 250)), (5, (5, 3, 130)), (6, (5, 40, 70))):
         problem = make(seed, sizes, cell=cell)
@@ -168,7 +172,7 @@ def test_second_derivatives() -> None:
             own = iter(asked)
             moving = [None if t is None else next(own) for t in leaves]
             y, hn, cn, *_ = VariedFunction.apply(options, *moving, *given.fixed)
-            return (y, hn, cn) if options.cell == "lstm" else (y, hn)
+            return (y, hn, cn) if CELL_STATES[options.cell] else (y, hn)
 
         assert torch.autograd.gradgradcheck(outputs, asked, fast_mode=True)
 
@@ -212,6 +216,13 @@ def test_bad_words() -> None:
     ):
         with pytest.raises(RuntimeError, match=message), torch.no_grad():
             VARIED.forward(*given, *options, False)
+
+
+def test_an_slstm_has_no_zoneout() -> None:
+    given = CellInputs(torch.zeros(2, 3, 1, 20), None, None, torch.zeros(1, 20, 5), *[None] * 7)
+    options = CellOptions("slstm", (0,), zoneout=0.5)
+    with pytest.raises(RuntimeError, match="slstm: expected neither zoneout nor dropout"):
+        VARIED.forward(*given, *options, False)
 
 
 def test_no_rows() -> None:

@@ -11,11 +11,11 @@ template <class C, Cell cell>
 class VariedBackwardPass : VariedPass<C, cell> {
   typedef VariedPass<C, cell> Base;
   typedef Math<C> M;
+  using Base::arena_, Base::gates_, Base::given_, Base::ld_, Base::n_, Base::place_, Base::rows_;
+  using Base::G, Base::kCells, Base::L;
+  using Base::s_, Base::split_;
   using typename Base::Part;
   using typename Base::V;
-  using Base::G, Base::L;
-  using Base::arena_, Base::gates_, Base::given_, Base::ld_, Base::n_, Base::place_, Base::rows_;
-  using Base::s_, Base::split_;
 
  public:
   static size_t workspace(const VariedBackward& args, int threads) {
@@ -48,16 +48,16 @@ class VariedBackwardPass : VariedPass<C, cell> {
 
   // Shared by the threads of one recurrence, (B, .) by position.
   struct Shared {
-    C *weights;
+    C* weights;
     C *passed, *product, *dc;  // what reaches h past the cell, and through it; what reaches c
-    C *sums;                   // of each thread, (kSums, ld)
+    C* sums;                   // of each thread, (kSums, ld)
   };
 
   // One row at one step.
   struct Step {
     int64_t p, row, after;
     bool cut;  // nothing comes back from the step after
-    const C *h_prev, *c_prev, *dy;
+    const C *h_prev, *c_prev, *n_prev, *dy;
     C *dx, *dparts;
   };
 
@@ -72,7 +72,7 @@ class VariedBackwardPass : VariedPass<C, cell> {
       shared.weights = arena_.template take<C>(packed_size<C>(map_, gates_));
       shared.passed = arena_.template take<C>(s_.B * ld_);
       shared.product = arena_.template take<C>(s_.B * ld_product_);
-      shared.dc = arena_.template take<C>(cell == Cell::kLstm ? s_.B * ld_ : 0);
+      shared.dc = arena_.template take<C>(s_.B * kCells * ld_);
       shared.sums = arena_.template take<C>(place_.recurrence_size() * kSums * ld_);
       if (g == place_.recurrence_group) shared_ = shared;
     }
@@ -109,8 +109,8 @@ class VariedBackwardPass : VariedPass<C, cell> {
     const int64_t b = given_.rows.order[p];
     convert(shared_.passed + p * ld_, Base::state_row(args_.dhn, b), s_.H, ld_);
     convert(shared_.product + p * ld_product_, nothing(), 0, ld_product_);
-    if (cell == Cell::kLstm) {
-      convert(shared_.dc + p * ld_, Base::state_row(args_.dcn, b), s_.H, ld_);
+    for (int i = 0; i < kCells; ++i) {
+      convert(dcell_at(p, i), Base::cell_row(args_.dcn, b, i), s_.H, ld_);
     }
     for (int64_t t = given_.rows.length_at[p]; t < s_.T; ++t) {
       const int64_t row = rows_.row(t, b);
@@ -120,6 +120,8 @@ class VariedBackwardPass : VariedPass<C, cell> {
       if (args_.factors) convert(Base::step_row(args_.factors, row, s_.H), nothing(), 0, s_.H);
     }
   }
+
+  C* dcell_at(int64_t p, int which) const { return shared_.dc + (p * kCells + which) * ld_; }
 
   void step(Team& team, int64_t k) {
     const int64_t t = rows_.time(k), active = rows_.active(t);
@@ -161,11 +163,13 @@ class VariedBackwardPass : VariedPass<C, cell> {
     if (!rows_.cut_before(t, b, length)) {
       if (rows_.first(t, length)) {
         at.h_prev = Base::state_row(given_.h0, b);
-        at.c_prev = Base::state_row(given_.c0, b);
+        if (kCells > 0) at.c_prev = Base::cell_row(given_.c0, b, 0);
+        if (kCells > 1) at.n_prev = Base::cell_row(given_.c0, b, 1);
       } else {
         const int64_t before = rows_.row(rows_.reverse ? t + 1 : t - 1, b);
         at.h_prev = Base::step_row(args_.y, before, s_.H);
-        if (cell == Cell::kLstm) at.c_prev = Base::tape_row(args_.tape, before, 4);
+        if (kCells > 0) at.c_prev = Base::tape_row(args_.tape, before, 4);
+        if (kCells > 1) at.n_prev = Base::tape_row(args_.tape, before, 5);
       }
     }
     at.dy = Base::step_row(args_.dy, at.row, s_.H);
@@ -174,6 +178,8 @@ class VariedBackwardPass : VariedPass<C, cell> {
     if (args_.factors) write_factors(at);
     if constexpr (cell == Cell::kLstm) {
       lstm(at);
+    } else if constexpr (cell == Cell::kSlstm) {
+      slstm(at);
     } else {
       others(at);
     }
@@ -226,8 +232,8 @@ class VariedBackwardPass : VariedPass<C, cell> {
     const uint8_t* mask = Base::candidate_mask(at.row);
     const auto kept = [&](int64_t u, int64_t n) { return Base::kept(mask, u, n); };
     const auto hold_cell = [&](int64_t u, int64_t n) {
-      return Base::hold_of(Base::mask_row(given_.hold_cell, at.row), given_.options.zoneout_cell,
-                           u, n);
+      return Base::hold_of(Base::mask_row(given_.hold_cell, at.row), given_.options.zoneout_cell, u,
+                           n);
     };
     // The cell before zoneout.
     for (int64_t u = 0; u < H; u += L) {
@@ -248,8 +254,8 @@ class VariedBackwardPass : VariedPass<C, cell> {
         normal = of.normal(cells_ + u, n);
         shown = normal * load_n<C>(scale + u, n) + load_n<C>(bias + u, n);
       }
-      const auto d = cells::varied_lstm_exit_backward<M>(act, saved(at, 3, u, n), shown,
-                                                         dh - dh * hold);
+      const auto d =
+          cells::varied_lstm_exit_backward<M>(act, saved(at, 3, u, n), shown, dh - dh * hold);
       V dshown = d.dshown;
       if (scale) {
         add(kCScale, u, dshown * normal);
@@ -268,7 +274,7 @@ class VariedBackwardPass : VariedPass<C, cell> {
       const V c = load_n<C>(cells_ + u, n), do_ = load_n<C>(at.dx + 3 * H + u, n);
       V dc = load(grads_ + u);
       if (scale) dc = (dc - mean - of.normal(cells_ + u, n) * mean_normal) * of.scale;
-      C* carried = shared_.dc + at.p * ld_ + u;
+      C* carried = dcell_at(at.p, 0) + u;
       const V reached = at.cut ? V{} : load(carried), hold = hold_cell(u, n);
       const V c_prev = value(at.c_prev, u, n);
       const auto d = cells::varied_lstm_cell_backward(
@@ -285,6 +291,30 @@ class VariedBackwardPass : VariedPass<C, cell> {
     }
   }
 
+  void slstm(const Step& at) const {
+    const int64_t H = s_.H;
+    for (int64_t u = 0; u < H; u += L) {
+      const int64_t lanes = min(H - u, L);
+      C* carried[] = {dcell_at(at.p, 0) + u, dcell_at(at.p, 1) + u, dcell_at(at.p, 2) + u};
+      V d[3] = {};
+      for (int i = 0; i < 3 && !at.cut; ++i) d[i] = load(carried[i]);
+      const V c = saved(at, 4, u, lanes), n = saved(at, 5, u, lanes);
+      // From the last step on, the gradient by m is the one in other units (cells.h).
+      if (at.after < 0) d[2] -= c * d[0] + n * d[1];
+      const V c_prev = value(at.c_prev, u, lanes), n_prev = value(at.n_prev, u, lanes);
+      const auto g = cells::slstm_backward(saved(at, 0, u, lanes), saved(at, 1, u, lanes),
+                                           saved(at, 6, u, lanes), saved(at, 2, u, lanes),
+                                           saved(at, 3, u, lanes), c, n, c_prev, n_prev,
+                                           output_grad(at, u, lanes), d[0], d[1], d[2]);
+      store_n<C>(carried[0], g.dc_prev, lanes);
+      store_n<C>(carried[1], g.dn_prev, lanes);
+      store_n<C>(carried[2], g.dm_prev, lanes);
+      const V to_x[] = {g.di, g.df, g.dz, g.do_};
+      for (int i = 0; i < G; ++i) store_n<C>(at.dx + i * H + u, to_x[i], lanes);
+      store(shared_.passed + at.p * ld_ + u, V{});
+    }
+  }
+
   void others(const Step& at) const {
     const int64_t H = s_.H;
     const auto act = given_.options.activations;
@@ -295,10 +325,9 @@ class VariedBackwardPass : VariedPass<C, cell> {
       V passed = dh * hold;
       const V dnext = dh - passed;
       if constexpr (cell == Cell::kGru) {
-        const auto d = cells::varied_gru_backward(act, saved(at, 0, u, n), saved(at, 1, u, n),
-                                                  saved(at, 2, u, n), saved(at, 3, u, n),
-                                                  value(at.h_prev, u, n), dnext,
-                                                  Base::kept(mask, u, n));
+        const auto d = cells::varied_gru_backward(
+            act, saved(at, 0, u, n), saved(at, 1, u, n), saved(at, 2, u, n), saved(at, 3, u, n),
+            value(at.h_prev, u, n), dnext, Base::kept(mask, u, n));
         passed += d.dh_prev;
         const V to_x[] = {d.dr, d.dz, d.dn}, to_parts[] = {d.dr, d.dz, d.dq};
         for (int g = 0; g < G; ++g) {
@@ -372,12 +401,19 @@ class VariedBackwardPass : VariedPass<C, cell> {
     const bool cut = length > 0 && rows_.cut_before(first, b, length);
     const uint8_t* mask = length > 0 ? Base::state_mask(rows_.row(first, b)) : nullptr;
     C* dh0 = const_cast<C*>(Base::state_row(args_.dh0, b));
-    C* dc0 = const_cast<C*>(Base::state_row(args_.dc0, b));
     for (int64_t u = 0; u < s_.H; u += L) {
       const int64_t n = min(s_.H - u, L);
       const V product = load(shared_.product + p * ld_product_ + u) * Base::kept(mask, u, n);
       store_n<C>(dh0 + u, cut ? V{} : load(shared_.passed + p * ld_ + u) + product, n);
-      if (cell == Cell::kLstm) store_n<C>(dc0 + u, cut ? V{} : load(shared_.dc + p * ld_ + u), n);
+      V d[kCells + 1] = {};
+      for (int i = 0; i < kCells && !cut; ++i) d[i] = load(dcell_at(p, i) + u);
+      if (cell == Cell::kSlstm && length > 0) {
+        d[kCells - 1] += d[0] * value(Base::cell_row(given_.c0, b, 0), u, n) +
+                         d[1] * value(Base::cell_row(given_.c0, b, 1), u, n);
+      }
+      for (int i = 0; i < kCells; ++i) {
+        store_n<C>(const_cast<C*>(Base::cell_row(args_.dc0, b, i)) + u, d[i], n);
+      }
     }
   }
 

@@ -10,11 +10,11 @@ template <class C, Cell cell>
 class VariedForwardPass : VariedPass<C, cell> {
   typedef VariedPass<C, cell> Base;
   typedef Math<C> M;
+  using Base::arena_, Base::gates_, Base::given_, Base::ld_, Base::n_, Base::place_, Base::rows_;
+  using Base::G, Base::kCells, Base::L;
+  using Base::s_, Base::slots_, Base::split_;
   using typename Base::Part;
   using typename Base::V;
-  using Base::G, Base::L;
-  using Base::arena_, Base::gates_, Base::given_, Base::ld_, Base::n_, Base::place_, Base::rows_;
-  using Base::s_, Base::slots_, Base::split_;
 
  public:
   static size_t workspace(const VariedForward& args, int threads) {
@@ -53,10 +53,9 @@ class VariedForwardPass : VariedPass<C, cell> {
       shared.weights = packs_ ? arena_.template take<C>(packed_size<C>(map_, s_.H)) : nullptr;
       shared.parts = arena_.template take<C>(s_.B * ld_parts_);
       shared.state = arena_.template take<C>(s_.B * ld_);
-      shared.operand = args.options.drops_state && args.keep
-                           ? arena_.template take<C>(s_.B * ld_)
-                           : shared.state;
-      shared.c = arena_.template take<C>(cell == Cell::kLstm ? s_.B * ld_ : 0);
+      shared.operand = args.options.drops_state && args.keep ? arena_.template take<C>(s_.B * ld_)
+                                                             : shared.state;
+      shared.c = arena_.template take<C>(s_.B * kCells * ld_);
       if (g == place_.recurrence_group) shared_ = shared;
     }
     const int ranks = split_.recurrence_groups * place_.recurrence_size();
@@ -85,16 +84,14 @@ class VariedForwardPass : VariedPass<C, cell> {
 
   void start_row(int64_t p) {
     const int64_t b = given_.rows.order[p], length = given_.rows.length_at[p];
-    const C *h0 = Base::state_row(given_.h0, b), *c0 = Base::state_row(given_.c0, b);
     const int64_t first = rows_.reverse ? length - 1 : 0;
-    if (length == 0) {
-      convert(last_row(args_.hn, b), h0, s_.H, s_.H);
-      if (cell == Cell::kLstm) convert(last_row(args_.cn, b), c0, s_.H, s_.H);
-    } else if (rows_.cut_before(first, b, length)) {
-      h0 = c0 = nullptr;
-    }
+    const bool cut = length > 0 && rows_.cut_before(first, b, length);
+    const C* h0 = cut ? nullptr : Base::state_row(given_.h0, b);
     convert(shared_.state + p * ld_, h0, s_.H, ld_);
-    if (cell == Cell::kLstm) convert(shared_.c + p * ld_, c0, s_.H, ld_);
+    for (int i = 0; i < kCells; ++i) {
+      convert(cell_at(p, i), cut ? nullptr : Base::cell_row(given_.c0, b, i), s_.H, ld_);
+    }
+    if (length == 0) write_last(p, b);
     if (length > 0) drop_state(p, rows_.row(first, b));
     for (int64_t t = length; t < s_.T; ++t) {
       convert(Base::step_row(args_.y, rows_.row(t, b), s_.H), static_cast<const C*>(nullptr), 0,
@@ -102,7 +99,14 @@ class VariedForwardPass : VariedPass<C, cell> {
     }
   }
 
-  C* last_row(void* base, int64_t b) const { return const_cast<C*>(Base::state_row(base, b)); }
+  C* cell_at(int64_t p, int which) const { return shared_.c + (p * kCells + which) * ld_; }
+
+  void write_last(int64_t p, int64_t b) const {
+    convert(const_cast<C*>(Base::state_row(args_.hn, b)), shared_.state + p * ld_, s_.H, s_.H);
+    for (int i = 0; i < kCells; ++i) {
+      convert(const_cast<C*>(Base::cell_row(args_.cn, b, i)), cell_at(p, i), s_.H, s_.H);
+    }
+  }
 
   // What the product at a row's next step, which stands at `row`, takes of its state.
   void drop_state(int64_t p, int64_t row) const {
@@ -153,18 +157,17 @@ class VariedForwardPass : VariedPass<C, cell> {
     const Part x = Base::input_part(row), r = Base::recurrent_part(raw);
     if constexpr (cell == Cell::kLstm) {
       lstm(p, row, x, r);
+    } else if constexpr (cell == Cell::kSlstm) {
+      slstm(p, row, x, r);
     } else {
       others(p, row, x, r);
     }
-    C* state = shared_.state + p * ld_;
     if (last) {
-      convert(last_row(args_.hn, b), state, s_.H, s_.H);
-      if (cell == Cell::kLstm) convert(last_row(args_.cn, b), shared_.c + p * ld_, s_.H, s_.H);
+      write_last(p, b);
     } else if (cut) {
-      convert(state, static_cast<const C*>(nullptr), 0, s_.H);
-      if (cell == Cell::kLstm) {
-        convert(shared_.c + p * ld_, static_cast<const C*>(nullptr), 0, s_.H);
-      }
+      const C* none = nullptr;
+      convert(shared_.state + p * ld_, none, 0, s_.H);
+      for (int i = 0; i < kCells; ++i) convert(cell_at(p, i), none, 0, s_.H);
     }
     if (!last) drop_state(p, rows_.row(rows_.reverse ? t - 1 : t + 1, b));
   }
@@ -193,14 +196,14 @@ class VariedForwardPass : VariedPass<C, cell> {
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
       const auto pre = [&](int g) { return x.at(g, g * H + u, n) + r.at(g, g * H + u, n); };
-      C* c = shared_.c + p * ld_ + u;
+      C* c = cell_at(p, 0) + u;
       const V c_prev = load(c);
       const auto s = cells::varied_lstm_cell<M>(act, pre(0), pre(1), pre(2), c_prev,
                                                 Base::peephole(u, n), Base::kept(mask, u, n));
       store(cells_ + u, s.c);
       store(exits_ + u, pre(3));
-      const V hold = Base::hold_of(Base::mask_row(given_.hold_cell, row),
-                                   given_.options.zoneout_cell, u, n);
+      const V hold =
+          Base::hold_of(Base::mask_row(given_.hold_cell, row), given_.options.zoneout_cell, u, n);
       const V held = cells::held(s.c, c_prev, hold);
       store_n<C>(c, held, n);
       keep(row, 0, u, s.i, n);
@@ -214,13 +217,29 @@ class VariedForwardPass : VariedPass<C, cell> {
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
       const V c = load_n<C>(cells_ + u, n);
-      const V shown = scale ? of.normal(cells_ + u, n) * load_n<C>(scale + u, n) +
-                                  load_n<C>(bias + u, n)
-                            : c;
+      const V shown =
+          scale ? of.normal(cells_ + u, n) * load_n<C>(scale + u, n) + load_n<C>(bias + u, n) : c;
       const auto s =
           cells::varied_lstm_exit<M>(act, load(exits_ + u), c, shown, Base::peephole(u, n));
       keep(row, 3, u, s.o, n);
       emit(p, row, u, n, s.h);
+    }
+  }
+
+  void slstm(int64_t p, int64_t row, const Part& x, const Part& r) {
+    const int64_t H = s_.H;
+    for (int64_t u = 0; u < H; u += L) {
+      const int64_t lanes = min(H - u, L);
+      const auto pre = [&](int g) { return x.at(g, g * H + u, lanes) + r.at(g, g * H + u, lanes); };
+      C *c = cell_at(p, 0) + u, *n = cell_at(p, 1) + u, *m = cell_at(p, 2) + u;
+      const auto s =
+          cells::slstm_forward<M>(pre(0), pre(1), pre(2), pre(3), load(c), load(n), load(m));
+      store_n<C>(c, s.c, lanes);
+      store_n<C>(n, s.n, lanes);
+      store_n<C>(m, s.m, lanes);
+      const V kept[] = {s.i, s.f, s.z, s.o, s.c, s.n, s.open};
+      for (int slot = 0; slot < 7; ++slot) keep(row, slot, u, kept[slot], lanes);
+      emit(p, row, u, lanes, s.h);
     }
   }
 

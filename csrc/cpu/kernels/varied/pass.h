@@ -91,6 +91,7 @@ class VariedPass {
   typedef Vec<C> V;
   static constexpr int L = kLanes<C>;
   static constexpr int G = gate_count(cell);
+  static constexpr int kCells = cell_states(cell);
 
   VariedPass(const VariedLayer& args, const PanelMap<C>& map, int64_t K, char* workspace,
              int threads, int rank)
@@ -126,9 +127,13 @@ class VariedPass {
   const C* of_units(const void* base, int64_t units) const {
     return base ? static_cast<const C*>(base) + n_ * units : nullptr;
   }
-  // Of row b of (N, B, H).
-  const C* state_row(const void* base, int64_t b) const {
-    return base ? static_cast<const C*>(base) + (n_ * s_.B + b) * s_.H : nullptr;
+  // Of row b of (N, B, states * H), state `which`.
+  const C* state_row(const void* base, int64_t b, int states = 1, int which = 0) const {
+    if (!base) return nullptr;
+    return static_cast<const C*>(base) + ((n_ * s_.B + b) * states + which) * s_.H;
+  }
+  const C* cell_row(const void* base, int64_t b, int which) const {
+    return state_row(base, b, kCells, which);
   }
   // Of a row of (T, B, N, width).
   template <class T>

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+// Runs the CPU kernels for cells with options without PyTorch, for the sanitizers: random layers on
+// teams of one to four threads. Forward results must be the same bits for every team; gradients
+// must agree to rounding, and all of them with the portable kernels.
+#include "../../../../csrc/cpu/varied.h"
+
+#include <cstdlib>
+
+#include "layers.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+// A random layer of padded rows, and the options of its cells.
+struct VariedProblem {
+  std::unique_ptr<Problem> base;
+  Buffers buffers;
+  std::vector<std::vector<uint8_t>> masks;
+  VariedLayer layer{};
+  Buffer *dy, *dhn, *dcn;
+  int64_t gates;
+
+  explicit VariedProblem(Dtype dtype) {
+    do {
+      base = std::make_unique<Problem>(dtype);
+    } while (base->rows.count != base->shape.T * base->shape.B || base->shape.projected);
+    Shape& s = layer.shape = base->shape;
+    if (s.cell == Cell::kGruResetBefore) s.cell = Cell::kSlstm;
+    s.I = s.P = s.H;
+    const bool lstm = s.cell == Cell::kLstm, plain = s.cell == Cell::kSlstm;
+    gates = gate_count(s.cell) * s.H;
+    layer.rows = base->rows;
+    layer.reverse = base->reverse.data();
+    const auto one_of = [](cells::Activation a, cells::Activation b) { return draw(0, 1) ? a : b; };
+    layer.options = {{one_of(cells::Activation::kSigmoid, cells::Activation::kHardSigmoid),
+                      cells::Activation::kTanh},
+                     plain ? 0 : 0.25 * double(draw(0, 1)),
+                     lstm ? 0.25 * double(draw(0, 1)) : 0,
+                     1.25,
+                     gate_count(s.cell) == 1 || draw(0, 1) == 1,
+                     1e-5};
+    const int64_t states = cell_states(s.cell);
+    const bool normal = draw(0, 1);
+    layer.x = random(layer.rows.count * s.N * gates);
+    layer.h0 = maybe(s.N * s.B * s.H);
+    layer.c0 = plain ? nullptr : maybe(s.N * s.B * states * s.H);
+    layer.w_hh = random(s.N * gates * s.H);
+    layer.b_hh = maybe(s.N * gates);
+    layer.x_scale = normal ? random(s.N * gates) : nullptr;
+    layer.x_bias = normal ? maybe(s.N * gates) : nullptr;
+    layer.h_scale = normal ? random(s.N * gates) : nullptr;
+    layer.c_scale = normal && lstm ? random(s.N * s.H) : nullptr;
+    layer.c_bias = normal && lstm ? random(s.N * s.H) : nullptr;
+    layer.peephole = lstm ? maybe(s.N * 3 * s.H) : nullptr;
+    layer.hold = layer.options.zoneout > 0 ? mask() : nullptr;
+    layer.hold_cell = layer.options.zoneout_cell > 0 ? mask() : nullptr;
+    layer.keep = plain ? nullptr : mask();
+    dy = add(buffers, s.dtype, layer.rows.count * s.N * s.H, true);
+    dhn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
+    dcn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * states * s.H, true) : nullptr;
+  }
+
+  const void* random(int64_t count) { return add(buffers, layer.shape.dtype, count, true)->data(); }
+  const void* maybe(int64_t count) { return draw(0, 1) ? random(count) : nullptr; }
+
+  const uint8_t* mask() {
+    if (draw(0, 1)) return nullptr;
+    const Shape& s = layer.shape;
+    masks.emplace_back(size_t(layer.rows.count * s.N * s.H));
+    for (uint8_t& one : masks.back()) one = uint8_t(draw(0, 1));
+    return masks.back().data();
+  }
+};
+
+// Forward and backward on one team: all results, the first three of the forward pass.
+Buffers run(const Kernels& kernels, VariedProblem& p, int threads) {
+  const Shape& s = p.layer.shape;
+  const int64_t rows = p.layer.rows.count, states = cell_states(s.cell), gates = p.gates;
+  Buffers out, saved;
+  const auto result = [&](const void* like, int64_t count) {
+    return like ? add(out, s.dtype, count, false)->data() : nullptr;
+  };
+  Buffer* y = add(out, s.dtype, rows * s.N * s.H, false);
+  Buffer* hn = add(out, s.dtype, s.N * s.B * s.H, false);
+  Buffer* cn = add(out, s.dtype, s.N * s.B * states * s.H, false);
+  const int64_t slots = varied_slots(s.cell) + (p.layer.h_scale ? gate_count(s.cell) : 0);
+  Buffer* tape = add(saved, s.dtype, rows * s.N * slots * s.H, false);
+  const VariedForward forward{p.layer, y->data(), hn->data(), cn->data(), tape->data()};
+  std::vector<char> memory(kernels.varied_forward_workspace(forward, threads), char(0xFF));
+  on_team(threads, [&](Team& team, int rank) {
+    kernels.varied_forward(forward, memory.data(), team, rank);
+  });
+  const bool parted = p.layer.x_scale || s.cell == Cell::kGru;
+  Buffer* dx = add(out, s.dtype, rows * s.N * gates, false);
+  Buffer* dparts = add(out, s.dtype, parted ? rows * s.N * gates : 0, false);
+  Buffer* factors = add(out, s.dtype, rows * s.N * s.H, false);
+  Buffer* dh0 = add(out, s.dtype, s.N * s.B * s.H, false);
+  Buffer* dc0 = add(out, s.dtype, s.N * s.B * states * s.H, false);
+  const VariedBackward backward{p.layer,
+                                y->data(),
+                                tape->data(),
+                                p.dy->data(),
+                                pointer(p.dhn),
+                                pointer(p.dcn),
+                                dx->data(),
+                                parted ? dparts->data() : nullptr,
+                                factors->data(),
+                                dh0->data(),
+                                dc0->data(),
+                                result(p.layer.b_hh, s.N * gates),
+                                result(p.layer.x_scale, s.N * gates),
+                                result(p.layer.x_bias, s.N * gates),
+                                result(p.layer.h_scale, s.N * gates),
+                                result(p.layer.c_scale, s.N * s.H),
+                                result(p.layer.c_bias, s.N * s.H),
+                                result(p.layer.peephole, s.N * 3 * s.H)};
+  memory.assign(kernels.varied_backward_workspace(backward, threads), char(0xFF));
+  on_team(threads, [&](Team& team, int rank) {
+    kernels.varied_backward(backward, memory.data(), team, rank);
+  });
+  return out;
+}
+
+// Each result as a whole. What is out of place differs by more than it holds; normalised parts of
+// a few units make much of what rounding leaves.
+bool near(const Buffers& a, const Buffers& b, Dtype dtype) {
+  const double bound = dtype == Dtype::kDouble ? 1e-8 : 1e-2;
+  for (size_t i = 0; i < a.size(); ++i) {
+    double difference = 0, square = 1e-6;
+    for (int64_t k = 0; k < a[i]->count; ++k) {
+      const double d = a[i]->get(k) - b[i]->get(k);
+      difference += d * d;
+      square += b[i]->get(k) * b[i]->get(k);
+    }
+    if (!(difference <= bound * bound * square)) return false;
+  }
+  return true;
+}
+
+bool check(const Kernels& kernels) {
+  if (!kernels.varied_forward) return true;
+  const Dtype dtype = draw(0, 2) ? Dtype::kFloat : Dtype::kDouble;
+  VariedProblem problem(dtype);
+  const Buffers alone = run(kernels, problem, 1);
+  if (!near(alone, run(kPortable, problem, 1), dtype)) return false;
+  for (int threads = 2; threads <= 4; ++threads) {
+    const Buffers together = run(kernels, problem, threads);
+    constexpr size_t kForwardResults = 3;
+    for (size_t i = 0; i < kForwardResults; ++i) {
+      if (together[i]->bytes != alone[i]->bytes) return false;
+    }
+    if (!near(together, alone, dtype)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace fused_rnn::cpu
+
+int main(int argc, char** argv) {
+  using namespace fused_rnn::cpu;
+  return for_problems(sets(), argc > 1 ? std::atoi(argv[1]) : 100, check);
+}
