@@ -106,7 +106,7 @@ class Loop:
         self.layer = layer
         self.lstm = isinstance(layer, FusedLSTM)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor]:
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         own = self.layer
         xg = self._normal(F.linear(x, own.weight_ih_l0), "weight_ln_ih_l0") + own.bias_ih_l0
         h = c = x.new_zeros(x.shape[1], own.hidden_size)
@@ -120,7 +120,7 @@ class Loop:
             keep = drop if drop and not variational else 0.0
             new, new_c = self._lstm(row + hg, c, keep) if self.lstm else self._gru(row, hg, h, keep)
             h = _held(new, h, own.zoneout)
-            c = _held(new_c, c, own.zoneout_cell) if self.lstm else c
+            c = c if new_c is None else _held(new_c, c, own.zoneout_cell)
             ys.append(h)
         return (torch.stack(ys),)
 
@@ -131,7 +131,7 @@ class Loop:
         normal = F.layer_norm(row.unflatten(-1, (-1, hidden)), (hidden,))
         return normal.flatten(-2) * getattr(self.layer, name)
 
-    def _lstm(self, pre: Tensor, c: Tensor, drop: float) -> tuple[Tensor, Tensor]:
+    def _lstm(self, pre: Tensor, c: Tensor, drop: float) -> tuple[Tensor, Tensor | None]:
         own = self.layer
         i, f, g, o = pre.chunk(4, -1)
         if own.peephole:
@@ -146,7 +146,7 @@ class Loop:
             shown = F.layer_norm(c, sizes, own.weight_ln_cell_l0, own.bias_ln_cell_l0)
         return o.sigmoid() * shown.tanh(), c
 
-    def _gru(self, row: Tensor, hg: Tensor, h: Tensor, drop: float) -> tuple[Tensor, None]:
+    def _gru(self, row: Tensor, hg: Tensor, h: Tensor, drop: float) -> tuple[Tensor, Tensor | None]:
         (x_r, x_z, x_n), (h_r, h_z, q) = row.chunk(3, -1), hg.chunk(3, -1)
         r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()
         n = (x_n + r * q).tanh()

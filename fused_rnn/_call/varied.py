@@ -123,7 +123,7 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
     """The outputs (T, B, N*H) and final states of one layer."""
     x, h0, c0, lengths, resets, _ = given
     out, inner = x.dtype, sum_dtype(x.dtype)
-    x, h0, c0 = (None if t is None else t.to(inner) for t in (x, h0, c0))
+    x, *states = x.to(inner), *(None if t is None else t.to(inner) for t in (h0, c0))
     if lengths is not None:
         # What stands past a row's end must not reach a sum, not even times zero: it may be NaN.
         inside = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < lengths
@@ -136,18 +136,19 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
         return torch.stack(parts) if parts else None
 
     # Normalised parts get their bias afterwards.
-    w_ih, b_ih = stacked("w_ih"), stacked("b_ih")
+    parts, b_ih = [own["w_ih"].to(inner) for own in weights], stacked("b_ih")
+    w_ih = parts[0] if len(parts) == 1 else torch.cat(parts)
     early = None if b_ih is None or how.variant.layer_norm else b_ih.flatten()
-    xg = F.linear(x, w_ih.flatten(0, 1), early).unflatten(-1, w_ih.shape[:2])
+    xg = F.linear(x, w_ih, early).unflatten(-1, (len(parts), -1))
     names = ("w_hh", "b_hh", "x_scale", "h_scale", "c_scale", "c_bias", "peephole")
-    own = {name: stacked(name) for name in names}
-    masks, options = _drawn(how, xg, own["w_hh"].shape[2], resets)
+    named = {name: stacked(name) for name in names}
+    masks, options = _drawn(how, xg, weights[0]["w_hh"].shape[1], resets)
     inputs = CellInputs(
         x=xg,
-        h0=h0,
-        c0=c0,
+        h0=states[0],
+        c0=states[1],
         x_bias=b_ih if how.variant.layer_norm else None,
-        **own,
+        **named,
         **masks,
         lengths=lengths,
         resets=resets,
@@ -317,7 +318,7 @@ def _one_by_one(plan: _Plan, size: int, dims: Sequence[Any], *args: Any) -> Mapp
 
 
 def _gradients(
-    options: CellOptions, inputs: CellInputs, dy: Maybe, dhn: Maybe, dcn: Maybe, *moving: Maybe
+    options: CellOptions, inputs: CellInputs, dy: Maybe, dhn: Maybe, dcn: Maybe, *moving: Any
 ) -> Many:
     """The gradients of `inputs.moving` by the reference; absent ones None."""
     x, h0, c0, *weights = moving

@@ -100,11 +100,20 @@ def _kind(half: Any) -> tuple[str, tuple[tuple[str, Any], ...]]:
         if cell.activation not in known:
             raise refuse("activation", "tanh or relu", _named(cell.activation))
         return name, (("nonlinearity", known[cell.activation]),)
-    if cell.activation is not keras.activations.tanh:
-        raise refuse("activation", "tanh", _named(cell.activation))
-    if cell.recurrent_activation is not keras.activations.sigmoid:
-        raise refuse("recurrent_activation", "sigmoid", _named(cell.recurrent_activation))
-    return name, (("reset_after", cell.reset_after),) if name == "GRUCell" else ()
+    if cell.activation not in known:
+        raise refuse("activation", "tanh or relu", _named(cell.activation))
+    gates_known = {
+        keras.activations.sigmoid: "sigmoid",
+        keras.activations.hard_sigmoid: "hard_sigmoid",
+    }
+    if cell.recurrent_activation not in gates_known:
+        expected = "sigmoid or hard_sigmoid"
+        raise refuse("recurrent_activation", expected, _named(cell.recurrent_activation))
+    options = (
+        ("activation", known[cell.activation]),
+        ("gate_activation", gates_known[cell.recurrent_activation]),
+    )
+    return name, (*options, ("reset_after", cell.reset_after)) if name == "GRUCell" else options
 
 
 def _named(function: Any) -> str:

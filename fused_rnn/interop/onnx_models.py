@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..nn.fused_layer import FusedLayer
@@ -18,8 +19,14 @@ from .recurrences import Recurrence, gates, layer_of, refuse
 _ORDERS = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 # i g o of i o f c: with input_forget the node does not look at f.
 _COUPLED = (0, 3, 1)
+# The same of peepholes, which are of i o f.
+_PEEPHOLES, _COUPLED_PEEPHOLES = (0, 2, 1), (0, 1)
 _CLASSES: dict[str, type[FusedLayer]] = {"LSTM": FusedLSTM, "GRU": FusedGRU, "RNN": FusedRNN}
 _ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
+# Blocks of rows that are gates, in torch.nn's order.
+_GATED = {"LSTM": (0, 1, 3), "GRU": (0, 1)}
+_COUPLED_GATED = (0, 2)
+_GATES = {"sigmoid": "sigmoid", "hardsigmoid": "hard_sigmoid"}
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 
@@ -42,8 +49,8 @@ def from_onnx(
 
     Raises:
         ValueError: the graph has no such node; weights that are no constants; or what a layer
-            cannot express: clip, other activations, peepholes, initial states that are constants
-            other than zeros.
+            cannot express: clip, activations other than sigmoid, hard sigmoid, tanh and relu in
+            their places, initial states that are constants other than zeros.
         ModuleNotFoundError: the `onnx` package is not installed.
     """
     import onnx
@@ -89,23 +96,31 @@ def _layer(node: Any, values: Constants) -> FusedLayer:
     options = _options(kind, attributes, count=2 if direction == "bidirectional" else 1)
     weights = [_constant(inputs, name, values) for name in ("W", "R")]
     bias = _constant(inputs, "B", values) if inputs.get("B") else None
-    for name in ("initial_h", "initial_c", "P"):
+    for name in ("initial_h", "initial_c"):
         given = values.get(inputs.get(name, ""))
-        if name == "P" and inputs.get(name) and given is None:
-            raise refuse("P", "no peepholes", "those of another node")
         if given is not None and given.any():
-            expected = "no peepholes" if name == "P" else "zeros or a value of the call"
-            raise refuse(name, expected, "other constants")
-    order = _COUPLED if options.get("coupled") else _ORDERS[kind]
+            raise refuse(name, "zeros or a value of the call", "other constants")
+    peepholes = _constant(inputs, "P", values) if inputs.get("P") else None
+    if peepholes is not None and peepholes.any():
+        options["peephole"] = True
+    coupled = bool(options.get("coupled"))
+    order = _COUPLED if coupled else _ORDERS[kind]
+    scales = _scales(kind, attributes, options, len(weights[0]))
+    gated = _COUPLED_GATED if coupled else _GATED.get(kind, ())
     recurrences = []
-    for n in range(weights[0].size(0)):
+    for n, scale in enumerate(scales):
+
+        def ours(weight: Tensor, scale: float = scale) -> Tensor:
+            return _scaled(gates(weight, order), gated, len(order), scale)
+
+        seen = None
+        if options.get("peephole") and peepholes is not None:
+            blocks = peepholes[n].chunk(3)
+            places = _COUPLED_PEEPHOLES if coupled else _PEEPHOLES
+            seen = scale * torch.cat([blocks[at] for at in places])
         halves = (None, None) if bias is None else bias[n].chunk(2)
-        recurrences.append(
-            Recurrence(
-                *(gates(w[n], order) for w in weights),
-                *(None if b is None else gates(b, order) for b in halves),
-            )
-        )
+        own_bias = [None if b is None else ours(b) for b in halves]
+        recurrences.append(Recurrence(*(ours(w[n]) for w in weights), *own_bias, peephole=seen))
     return layer_of(
         _CLASSES[kind],
         recurrences,
@@ -122,16 +137,46 @@ def _options(kind: str, attributes: dict[str, Any], count: int) -> dict[str, Any
     expected = _ACTIVATIONS[kind]
     given = [name.decode().lower() for name in attributes.get("activations", [])]
     given = given or expected * count
+    one = given[: len(expected)]
     options: dict[str, Any] = {}
-    if kind == "RNN" and given == ["relu"] * count:
+    if given != one * count:
+        raise refuse("activations", "the same of both directions", given)
+    if kind == "RNN" and one == ["relu"]:
         options["nonlinearity"] = "relu"
-    elif given != expected * count:
+    elif kind != "RNN" and one[0] in _GATES and set(one[1:]) in ({"tanh"}, {"relu"}):
+        options |= {"gate_activation": _GATES[one[0]], "activation": one[1]}
+    elif one != expected:
         raise refuse("activations", expected, given)
     if kind == "LSTM":
         options["coupled"] = bool(attributes.get("input_forget", 0))
     if kind == "GRU":
         options["reset_after"] = bool(attributes.get("linear_before_reset", 0))
     return options
+
+
+def _scales(
+    kind: str, attributes: dict[str, Any], options: dict[str, Any], count: int
+) -> list[float]:
+    """What gates are multiplied with, so that ONNX's hard sigmoid is ours, one a direction.
+
+    Theirs is alpha * x + beta, cut off at 0 and 1, by default with 0.2 and 0.5.
+    """
+    if options.get("gate_activation") != "hard_sigmoid":
+        return [1.0] * count
+    # Only the hard sigmoid has such numbers, and it stands once for each direction.
+    alphas = list(attributes.get("activation_alpha", [])) or [0.2] * count
+    betas = list(attributes.get("activation_beta", [])) or [0.5] * count
+    if betas != [0.5] * count or len(alphas) != count:
+        raise refuse("activation_beta", [0.5] * count, betas)
+    return [6 * alpha for alpha in alphas]
+
+
+def _scaled(weight: Tensor, gated: tuple[int, ...], count: int, scale: float) -> Tensor:
+    """The rows of `count` blocks, those of gates times a scale."""
+    if scale == 1:
+        return weight
+    blocks = weight.chunk(count)
+    return torch.cat([scale * one if at in gated else one for at, one in enumerate(blocks)])
 
 
 def _constant(inputs: dict[str, str], name: str, values: Constants) -> Tensor:

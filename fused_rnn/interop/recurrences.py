@@ -21,6 +21,7 @@ class Recurrence(NamedTuple):
     w_hh: Tensor  # (G*H, H)
     b_ih: Tensor | None  # (G*H,); None is zeros
     b_hh: Tensor | None
+    peephole: Tensor | None = None  # (3*H,) of i f o, coupled (2*H,) of i o
 
 
 def tensor(array: Any) -> Tensor:
@@ -75,7 +76,7 @@ def layer_of(
     return made.eval()
 
 
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 
 
 def refuse(name: str, expected: object, got: object) -> ValueError:

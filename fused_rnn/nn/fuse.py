@@ -16,6 +16,7 @@ from .fused_layer import FusedLayer
 from .layers import FusedGRU, FusedLSTM, FusedRNN
 from .quantization.quantized_module import Quantized
 from .recurrent import kind_of
+from .slstm import FusedSLSTM
 
 FUSED: dict[type[nn.Module], type[Convertible]] = {
     fused._torch_class: fused
@@ -132,7 +133,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, *args: Any, **key
         TypeError: `module` is none of these.
         others: what the call would raise.
     """
-    if not isinstance(module, FusedLayer | FusedCell | Quantized):
+    if not isinstance(module, FusedLayer | FusedSLSTM | FusedCell | Quantized):
         raise TypeError(f"module: expected a fused layer or cell, got {type(module).__name__}")
     # Not that of a user's subclass, which may do more than this.
     own = (base for base in type(module).__mro__ if base.__module__.startswith(f"{__package__}."))

@@ -77,7 +77,7 @@ class FusedSLSTM(SequenceForms):
         check_heads(block_diagonal, hidden_size)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
-        self.bidirectional, self.direction = bidirectional, direction  # type: ignore[misc]
+        self.bidirectional, self.direction = bidirectional, direction
         self.block_diagonal = block_diagonal
         self.backend = choice.check_name(backend)
         self._names: list[str] = []

@@ -27,11 +27,24 @@ LAYERS: dict[str, Any] = {
     "textbook": lambda *args, **options: keras.layers.GRU(*args, reset_after=False, **options),
     "rnn": keras.layers.SimpleRNN,
     "relu": lambda *args, **options: keras.layers.SimpleRNN(*args, activation="relu", **options),
+    "relu gates": lambda *args, **options: keras.layers.GRU(
+        *args, activation="relu", recurrent_activation="hard_sigmoid", **options
+    ),
+    "hard lstm": lambda *args, **options: keras.layers.LSTM(
+        *args, recurrent_activation="hard_sigmoid", **options
+    ),
     "around a cell": lambda *args, use_bias=True, **options: keras.layers.RNN(
         keras.layers.LSTMCell(*args, use_bias=use_bias), **options
     ),
 }
-CLASSES = {"lstm": FusedLSTM, "around a cell": FusedLSTM, "gru": FusedGRU, "textbook": FusedGRU}
+CLASSES = {
+    "relu gates": FusedGRU,
+    "hard lstm": FusedLSTM,
+    "lstm": FusedLSTM,
+    "around a cell": FusedLSTM,
+    "gru": FusedGRU,
+    "textbook": FusedGRU,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -121,9 +134,12 @@ def test_other_half() -> None:
 
 
 REFUSED: dict[str, Any] = {
-    "activation: expected tanh": lambda: keras.layers.LSTM(UNITS, activation="relu"),
+    "activation: expected tanh": lambda: keras.layers.LSTM(UNITS, activation="elu"),
     "recurrent_activation: expected sigmoid": lambda: keras.layers.GRU(
-        UNITS, recurrent_activation="hard_sigmoid"
+        UNITS, recurrent_activation="relu"
+    ),
+    "reset_after: expected True beside": lambda: keras.layers.GRU(
+        UNITS, recurrent_activation="hard_sigmoid", reset_after=False
     ),
     "activation: expected tanh or relu": lambda: keras.layers.SimpleRNN(UNITS, activation="elu"),
     "stateful: expected False": lambda: keras.layers.LSTM(UNITS, stateful=True),

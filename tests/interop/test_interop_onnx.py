@@ -23,17 +23,25 @@ STEPS, INPUTS, HIDDEN = 6, 3, 5
 LENGTHS = (6, 2, 1, 4)
 
 
-def node(kind: str, directions: int, bias: bool, name: str = "", **attributes: Any) -> Any:
+def node(
+    kind: str,
+    directions: int,
+    bias: bool,
+    name: str = "",
+    peepholes: bool = False,
+    **attributes: Any,
+) -> Any:
     """A node of that kind, and its constants."""
     gates, prefix = GATES[kind] * HIDDEN, name or "w"
-    shapes = {"W": (gates, INPUTS), "R": (gates, HIDDEN), "B": (2 * gates,)}
+    shapes = {"W": (gates, INPUTS), "R": (gates, HIDDEN), "B": (2 * gates,), "P": (3 * HIDDEN,)}
     constants = [
         onnx.numpy_helper.from_array((torch.randn(directions, *shape) / 2).numpy(), prefix + key)
         for key, shape in shapes.items()
-        if key != "B" or bias
+        if {"B": bias, "P": peepholes}.get(key, True)
     ]
     states = ["h0", "c0"] if kind == "LSTM" else ["h0"]
     inputs = ["X", prefix + "W", prefix + "R", prefix + "B" if bias else "", "lengths", *states]
+    inputs += [prefix + "P"] * peepholes
     outputs = [f"{name}{out}" for out in ("Y", "Y_h", "Y_c")[: 3 if kind == "LSTM" else 2]]
     made = onnx.helper.make_node(kind, inputs, outputs, name, hidden_size=HIDDEN, **attributes)
     return made, constants
@@ -100,6 +108,20 @@ def check(layer: Any, made: Any, kind: str, directions: int) -> None:
         ("RNN", {}),
         ("RNN", {"activations": ["Relu"]}),
         ("LSTM", {"activations": ["Sigmoid", "Tanh", "Tanh"]}),
+        ("LSTM", {"peepholes": True}),
+        ("LSTM", {"peepholes": True, "input_forget": 1}),
+        ("LSTM", {"activations": ["Sigmoid", "Relu", "Relu"], "peepholes": True}),
+        ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"], "peepholes": True}),
+        ("GRU", {"activations": ["HardSigmoid", "Relu"], "linear_before_reset": 1}),
+        (
+            "GRU",
+            {
+                "activations": ["HardSigmoid", "Tanh"],
+                "activation_alpha": [0.3],
+                "activation_beta": [0.5],
+                "linear_before_reset": 1,
+            },
+        ),
     ],
     ids=str,
 )
@@ -109,8 +131,9 @@ def test_equals_onnxruntime(
     torch.manual_seed(0)
     directions = 2 if direction == "bidirectional" else 1
     own = dict(attributes)
-    if "activations" in own:
-        own["activations"] = own["activations"] * directions
+    for name in ("activations", "activation_alpha", "activation_beta"):
+        if name in own:
+            own[name] = own[name] * directions
     made = model(node(kind, directions, bias, direction=direction, **own))
     layer = from_onnx(made)
     assert type(layer) is CLASSES[kind] and layer.bias == bias and not layer.training
@@ -209,8 +232,14 @@ def test_types_of_weights(dtype: torch.dtype) -> None:
     ("kind", "attributes", "message"),
     [
         ("LSTM", {"clip": 3.0}, "clip: expected none, which fused layers compute, got 3.0"),
-        ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, "activations: expected"),
-        ("GRU", {"activations": ["Sigmoid", "Relu"]}, "activations: expected"),
+        ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"]}, "activations: expected"),
+        ("LSTM", {"activations": ["Relu", "Tanh", "Tanh"]}, "activations: expected"),
+        ("GRU", {"activations": ["Sigmoid", "Relu"]}, "reset_after: expected True beside activ"),
+        (
+            "GRU",
+            {"activations": ["HardSigmoid", "Tanh"], "activation_beta": [0.4]},
+            r"activation_beta: expected \[0.5\], which fused layers compute, got \[0.4",
+        ),
         ("RNN", {"activations": ["Elu"]}, r"activations: expected \['tanh'\]"),
     ],
 )
@@ -219,14 +248,17 @@ def test_what_no_layer_expresses(kind: str, attributes: dict[str, Any], message:
         from_onnx(model(node(kind, 1, True, "n", **attributes)))
 
 
-@pytest.mark.parametrize("name", ["P", "initial_h"])
-def test_constants_that_no_layer_holds(name: str) -> None:
+def test_peepholes_of_zeros_are_none() -> None:
+    made, constants = node("LSTM", 1, True, "n", peepholes=True)
+    zeros = onnx.numpy_helper.from_array(torch.zeros(1, 3 * HIDDEN).numpy(), "nP")
+    graph = onnx.helper.make_graph([made], "g", [], [], [*constants[:-1], zeros])
+    assert not from_onnx(onnx.helper.make_model(graph)).peephole
+
+
+def test_constants_that_no_layer_holds() -> None:
+    name, given = "initial_h", torch.ones(1, 1, HIDDEN)
     made, constants = node("LSTM", 1, True, "n")
-    given = {"P": torch.ones(1, 3 * HIDDEN), "initial_h": torch.ones(1, 1, HIDDEN)}[name]
-    if name == "P":
-        made.input.append("P")
-    else:
-        made.input[5] = "initial_h"
+    made.input[5] = "initial_h"
     graph = onnx.helper.make_graph([made], "g", [], [], constants)
     graph.initializer.append(onnx.numpy_helper.from_array(given.numpy(), name))
     with pytest.raises(ValueError, match=f"LSTM 'n': {name}: expected .*, got other constants"):
