@@ -161,6 +161,29 @@ def episodes(rows: Sequence[Row]) -> list[str]:
     return paragraphs
 
 
+def cell_options(rows: Sequence[Row]) -> list[str]:
+    """A table of layers of cells with options for each machine: the last of each case."""
+    paragraphs = []
+    for own in _by(rows, "machine", "threads"):
+        last = [cases[-1] for cases in _by(own, "what", "batch", "hidden")]
+        lines = [
+            [
+                row["what"],
+                f"{row['batch']}, {row['steps']}, {row['hidden']}",
+                f"{1e3 * row['seconds']['fused_rnn']['median']:.1f}",
+                report.times(row["over_loop"]),
+                report.times(row["over_compiled"]),
+                f"{row['of_plain']:.2f}",
+            ]
+            for row in last
+        ]
+        header = ["layer", "B, T, I = H", "ms", "× loop", "× loop, compiled step", "of plain layer"]
+        said = "the time of a loop over cells over ours, and ours over that of the plain layer"
+        machine = f"{own[0]['machine']}: {said}. {_machine(own)}"
+        paragraphs += [machine, report.table(header, lines, words=2)]
+    return paragraphs
+
+
 def _time(figures: dict[str, float], name: str) -> str:
     if name not in figures:
         return "–"
@@ -175,6 +198,7 @@ REPORTS: dict[str, tuple[str, Callable[[Sequence[Row]], list[str]]]] = {
     "search": ("Speed of search", search),
     "quantization": ("Weights of fewer bits", quantization),
     "episodes": ("Recurrent policies that learn", episodes),
+    "cell-options": ("Cells with options", cell_options),
 }
 
 

@@ -120,7 +120,8 @@ def _layer(node: Any, values: Constants) -> FusedLayer:
             seen = scale * torch.cat([blocks[at] for at in places])
         halves = (None, None) if bias is None else bias[n].chunk(2)
         own_bias = [None if b is None else ours(b) for b in halves]
-        recurrences.append(Recurrence(*(ours(w[n]) for w in weights), *own_bias, peephole=seen))
+        own = Recurrence(*(ours(w[n]) for w in weights), *own_bias)
+        recurrences.append(own._replace(peephole=seen))
     return layer_of(
         _CLASSES[kind],
         recurrences,

@@ -21,16 +21,16 @@ from .flat_weights import FlatWeights
 from .piecewise import Steps
 from .prepacking import Prepackable
 from .sequence_forms import SequenceForms
-from .variants import VARIED, VariedWeights, joined, parted
+from .variants import PLAIN, VariedWeights, joined, parted
 
 
-class FusedLayer(Convertible, VariedWeights, FlatWeights, Prepackable, Watchable, SequenceForms):
+class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable, SequenceForms):
     """The base of the three layers; parameters, names and first values come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
     """
 
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction", *VARIED)
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction", "_variety")
 
     def __init__(
         self, mode: str, *options: Any, direction: str, backend: str, **varied: Any
@@ -93,7 +93,7 @@ class FusedLayer(Convertible, VariedWeights, FlatWeights, Prepackable, Watchable
         x, *_, lengths, resets, rows = given
         cell, states = self._cell(), given.states
         extra: dict[str, object] = {"lengths": lengths, "resets": resets}
-        extra |= dict(self._not_of_torch())
+        extra |= {name: value for name, value, _ in self._not_of_torch()}
         torch_function.check((x, *states, *weights), cell, **extra)
         validation.check_sequence(x, weights[0], self.input_size)
         shapes = self._state_shapes(given.batch)[: 2 if cell == "lstm" else 1]
@@ -118,7 +118,7 @@ class FusedLayer(Convertible, VariedWeights, FlatWeights, Prepackable, Watchable
             validation.check_state_sizes(states, self._state_shapes(given.batch))
             for state in states:
                 validation.check_state_like(state, x)
-        if self._is_varied:
+        if self._variety is not PLAIN:
             return self._run_varied(given, weights, kept)
         columns = self.proj_size or self.hidden_size
         self._check_first_weights(weights, GATES[self._cell()], columns)
@@ -132,12 +132,13 @@ class FusedLayer(Convertible, VariedWeights, FlatWeights, Prepackable, Watchable
         self, given: Arguments, weights: list[Tensor], kept: list[Passed] | None
     ) -> LayerOutput:
         """The results of a layer with options, by the weights that it makes of its parameters."""
-        heads, reverse = self.block_diagonal, self._reverse()
+        own, reverse = self._variety, self._reverse()
+        heads = own.block_diagonal
         columns = self.proj_size or self.hidden_size // heads
-        self._check_first_weights(weights, GATES[self._cell()] - self.coupled, columns)
+        self._check_first_weights(weights, GATES[self._cell()] - own.coupled, columns)
         own_cells = self._has_own_cells(self.training)
         packs = self._packs(weights, given.x, *given.states)
-        random = self.training and (self.dropout or self.recurrent_dropout)
+        random = self.training and (self.dropout or own.recurrent_dropout)
         if packs is not None and not (own_cells or random):
             self._explain_packed()
             return inferred_stack([_of_packed(pack) for pack in packs], given, kept)
@@ -193,7 +194,7 @@ class FusedLayer(Convertible, VariedWeights, FlatWeights, Prepackable, Watchable
             raise RuntimeError(
                 "reset_states and return_states: expected no gradients for each row of the batch"
             )
-        drops = self.training and self.recurrent_dropout
+        drops = self.training and self._variety.recurrent_dropout
         varied = drops or self._has_own_cells(self.training) or not self._has_torchs_weights()
         if steps.wanted and varied and self._kind == "LSTM":
             raise RuntimeError(

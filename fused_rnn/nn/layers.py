@@ -8,7 +8,12 @@ from torch import nn
 
 from .._call.arguments import States
 from .fused_layer import FusedLayer
-from .variants import VARIED
+
+# The options that all three take.
+_OF_ALL = (
+    *("block_diagonal", "recurrent_dropout", "recurrent_dropout_mode"),
+    *("layer_norm", "layer_norm_eps", "zoneout"),
+)
 
 
 class FusedRNN(FusedLayer):
@@ -38,6 +43,7 @@ class FusedRNN(FusedLayer):
 
     _kind = "RNN"
     _torch_class = nn.RNN
+    _varieties = _OF_ALL
     _modes = ("variational", "weights")
 
     def __init__(
@@ -123,7 +129,8 @@ class FusedGRU(FusedLayer):
 
     _kind = "GRU"
     _torch_class = nn.GRU
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction", *VARIED)
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction", "_variety")
+    _varieties = (*_OF_ALL, "activation", "gate_activation")
     reset_after = True
 
     def __init__(
@@ -171,7 +178,7 @@ class FusedGRU(FusedLayer):
         )
         self.reset_after = reset_after
         if not reset_after and self._has_own_cells(training=True):
-            got = self.own_text(self, without=("reset_after",)).removeprefix(", ")
+            got = ", ".join(f"{name}={value}" for name, value in self._variety.computing())
             raise ValueError(f"reset_after: expected True beside {got}, got False")
 
     def _cell(self) -> str:
@@ -218,9 +225,6 @@ class FusedLSTM(FusedLayer):
 
     _kind = "LSTM"
     _torch_class = nn.LSTM
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction", *VARIED, "forget_bias")
-    # A start, no part of what it computes.
-    forget_bias: float | None = None
 
     def __init__(
         self,
@@ -258,6 +262,7 @@ class FusedLSTM(FusedLayer):
             *options,
             direction=direction,
             coupled=coupled,
+            forget_bias=forget_bias,
             block_diagonal=block_diagonal,
             recurrent_dropout=recurrent_dropout,
             recurrent_dropout_mode=recurrent_dropout_mode,
@@ -270,9 +275,6 @@ class FusedLSTM(FusedLayer):
             gate_activation=gate_activation,
             backend=backend,
         )
-        if forget_bias is not None and not bias:
-            raise ValueError(f"forget_bias: expected None beside bias=False, got {forget_bias!r}")
-        self.forget_bias = forget_bias
         self._start_forget_bias()
 
     def reset_parameters(self) -> None:
@@ -281,14 +283,15 @@ class FusedLSTM(FusedLayer):
         self._start_forget_bias()
 
     def _start_forget_bias(self) -> None:
-        if self.forget_bias is None:
+        own = self._variety
+        if own.forget_bias is None:
             return
-        sign, gate = (-1, 0) if self.coupled else (1, 1)
+        sign, gate = (-1, 0) if own.coupled else (1, 1)
         rows = slice(gate * self.hidden_size, (gate + 1) * self.hidden_size)
         with torch.no_grad():
             for name in self._flat_weights_names:
                 if name.startswith("bias_ih"):
-                    getattr(self, name)[rows] = sign * self.forget_bias
+                    getattr(self, name)[rows] = sign * own.forget_bias
                 elif name.startswith("bias_hh"):
                     getattr(self, name)[rows] = 0
 

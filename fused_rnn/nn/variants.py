@@ -15,7 +15,7 @@ candidate, peepholes, other activations. Their equations are in `backends/refere
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,37 @@ from torch.nn.functional import dropout
 from .._call.varied import Variant
 from ..ops import GATES, LayerOutput
 
-# The options of the constructor.
-VARIED = (
-    "coupled",
-    "block_diagonal",
-    "recurrent_dropout",
-    "recurrent_dropout_mode",
-    "layer_norm",
-    "layer_norm_eps",
-    "zoneout",
-    "zoneout_cell",
-    "peephole",
-    "activation",
-    "gate_activation",
-)
+
+class Variety(NamedTuple):
+    """The options of a layer that torch.nn's has not; by default it computes the same."""
+
+    coupled: bool = False
+    forget_bias: float | None = None  # a start, no part of what is computed
+    block_diagonal: int = 1
+    recurrent_dropout: float = 0.0
+    recurrent_dropout_mode: str = "variational"
+    layer_norm: bool = False
+    layer_norm_eps: float = 1e-5
+    zoneout: float = 0.0
+    zoneout_cell: float = 0.0
+    peephole: bool = False
+    activation: str = "tanh"
+    gate_activation: str = "sigmoid"
+
+    def differing(self) -> list[tuple[str, Any]]:
+        """The options that are not the default, with their values."""
+        own = zip(self._fields, self, PLAIN, strict=True)
+        return [(name, value) for name, value, plain in own if value != plain]
+
+    def computing(self) -> list[tuple[str, Any]]:
+        """Those of them that change results by themselves."""
+        return [(name, value) for name, value in self.differing() if name not in _INERT]
+
+
+PLAIN = Variety()
+_INERT = ("forget_bias", "recurrent_dropout_mode", "layer_norm_eps")
+# Those that may be set anew on a layer, as its dropout may.
+_NUMBERS = ("recurrent_dropout", "zoneout", "zoneout_cell", "layer_norm_eps")
 _MODES = ("variational", "update", "weights")
 # The parameters of cells with options, by the names of `Variant.names`.
 _OWN = {
@@ -50,23 +67,15 @@ _OWN = {
 
 
 class VariedWeights(nn.RNNBase):
-    """A layer that may have other weights or other cells than torch.nn's."""
+    """A layer that may have other weights or other cells than torch.nn's.
 
-    # The values with which a layer computes what torch.nn's does.
-    coupled = False
-    block_diagonal = 1
-    recurrent_dropout = 0.0
-    recurrent_dropout_mode = "variational"
-    layer_norm = False
-    layer_norm_eps = 1e-5
-    zoneout = 0.0
-    zoneout_cell = 0.0
-    peephole = False
-    activation = "tanh"
-    gate_activation = "sigmoid"
+    What counts is the record `_variety`. The attributes by the options' names tell it to users, and
+    give way to what a subclass keeps under such a name.
+    """
 
-    # Whether any option is not at that value; a call asks no more of a plain layer.
-    _is_varied = False
+    _variety = PLAIN
+    # The options that the constructor takes, and the modes of dropout that there are.
+    _varieties: ClassVar[tuple[str, ...]] = Variety._fields
     _modes: ClassVar[tuple[str, ...]] = _MODES
 
     def _cell(self) -> str:
@@ -80,13 +89,15 @@ class VariedWeights(nn.RNNBase):
             TypeError: a flag is no bool.
             ValueError: another is out of its range, or does not fit the others.
         """
-        for name in VARIED:
-            value = options.get(name, getattr(VariedWeights, name))
+        for name, value in options.items():
             self._check_option(name, value)
-            setattr(self, name, value)
-        if self.proj_size and (self.block_diagonal > 1 or self._has_own_cells(training=True)):
-            name, value = next(own for own in _options(self.__dict__) if own[0] != "coupled")
-            plain = getattr(VariedWeights, name)
+        variety = Variety(**options)
+        # One object for all plain layers: a call asks no more than whether it is that.
+        self._variety = PLAIN if variety == PLAIN else variety
+        self.__dict__.update(options)
+        if self.proj_size and (variety.block_diagonal > 1 or self._has_own_cells(training=True)):
+            name, value = next(own for own in variety.computing() if own[0] != "coupled")
+            plain = getattr(PLAIN, name)
             raise ValueError(f"{name}: expected {plain!r} beside proj_size, got {value!r}")
         if not self._has_torchs_weights():
             self._remake_parameters()
@@ -96,6 +107,9 @@ class VariedWeights(nn.RNNBase):
         if name in ("coupled", "layer_norm", "peephole"):
             if not isinstance(value, bool):
                 raise TypeError(f"{name}: expected a bool, got {value!r}")
+        elif name == "forget_bias":
+            if value is not None and not self.bias:
+                raise ValueError(f"{name}: expected None beside bias=False, got {value!r}")
         elif name == "block_diagonal":
             check_heads(value, self.hidden_size)
         elif name in ("recurrent_dropout", "zoneout", "zoneout_cell"):
@@ -114,40 +128,57 @@ class VariedWeights(nn.RNNBase):
                 raise ValueError(f"{name}: expected one of {known}, got {value!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _NUMBERS and isinstance(value, int | float):
+            self._check_option(name, value)
+            changed: dict[str, Any] = {name: value}
+            variety = self._variety._replace(**changed)
+            self._variety = PLAIN if variety == PLAIN else variety
         super().__setattr__(name, value)
-        if name in VARIED:
-            self._note(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Modules of earlier releases do not say.
-        self._note(state)
-        super().__setstate__(state)
+        variety = state.get("_variety")
+        if variety is None:
+            # Torch.nn's, or of a release that kept the options in attributes alone.
+            variety = Variety(**{key: state[key] for key in Variety._fields if key in state})
+            state = {**{name: getattr(PLAIN, name) for name in self._varieties}, **state}
+        super().__setstate__({**state, "_variety": PLAIN if variety == PLAIN else variety})
 
-    @staticmethod
-    def _note(state: dict[str, Any]) -> None:
-        """Sets `_is_varied` in a module's state; a plain one has no such entry."""
-        state.pop("_is_varied", None)
-        if _options(state):
-            state["_is_varied"] = True
+    @classmethod
+    def _plain_attributes(cls, module: nn.Module) -> dict[str, Any]:
+        """What tells users of a plain layer's options, but for names that `module` has."""
+        names = [name for name in cls._varieties if not hasattr(module, name)]
+        return {name: getattr(PLAIN, name) for name in names}
+
+    def _told_attributes(self) -> tuple[str, ...]:
+        """The names of attributes that tell the options, and are not a subclass' own."""
+        own = self._variety._asdict().items()
+        missing = object()
+        return tuple(name for name, value in own if self.__dict__.get(name, missing) == value)
+
+    def _not_of_torch(self) -> list[tuple[str, Any, Any]]:
+        """The options by which this computes what torch.nn's twin does not, values, and its own."""
+        own = [(name, value, getattr(PLAIN, name)) for name, value in self._variety.computing()]
+        return [*super()._not_of_torch(), *own]  # type: ignore[misc]
 
     def _variant(self) -> Variant:
         """The options of the cells in training; dropped weights are not among them."""
-        drops = self.recurrent_dropout_mode != "weights"
+        own = self._variety
+        drops = own.recurrent_dropout_mode != "weights"
         return Variant(
-            self.layer_norm,
-            self.layer_norm_eps,
-            self.zoneout,
-            self.zoneout_cell,
-            self.recurrent_dropout if drops else 0.0,
-            self.recurrent_dropout_mode,
-            self.peephole,
-            self.activation,
-            self.gate_activation,
+            own.layer_norm,
+            own.layer_norm_eps,
+            own.zoneout,
+            own.zoneout_cell,
+            own.recurrent_dropout if drops else 0.0,
+            own.recurrent_dropout_mode,
+            own.peephole,
+            own.activation,
+            own.gate_activation,
         )
 
     def _has_own_cells(self, training: bool) -> bool:
         """Whether the cells compute something else than torch.nn's from the same weights."""
-        if not self._is_varied:
+        if self._variety is PLAIN:
             return False
         variant = self._variant()
         if not training:
@@ -160,10 +191,9 @@ class VariedWeights(nn.RNNBase):
 
     def _has_torchs_weights(self) -> bool:
         """Whether the parameters are those that torch.nn's layer has."""
-        if not self._is_varied:
-            return True
-        plain = self.block_diagonal == 1 and not self.coupled
-        return plain and not (self.layer_norm or self.peephole)
+        own = self._variety
+        plain = own.block_diagonal == 1 and not own.coupled
+        return plain and not (own.layer_norm or own.peephole)
 
     def _infers_as_torch(self) -> bool:
         """Whether it computes in evaluation what torch.nn's layer does of the same weights."""
@@ -191,12 +221,12 @@ class VariedWeights(nn.RNNBase):
         """The blocks of H that a vector of cells with options has."""
         if role in ("c_scale", "c_bias"):
             return 1
-        return (3 if role == "peephole" else GATES[self._cell()]) - self.coupled
+        return (3 if role == "peephole" else GATES[self._cell()]) - self._variety.coupled
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as torch.nn does; normalisation begins with 1 and 0."""
         super().reset_parameters()
-        if not self.layer_norm:
+        if not self._variety.layer_norm:
             return
         with torch.no_grad():
             for name, parameter in self.named_parameters():
@@ -207,10 +237,10 @@ class VariedWeights(nn.RNNBase):
         rows, *columns = torchs.shape
         if name.startswith("weight_hr"):
             return tuple(torchs.shape)
-        if self.coupled:
+        if self._variety.coupled:
             rows = rows // 4 * 3
         if name.startswith("weight_hh"):
-            columns = [columns[0] // self.block_diagonal]
+            columns = [columns[0] // self._variety.block_diagonal]
         return (rows, *columns)
 
     def _plain_weights(self, weights: Sequence[Tensor]) -> list[Tensor]:
@@ -230,13 +260,13 @@ class VariedWeights(nn.RNNBase):
             own = list(weights[at : at + len(names)])
             if (
                 self.training
-                and self.recurrent_dropout
-                and self.recurrent_dropout_mode == "weights"
+                and self._variety.recurrent_dropout
+                and self._variety.recurrent_dropout_mode == "weights"
             ):
-                own[1] = dropout(own[1], self.recurrent_dropout)
-            if self.coupled:
+                own[1] = dropout(own[1], self._variety.recurrent_dropout)
+            if self._variety.coupled:
                 own = [_with_forget_gate(*one) for one in zip(names, own, strict=True)]
-            found += by_head(own, self.block_diagonal, self.hidden_size)
+            found += by_head(own, self._variety.block_diagonal, self.hidden_size)
         return found
 
 
@@ -257,13 +287,6 @@ def by_head(weights: Sequence[Tensor], heads: int, hidden: int) -> list[Tensor]:
         for w in weights
     ]
     return [w for own in zip(*parts, strict=True) for w in own]
-
-
-def _options(state: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The options by which a module of this state computes other results, with their values."""
-    named = [name for name in VARIED if name not in ("recurrent_dropout_mode", "layer_norm_eps")]
-    own = [(name, state.get(name, getattr(VariedWeights, name))) for name in named]
-    return [(name, value) for name, value in own if value != getattr(VariedWeights, name)]
 
 
 def _with_forget_gate(name: str, weight: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def test_state_is_torchs_own_and_no_more(kind: str) -> None:
     ours(input_for(kind))
     caches = {"_flat_weights", "_flat_weight_refs"}
     # The last is for torch.fx, and is not saved.
-    own = {*ours._own_attributes, "__module__"}
+    own = {*ours._own_attributes, *ours._told_attributes(), "__module__"}
     assert set(ours.__dict__) - own == set(theirs.__dict__) - caches
     assert "__module__" not in ours.__getstate__()
 

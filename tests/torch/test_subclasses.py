@@ -267,3 +267,63 @@ def test_what_torch_made_of_a_layer_is_left() -> None:
     module.__class__ = type("FSDPLSTM", (nn.LSTM,), {"__module__": "torch.distributed.fsdp"})
     with pytest.warns(UserWarning, match="wrapped by torch: fuse before that"):
         assert fused_rnn.fuse(module, subclasses=True) is module
+
+
+class Named(nn.LSTM):
+    """Keeps things of its own under names that are options of the fused class."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.layer_norm = nn.LayerNorm(self.hidden_size)
+        self.activation = torch.relu
+        self.recurrent_dropout = 0.5
+        self.zoneout = "none"
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        output, state = super().forward(input, hx)
+        return self.activation(self.layer_norm(output)) * self.recurrent_dropout, state
+
+
+class NamedAboveOurs(fused_rnn.FusedLSTM):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.layer_norm = nn.LayerNorm(self.hidden_size)
+        self.activation = torch.relu
+
+    def forward(self, input: Tensor, hx: Any = None, **options: Any) -> Any:
+        output, state = super().forward(input, hx, **options)
+        return self.activation(self.layer_norm(output)), state
+
+
+def test_names_of_options_are_left_to_subclasses() -> None:
+    theirs = Named(3, 4)
+    x = torch.randn(5, 2, 3)
+    ours = fused_rnn.fuse(copy.deepcopy(theirs), subclasses=True)
+    assert isinstance(ours, fused_rnn.FusedLSTM)
+    for one in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert_same(one(x), theirs(x))
+        assert isinstance(one.layer_norm, nn.LayerNorm) and one.zoneout == "none"
+        assert one.peephole is False
+    back = fused_rnn.unfuse(ours)
+    assert type(back) is Named and back.recurrent_dropout == 0.5
+    assert not hasattr(back, "peephole")
+    assert_same(back(x), theirs(x))
+    layer = NamedAboveOurs(3, 4)
+    assert layer(x)[0].shape == (5, 2, 4) and isinstance(layer.layer_norm, nn.LayerNorm)
+
+
+class Backed(nn.LSTM):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.backend = nn.Linear(self.hidden_size, 2)
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        output, state = super().forward(input, hx)
+        return self.backend(output), state
+
+
+def test_a_module_under_a_name_that_is_needed_is_refused() -> None:
+    model = nn.Sequential(Backed(3, 4))
+    with pytest.warns(UserWarning, match="the fused class needs backend for itself"):
+        fused_rnn.fuse(model, subclasses=True)
+    assert type(model[0]) is Backed

@@ -23,10 +23,6 @@ C = TypeVar("C", bound="Convertible")
 AS_BUILTIN = {"__module__": "torch.nn"}
 
 
-# Own attributes that alone change no result.
-_INERT = ("backend", "recurrent_dropout_mode", "layer_norm_eps", "forget_bias")
-
-
 class Convertible(Passing):
     """A module that takes over from its twin in torch.nn, passes for it and hands back to it."""
 
@@ -53,6 +49,7 @@ class Convertible(Passing):
         """
         twin = taker(module, cls, subclasses)
         own = {name: getattr(cls, name) for name in cls._own_attributes}
+        own |= cls._plain_attributes(module)
         fused = recast(module, twin, without=CACHES, **own, **AS_BUILTIN)
         if isinstance(module, nn.RNNBase) and isinstance(fused, nn.RNNBase):
             carry_replaced(module, fused)
@@ -70,9 +67,8 @@ class Convertible(Passing):
             TypeError: it has a forward of its own, which its twin would not.
         """
         self._check_twin()
-        twin = recast(
-            self, self._torch_class, without=(*self._own_attributes, *CACHES, *AS_BUILTIN)
-        )
+        own = (*self._own_attributes, *self._told_attributes())
+        twin = recast(self, self._torch_class, without=(*own, *CACHES, *AS_BUILTIN))
         if isinstance(self, nn.RNNBase) and isinstance(twin, nn.RNNBase):
             twin._init_flat_weights()
             carry_replaced(self, twin)
@@ -80,19 +76,27 @@ class Convertible(Passing):
 
     def _check_twin(self) -> None:
         """Raises what `to_torch` does where torch.nn has no twin of this module."""
-        for name, value in self._not_of_torch():
-            expected = getattr(type(self), name)
+        for name, value, expected in self._not_of_torch():
             raise ValueError(f"{name}: expected {expected!r}, as torch.nn computes, got {value!r}")
         base: Any = next(base for base in type(self).__mro__ if "_torch_class" in vars(base))
         if type(self).forward is not base.forward:
             expected = f"the forward of {base.__name__}"
             raise TypeError(f"{type(self).__name__}: expected {expected}, got one of its own")
 
-    def _not_of_torch(self) -> list[tuple[str, Any]]:
-        """The options by which this computes what torch.nn's twin does not, with their values."""
-        names = [name for name in self._own_attributes if name not in _INERT]
-        found = [(name, getattr(self, name)) for name in names]
-        return [(name, value) for name, value in found if value != getattr(type(self), name)]
+    def _not_of_torch(self) -> list[tuple[str, Any, Any]]:
+        """The options by which this computes what torch.nn's twin does not, values, and its own."""
+        names = [name for name in self._own_attributes if name not in ("backend", "_variety")]
+        found = [(name, getattr(self, name), getattr(type(self), name)) for name in names]
+        return [own for own in found if own[1] != own[2]]
+
+    @classmethod
+    def _plain_attributes(cls, module: nn.Module) -> dict[str, Any]:
+        """Further attributes of a module that computes as `module`, for users to read."""
+        return {}
+
+    def _told_attributes(self) -> tuple[str, ...]:
+        """Their names, where they are this module's."""
+        return ()
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Refuses torch.jit.script, which calls this.
@@ -110,8 +114,11 @@ class Convertible(Passing):
     def own_text(cls, module: nn.Module, without: Container[str] = ()) -> str:
         """The text of a module's attributes of this class that torch.nn lacks, but for defaults."""
         names = [name for name in cls._own_attributes if name not in without]
-        own = {name: getattr(module, name, getattr(cls, name)) for name in names}
-        return "".join(f", {name}={v}" for name, v in own.items() if v != getattr(cls, name))
+        own = [(name, getattr(module, name, getattr(cls, name))) for name in names]
+        told = [(name, v) for name, v in own if name != "_variety" and v != getattr(cls, name)]
+        variety = getattr(module, "_variety", None)
+        told += [] if variety is None else variety.differing()
+        return "".join(f", {name}={value}" for name, value in told)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

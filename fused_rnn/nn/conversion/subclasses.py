@@ -124,6 +124,8 @@ def _clash(classes: tuple[type, ...], module: nn.Module, fused: type[Convertible
     needed = (needed | set(fused._own_attributes)) - set(dir(plain))
     # Of torch.nn's own layers, too, this one stands on the instance.
     used = {name for base in classes for name in vars(base)} | set(vars(module)) - {"_flat_weights"}
+    for kept in (module._modules, module._parameters, module._buffers):
+        used |= set(kept)
     clashes = sorted(name for name in needed & used if not name.startswith("__"))
     return f"the fused class needs {clashes[0]} for itself" if clashes else None
 
