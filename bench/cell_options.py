@@ -2,8 +2,8 @@
 """How fast layers of cells with options train: `python -m bench.cell_options`.
 
 Forward and back, beside the plain layer, the loop over time that people write (its input's products
-taken out of it), and that loop with its step under torch.compile. (The loop of 64 steps as one graph
-was not compiled within three minutes.) All from the same parameters, in turns.
+taken out of it), and that loop with its step under torch.compile. (As one graph, the loop of 64
+steps was not compiled within three minutes.) All from the same parameters, in turns.
 """
 
 import argparse

@@ -128,16 +128,24 @@ class VariedWeights(nn.RNNBase):
                 raise ValueError(f"{name}: expected one of {known}, got {value!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _NUMBERS and isinstance(value, int | float):
+        # Of a subclass that keeps something else under such a name it is not ours.
+        told = name in _NUMBERS and self.__dict__.get(name) == getattr(self._variety, name)
+        if told and isinstance(value, int | float):
             self._check_option(name, value)
             changed: dict[str, Any] = {name: value}
             variety = self._variety._replace(**changed)
             self._variety = PLAIN if variety == PLAIN else variety
         super().__setattr__(name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A plain tuple: pickles name no more of this package than the module's class.
+        state: dict[str, Any] = super().__getstate__()
+        return {**state, "_variety": tuple(self._variety)}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        variety = state.get("_variety")
-        if variety is None:
+        if "_variety" in state:
+            variety = Variety(*state["_variety"])
+        else:
             # Torch.nn's, or of a release that kept the options in attributes alone.
             variety = Variety(**{key: state[key] for key in Variety._fields if key in state})
             state = {**{name: getattr(PLAIN, name) for name in self._varieties}, **state}

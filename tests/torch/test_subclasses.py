@@ -296,19 +296,22 @@ class NamedAboveOurs(fused_rnn.FusedLSTM):
 
 
 def test_names_of_options_are_left_to_subclasses() -> None:
-    theirs = Named(3, 4)
-    x = torch.randn(5, 2, 3)
+    theirs = Named(3, 4).double()
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
     ours = fused_rnn.fuse(copy.deepcopy(theirs), subclasses=True)
     assert isinstance(ours, fused_rnn.FusedLSTM)
     for one in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert_same(one(x), theirs(x))
         assert isinstance(one.layer_norm, nn.LayerNorm) and one.zoneout == "none"
         assert one.peephole is False
+    ours.recurrent_dropout = 0.25
+    theirs.recurrent_dropout = 0.25
+    assert_same(ours(x), theirs(x))
     back = fused_rnn.unfuse(ours)
-    assert type(back) is Named and back.recurrent_dropout == 0.5
+    assert type(back) is Named and back.recurrent_dropout == 0.25
     assert not hasattr(back, "peephole")
     assert_same(back(x), theirs(x))
-    layer = NamedAboveOurs(3, 4)
+    layer = NamedAboveOurs(3, 4).double()
     assert layer(x)[0].shape == (5, 2, 4) and isinstance(layer.layer_norm, nn.LayerNorm)
 
 
