@@ -34,7 +34,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
 // (T, B, N, G*H), and what has one recurrence's behind another's begins with N. `dropout` is that
 // of the state before the product, or of the candidate. Returns y (T, B, N, H), hn and cn (N, B,
 // H), a tape, and y again.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor w_hh,
     std::optional<Tensor> b_hh, std::optional<Tensor> x_scale, std::optional<Tensor> x_bias,
     std::optional<Tensor> h_scale, std::optional<Tensor> c_scale, std::optional<Tensor> c_bias,
@@ -42,20 +42,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     std::optional<Tensor> keep, std::optional<Tensor> lengths, std::optional<Tensor> resets,
     std::string cell, std::vector<int64_t> reverse, std::string activation,
     std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps, bool keep_tape);
+    bool drops_state, double eps, bool every_cell, bool keep_tape);
 
 // Returns dx, the gradient of the recurrent part (empty where it is dx), what the recurrent weights
 // were multiplied with, dh0, dc0, and the gradients from b_hh to peephole, absent ones empty.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_backward(
-    std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,
-    std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor w_hh, std::optional<Tensor> b_hh,
-    std::optional<Tensor> x_scale, std::optional<Tensor> x_bias, std::optional<Tensor> h_scale,
-    std::optional<Tensor> c_scale, std::optional<Tensor> c_bias, std::optional<Tensor> peephole,
-    std::optional<Tensor> hold, std::optional<Tensor> hold_cell, std::optional<Tensor> keep,
-    std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
-    std::string cell, std::vector<int64_t> reverse, std::string activation,
-    std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps);
+    std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn,
+    std::optional<Tensor> dcells, Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0,
+    Tensor w_hh, std::optional<Tensor> b_hh, std::optional<Tensor> x_scale,
+    std::optional<Tensor> x_bias, std::optional<Tensor> h_scale, std::optional<Tensor> c_scale,
+    std::optional<Tensor> c_bias, std::optional<Tensor> peephole, std::optional<Tensor> hold,
+    std::optional<Tensor> hold_cell, std::optional<Tensor> keep, std::optional<Tensor> lengths,
+    std::optional<Tensor> resets, Tensor y, Tensor tape, std::string cell,
+    std::vector<int64_t> reverse, std::string activation, std::string gate_activation,
+    double zoneout, double zoneout_cell, double dropout, bool drops_state, double eps,
+    bool every_cell);
 
 // The weights of a layer as its kernels read them, and what the calls below need know of it.
 Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_t> reverse);

@@ -123,7 +123,7 @@ struct VariedCall : Layer {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor w_hh,
     std::optional<Tensor> b_hh, std::optional<Tensor> x_scale, std::optional<Tensor> x_bias,
     std::optional<Tensor> h_scale, std::optional<Tensor> c_scale, std::optional<Tensor> c_bias,
@@ -131,7 +131,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     std::optional<Tensor> keep, std::optional<Tensor> lengths, std::optional<Tensor> resets,
     std::string cell, std::vector<int64_t> reverse, std::string activation,
     std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps, bool keep_tape) {
+    bool drops_state, double eps, bool every_cell, bool keep_tape) {
   const VariedCall call(
       x,
       {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, hold, hold_cell,
@@ -144,29 +144,36 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
   Tensor hn = make({s.N, s.B, s.H}, call.dtype);
   Tensor cn = cells ? make({s.N, s.B, cells * s.H}, call.dtype) : make({0}, call.dtype);
   Tensor tape = keep_tape ? make_recycled(call.tape_shape(), call.dtype) : make({0}, call.dtype);
+  const bool shows = every_cell && cells;
+  Tensor shown =
+      make(shows ? call.over_rows({s.N, cells * s.H}) : std::vector<int64_t>{0}, call.dtype);
   if (s.B > 0) {
-    VariedForward args{call.args, y.mutable_data_ptr(), hn.mutable_data_ptr(),
+    VariedForward args{call.args,
+                       y.mutable_data_ptr(),
+                       hn.mutable_data_ptr(),
                        cells ? cn.mutable_data_ptr() : nullptr,
-                       keep_tape ? tape.mutable_data_ptr() : nullptr};
+                       keep_tape ? tape.mutable_data_ptr() : nullptr,
+                       shows ? shown.mutable_data_ptr() : nullptr};
     const Kernels& k = varied_kernels(s.dtype);
     const int threads = team_size(call.multiply_adds());
     const Workspace workspace(k.varied_forward_workspace(args, threads));
     run_team(threads,
              [&](Team& team, int rank) { k.varied_forward(args, workspace.memory(), team, rank); });
   }
-  return {y, hn, cn, tape, keep_tape ? copy_on_write(y) : make({0}, call.dtype)};
+  return {y, hn, cn, shown, tape, keep_tape ? copy_on_write(y) : make({0}, call.dtype)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_backward(
-    std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,
-    std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor w_hh, std::optional<Tensor> b_hh,
-    std::optional<Tensor> x_scale, std::optional<Tensor> x_bias, std::optional<Tensor> h_scale,
-    std::optional<Tensor> c_scale, std::optional<Tensor> c_bias, std::optional<Tensor> peephole,
-    std::optional<Tensor> hold, std::optional<Tensor> hold_cell, std::optional<Tensor> keep,
-    std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
-    std::string cell, std::vector<int64_t> reverse, std::string activation,
-    std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps) {
+    std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn,
+    std::optional<Tensor> dcells, Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0,
+    Tensor w_hh, std::optional<Tensor> b_hh, std::optional<Tensor> x_scale,
+    std::optional<Tensor> x_bias, std::optional<Tensor> h_scale, std::optional<Tensor> c_scale,
+    std::optional<Tensor> c_bias, std::optional<Tensor> peephole, std::optional<Tensor> hold,
+    std::optional<Tensor> hold_cell, std::optional<Tensor> keep, std::optional<Tensor> lengths,
+    std::optional<Tensor> resets, Tensor y, Tensor tape, std::string cell,
+    std::vector<int64_t> reverse, std::string activation, std::string gate_activation,
+    double zoneout, double zoneout_cell, double dropout, bool drops_state, double eps,
+    bool /* every_cell */) {
   const VariedCall call(
       x,
       {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, hold, hold_cell,
@@ -179,7 +186,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
   check_tensor("tape", tape, call.dtype, call.tape_shape());
   check_optional("dy", dy, call.dtype, call.over_rows({s.N, s.H}));
   check_optional("dhn", dhn, call.dtype, {s.N, s.B, s.H});
-  if (cells) check_optional("dcn", dcn, call.dtype, {s.N, s.B, cells * s.H});
+  if (cells) {
+    check_optional("dcn", dcn, call.dtype, {s.N, s.B, cells * s.H});
+    check_optional("dcells", dcells, call.dtype, call.over_rows({s.N, cells * s.H}));
+  }
 
   Tensor dx = make(x.sizes(), call.dtype);
   // Where a part is normalised or the GRU resets it, its gradient is not that of the input's part.
@@ -202,6 +212,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
                             data(dy),
                             data(dhn),
                             cells ? data(dcn) : nullptr,
+                            cells ? data(dcells) : nullptr,
                             dx.mutable_data_ptr(),
                             parted ? dparts.mutable_data_ptr() : nullptr,
                             factors.mutable_data_ptr(),

@@ -52,23 +52,25 @@ constexpr int varied_slots(Cell cell) {
 }
 
 struct VariedForward : VariedLayer {
-  void* y;     // (T, B, N, H)
-  void* hn;    // (N, B, H)
-  void* cn;    // (N, B, cell_states * H)
-  void* tape;  // (T, B, N, slots, H) or null
+  void* y;      // (T, B, N, H)
+  void* hn;     // (N, B, H)
+  void* cn;     // (N, B, cell_states * H)
+  void* tape;   // (T, B, N, slots, H) or null
+  void* cells;  // (T, B, N, cell_states * H) or null: what a unit has besides h after every step
 };
 
 struct VariedBackward : VariedLayer {
-  const void* y;     // (T, B, N, H)
-  const void* tape;  // (T, B, N, slots, H)
-  const void* dy;    // (T, B, N, H) or null
-  const void* dhn;   // (N, B, H) or null
-  const void* dcn;   // (N, B, cell_states * H) or null
-  void* dx;          // (T, B, N, G*H)
-  void* dparts;      // (T, B, N, G*H), of the recurrent part; null where it is dx
-  void* factors;     // (T, B, N, H), what the recurrent weights were multiplied with; or null
-  void* dh0;         // (N, B, H)
-  void* dc0;         // (N, B, cell_states * H)
+  const void* y;       // (T, B, N, H)
+  const void* tape;    // (T, B, N, slots, H)
+  const void* dy;      // (T, B, N, H) or null
+  const void* dhn;     // (N, B, H) or null
+  const void* dcn;     // (N, B, cell_states * H) or null
+  const void* dcells;  // (T, B, N, cell_states * H) or null
+  void* dx;            // (T, B, N, G*H)
+  void* dparts;        // (T, B, N, G*H), of the recurrent part; null where it is dx
+  void* factors;       // (T, B, N, H), what the recurrent weights were multiplied with; or null
+  void* dh0;           // (N, B, H)
+  void* dc0;           // (N, B, cell_states * H)
   // As in VariedLayer, or null.
   void *db_hh, *dx_scale, *dx_bias, *dh_scale, *dc_scale, *dc_bias, *dpeephole;
 };

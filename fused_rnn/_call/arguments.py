@@ -141,5 +141,8 @@ def run_on_grid(
         return function(given)
     y, hn, cn = function(given.on_grid())
     if kept is not None:
-        kept[:] = [Passed(rows.compact(x), rows.compact(y)) for x, y in kept]
+        kept[:] = [
+            Passed(rows.compact(x), rows.compact(y), None if c is None else rows.compact(c))
+            for x, y, c in kept
+        ]
     return LayerOutput(rows.compact(y), hn, cn)

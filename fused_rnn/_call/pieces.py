@@ -16,10 +16,11 @@ from .compact_rows import CompactRows
 
 
 class Passed(NamedTuple):
-    """The input and the output of one layer of a stack, in compact rows."""
+    """The input and the output of one layer of a stack, in compact rows, and the cells if known."""
 
     x: Tensor  # (rows, I)
     y: Tensor  # (rows, D*P)
+    cells: Tensor | None = None  # c after every step, (rows, D*H)
 
 
 class Pieces:
@@ -134,7 +135,9 @@ def cell_states(
     """
     given, dtype = passed.x.dtype, sum_dtype(passed.x.dtype)
     # Under autocast the layer has computed with what these are in its own type.
-    x, y, h0, c0, *own_weights = (t.to(given).to(dtype) for t in (*passed, h0, c0, *weights))
+    x, y, h0, c0, *own_weights = (
+        t.to(given).to(dtype) for t in (passed.x, passed.y, h0, c0, *weights)
+    )
     outputs = y.chunk(len(reverse), -1)
     sizes: list[int] = rows.batch_sizes.tolist()
     found = []

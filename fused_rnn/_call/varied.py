@@ -17,7 +17,16 @@ from torch.nn import functional as F
 from ..backends import choice
 from ..backends.backend import query_of
 from ..backends.reference import varied_layer
-from ..ops import CELL_STATES, VARIED, CellInputs, CellOptions, LayerOutput, contiguous, sum_dtype
+from ..ops import (
+    CELL_STATES,
+    VARIED,
+    CellInputs,
+    CellOptions,
+    CellOutput,
+    LayerOutput,
+    contiguous,
+    sum_dtype,
+)
 from .arguments import Arguments, run_on_grid
 from .functorch import (
     Function,
@@ -64,6 +73,7 @@ class _How(NamedTuple):
     reverse: tuple[int, ...]
     training: bool
     fused: bool  # by the compiled op
+    every_cell: bool  # those of all steps are wanted
 
 
 def varied_stack(
@@ -92,7 +102,7 @@ def varied_stack(
     x, marked = given.x, given.resets is not None
     query = query_of(cell, x, weights[1].shape[1], reverse, resets=marked)._replace(varied=True)
     fused = choice.choose(query, backend) == "native"
-    how = _How(variant, cell, reverse, training, fused)
+    how = _How(variant, cell, reverse, training, fused, kept is not None)
     own = [dict(zip(names, part, strict=True)) for part in _cut(weights, len(names))]
     layers = _cut(own, len(reverse))
 
@@ -103,14 +113,14 @@ def varied_stack(
         for at, (h, c, of_layer) in enumerate(zip(*states, layers, strict=True)):
             if at and dropout and training:
                 x = F.dropout(x, dropout)
-            y, hn, cn = _run_layer(how, given._replace(x=x, h0=h, c0=c), of_layer)
+            y, hn, cn, cells = _run_layer(how, given._replace(x=x, h0=h, c0=c), of_layer)
             if kept is not None:
-                kept.append(Passed(x, y))
+                kept.append(Passed(x, y, cells))
             x = y
             hs.append(hn)
             cs.append(cn)
-        cells = None if cs[0] is None else torch.cat([c for c in cs if c is not None])
-        return LayerOutput(x, torch.cat(hs), cells)
+        last = None if cs[0] is None else torch.cat([c for c in cs if c is not None])
+        return LayerOutput(x, torch.cat(hs), last)
 
     return run_on_grid(run, given, kept)
 
@@ -119,8 +129,8 @@ def _cut(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[at : at + size] for at in range(0, len(items), size)]
 
 
-def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]) -> LayerOutput:
-    """The outputs (T, B, N*H) and final states of one layer."""
+def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]) -> CellOutput:
+    """The outputs (T, B, N*H), final states and cells (T, B, N*H) of one layer."""
     x, h0, c0, lengths, resets, _ = given
     out, inner = x.dtype, sum_dtype(x.dtype)
     x, *states = x.to(inner), *(None if t is None else t.to(inner) for t in (h0, c0))
@@ -153,8 +163,10 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
         lengths=lengths,
         resets=resets,
     )
-    y, hn, cn = _run_cells(how, options, inputs)
-    return LayerOutput(y.flatten(-2).to(out), hn.to(out), None if cn is None else cn.to(out))
+    y, hn, cn, cells = _run_cells(how, options, inputs)
+    cn, cells = (None if t is None else t.to(out) for t in (cn, cells))
+    flat = None if cells is None else cells.flatten(-2)
+    return CellOutput(y.flatten(-2).to(out), hn.to(out), cn, flat)
 
 
 def _drawn(
@@ -172,6 +184,7 @@ def _drawn(
         variant.recurrent_dropout,
         variant.recurrent_dropout_mode == "variational",
         variant.layer_norm_eps,
+        how.every_cell and CELL_STATES[how.cell] > 0,
     )
     if not how.training:
         return {}, options
@@ -210,20 +223,21 @@ def _of_sequences(shape: Sequence[int], probability: float, like: Tensor, resets
     return drawn.gather(0, resets.cumsum(0)[..., None, None].expand(*shape))
 
 
-def _run_cells(how: _How, options: CellOptions, given: CellInputs) -> LayerOutput:
-    """The outputs (T, B, N, H) and final states of one layer's recurrences."""
+def _run_cells(how: _How, options: CellOptions, given: CellInputs) -> CellOutput:
+    """The results of one layer's recurrences."""
     if transformed() or not how.fused:
         return varied_layer(options, given)
     inputs = CellInputs(*contiguous(*given))
     if torch.compiler.is_compiling():
         # Its kernel for autograd keeps a tape wherever it records one.
-        y, hn, cn, *_ = VARIED.forward(*inputs, *options, False)
+        y, hn, cn, cells, *_ = VARIED.forward(*inputs, *options, False)
     elif records_gradient(*inputs.moving):
-        y, hn, cn, *_ = VariedFunction.apply(options, *inputs)
+        y, hn, cn, cells, *_ = VariedFunction.apply(options, *inputs)
     else:
         with torch._C._AutoDispatchBelowAutograd():
-            y, hn, cn, *_ = VARIED.forward(*inputs, *options, False)
-    return LayerOutput(y, hn, cn if CELL_STATES[options.cell] else None)
+            y, hn, cn, cells, *_ = VARIED.forward(*inputs, *options, False)
+    last = cn if CELL_STATES[options.cell] else None
+    return CellOutput(y, hn, last, cells if options.every_cell else None)
 
 
 # Not a NamedTuple: torch.func would take it apart as a tree of arguments.
@@ -236,7 +250,7 @@ class _Plan:
 
 
 class VariedFunction(Function):
-    """A pass over a layer: (options, *CellInputs) -> (y, hn, cn, tape, saved_y)."""
+    """A pass over a layer: (options, *CellInputs) -> (y, hn, cn, cells, tape, saved_y)."""
 
     @staticmethod
     def forward(options: CellOptions, *args: Maybe) -> tuple[Tensor, ...]:
@@ -246,30 +260,32 @@ class VariedFunction(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options, *args = inputs
-        _, _, cn, *kept = output
+        _, _, cn, cells, *kept = output
         ctx.set_materialize_grads(False)
-        # Without a cell state the op returns an empty tensor in its place.
-        ctx.mark_non_differentiable(*(kept if CELL_STATES[ctx.options.cell] else (cn, *kept)))
+        # In place of what there is not the op returns an empty tensor.
+        missing = [] if CELL_STATES[ctx.options.cell] else [cn]
+        missing += [] if ctx.options.every_cell else [cells]
+        ctx.mark_non_differentiable(*missing, *kept)
         ctx.save_for_backward(*args, *kept)
 
     @staticmethod
-    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, *_: Maybe) -> Many:
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, *_: Maybe) -> Many:
         *given, tape, y = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        if dy is None and dhn is None and dcn is None:
+        if dy is None and dhn is None and dcn is None and dcells is None:
             return (None,) * len(wanted)
         inputs = CellInputs(*given)
         plan = _Plan(ctx.options, wanted[1 : 1 + len(inputs.moving)])
         again = torch.is_grad_enabled() or transformed()
         gradients = VariedBackward.apply if again else VariedBackward.forward
-        found = gradients(plan, dy, dhn, dcn, *inputs, y, tape)
+        found = gradients(plan, dy, dhn, dcn, dcells, *inputs, y, tape)
         pairs = zip(found, inputs.moving, plan.wanted, strict=True)
         moving = [grad if asked and t is not None else None for grad, t, asked in pairs]
         return None, *moving, *(None for _ in inputs.fixed)
 
 
 class VariedBackward(Function):
-    """The gradient of a layer: (plan, dy, dhn, dcn, *CellInputs, y, tape) -> gradients.
+    """The gradient of a layer: (plan, dy, dhn, dcn, dcells, *CellInputs, y, tape) -> gradients.
 
     They are those of `CellInputs.moving`, absent ones empty. Its own derivatives take y and tape
     for what they are, functions of the other arguments.
@@ -277,13 +293,12 @@ class VariedBackward(Function):
 
     @staticmethod
     def forward(plan: _Plan, *args: Maybe) -> tuple[Tensor, ...]:
-        dy, dhn, dcn, *rest = args
-        if older_vmap_maps(dy, dhn, dcn):
+        cotangents, rest = args[:4], args[4:]
+        if older_vmap_maps(*cotangents):
             return older_vmap(partial(_one_by_one, plan), args)
-        dy, dhn, dcn = contiguous(dy, dhn, dcn)
         with torch._C._AutoDispatchBelowAutograd():
             dx, dparts, factors, dh0, dc0, sums = VARIED.backward(
-                *(dy, dhn, dcn), *rest, *plan.options
+                *contiguous(*cotangents), *rest, *plan.options
             )
             dparts = dx if absent(dparts) else dparts
             dw_hh = dx.new_empty(0)
@@ -302,10 +317,10 @@ class VariedBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Maybe) -> Many:
-        dy, dhn, dcn, *given, _, _ = ctx.saved_tensors
-        inputs = CellInputs(*given)
+        *given, _, _ = ctx.saved_tensors
+        inputs = CellInputs(*given[4:])
         function = partial(_gradients, ctx.plan.options, inputs)
-        found = vjp(function, (dy, dhn, dcn, *inputs.moving), cotangents)
+        found = vjp(function, (*given[:4], *inputs.moving), cotangents)
         return None, *found, *(None for _ in inputs.fixed), None, None
 
     @staticmethod
@@ -317,11 +332,9 @@ def _one_by_one(plan: _Plan, size: int, dims: Sequence[Any], *args: Any) -> Mapp
     return one_by_one(lambda *args: VariedBackward.apply(plan, *args), size, dims, args)
 
 
-def _gradients(
-    options: CellOptions, inputs: CellInputs, dy: Maybe, dhn: Maybe, dcn: Maybe, *moving: Any
-) -> Many:
+def _gradients(options: CellOptions, inputs: CellInputs, *cotangents_and_moving: Any) -> Many:
     """The gradients of `inputs.moving` by the reference; absent ones None."""
-    x, h0, c0, *weights = moving
+    cotangents, (x, h0, c0, *weights) = cotangents_and_moving[:4], cotangents_and_moving[4:]
     leading, hidden = (len(options.reverse), x.shape[1]), inputs.w_hh.shape[2]
     cells = CELL_STATES[options.cell]
     # The op returns the gradients of states, absent ones too.
@@ -331,7 +344,7 @@ def _gradients(
     def outputs(*moving: Maybe) -> Many:
         return tuple(varied_layer(options, CellInputs(*moving, *inputs.fixed)))
 
-    return vjp(outputs, (x, h0, c0, *weights), (dy, dhn, dcn))
+    return vjp(outputs, (x, h0, c0, *weights), cotangents)
 
 
 def _forward(*args: Any) -> Any:

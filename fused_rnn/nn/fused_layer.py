@@ -145,7 +145,7 @@ class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable
         weights = self._plain_weights(weights)
         given = given.with_tensors(given.x, [parted(state, heads) for state in given.states])
         reverse = tuple(backward for backward in reverse for _ in range(heads))
-        if own_cells:
+        if own_cells or (kept is not None and self._tells_cells()):
             output = varied_stack(
                 given,
                 weights,
@@ -161,6 +161,14 @@ class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable
         else:
             output = self._run_stack(given, weights, reverse, kept)
         return output if heads == 1 else joined(output, heads)
+
+    def _tells_cells(self) -> bool:
+        """Whether c after every step comes from kernels for cells with options.
+
+        It follows from the outputs of plain ones only where these have the parameters as weights.
+        """
+        drops = self.training and self._variety.recurrent_dropout
+        return self._kind == "LSTM" and bool(drops or not self._has_torchs_weights())
 
     def _check_first_weights(self, weights: list[Tensor], gates: int, columns: int) -> None:
         rows = gates * self.hidden_size
@@ -194,13 +202,9 @@ class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable
             raise RuntimeError(
                 "reset_states and return_states: expected no gradients for each row of the batch"
             )
-        drops = self.training and self._variety.recurrent_dropout
-        varied = drops or self._has_own_cells(self.training) or not self._has_torchs_weights()
-        if steps.wanted and varied and self._kind == "LSTM":
-            raise RuntimeError(
-                "return_states: expected an LSTM without coupled gates, heads, cells with options "
-                "or, in training, recurrent dropout"
-            )
+        if steps.wanted and self.proj_size and self._tells_cells():
+            got = self.own_text(self, without=("backend", "direction")).removeprefix(", ")
+            raise RuntimeError(f"return_states: expected no options beside proj_size, got {got}")
         super()._check_pieces(given, weights, steps)
 
     def _can_prepack(self) -> bool:

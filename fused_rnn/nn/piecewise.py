@@ -136,8 +136,11 @@ class Piecewise(nn.Module):
     ) -> States:
         """The states after every step of the pieces, (T, N, B, P) and of the LSTM (T, N, B, H)."""
         reverse = self._reverse()
-        every = [torch.cat([passed.y.unflatten(-1, (len(reverse), -1)) for passed in kept], 1)]
-        if len(first) == 2:
+        every = [_by_direction([passed.y for passed in kept], reverse)]
+        cells = [passed.cells for passed in kept if passed.cells is not None]
+        if cells:
+            every.append(_by_direction(cells, reverse))
+        elif len(first) == 2:
             hs, cs = (state.chunk(len(kept)) for state in first)
             per = len(weights) // len(kept)
             own = [weights[at : at + per] for at in range(0, len(weights), per)]
@@ -176,6 +179,11 @@ class Piecewise(nn.Module):
         for index, (state, shape) in enumerate(zip(steps.at_marks, shapes, strict=False)):
             name = "reset_states" if len(shapes) == 1 else f"reset_states[{index}]"
             validation.check_states_at_steps(name, state, (x.size(0), *shape), like[index])
+
+
+def _by_direction(layers: Sequence[Tensor], reverse: Sequence[int]) -> Tensor:
+    """What layers give after every step, (rows, D*H) each, as (rows, L*D, H)."""
+    return torch.cat([layer.unflatten(-1, (len(reverse), -1)) for layer in layers], 1)
 
 
 def _parted(output: LayerOutput) -> tuple[Tensor, list[Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import extensions  # noqa: F401  # native's library brings what it serves
 from . import fakes, schemas
 from .shapes import LayerOutput, batch_size, contiguous, sum_dtype, tape_dtype, tape_slots
-from .varied import CELL_STATES, CellInputs, CellOptions, backward_fake, forward_fake
+from .varied import CELL_STATES, CellInputs, CellOptions, CellOutput, backward_fake, forward_fake
 from .weights import GATES, Layout, Weights, layout, split
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "COMPILED",
     "CellInputs",
     "CellOptions",
+    "CellOutput",
     "GATES",
     "LayerOutput",
     "Layout",

@@ -29,14 +29,15 @@ _VARIED = (
 )
 _VARIED_OPTIONS = (
     "str cell, int[] reverse, str activation, str gate_activation, float zoneout, "
-    "float zoneout_cell, float dropout, bool drops_state, float eps"
+    "float zoneout_cell, float dropout, bool drops_state, float eps, bool every_cell"
 )
 VARIED_FORWARD = (
     f"({_VARIED}, {_VARIED_OPTIONS}, bool keep_tape) "
-    "-> (Tensor y, Tensor hn, Tensor cn, Tensor tape, Tensor saved_y)"
+    "-> (Tensor y, Tensor hn, Tensor cn, Tensor cells, Tensor tape, Tensor saved_y)"
 )
 VARIED_BACKWARD = (
-    f"(Tensor? dy, Tensor? dhn, Tensor? dcn, {_VARIED}, Tensor y, Tensor tape, {_VARIED_OPTIONS}) "
+    f"(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor? dcells, {_VARIED}, Tensor y, Tensor tape, "
+    f"{_VARIED_OPTIONS}) "
     "-> (Tensor dx, Tensor dparts, Tensor factors, Tensor dh0, Tensor dc0, Tensor[] dweights)"
 )
 

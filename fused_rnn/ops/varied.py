@@ -25,6 +25,7 @@ class CellOptions(NamedTuple):
     dropout: float = 0.0  # what `keep` was drawn with
     drops_state: bool = False  # `keep` is of h before the product, else of the candidate
     eps: float = 1e-5
+    every_cell: bool = False  # whether the forward op returns CELL_STATES after every step
 
 
 class CellInputs(NamedTuple):
@@ -58,6 +59,15 @@ class CellInputs(NamedTuple):
         return self[11:]
 
 
+class CellOutput(NamedTuple):
+    """The results of one layer of cells with options."""
+
+    y: Tensor  # (T, B, N, H)
+    hn: Tensor  # (N, B, H)
+    cn: Tensor | None  # (N, B, CELL_STATES * H)
+    cells: Tensor | None  # (T, B, N, CELL_STATES * H), with `every_cell`
+
+
 def tape_shape(x: Tensor, w_hh: Tensor, cell: str, normalised: bool) -> tuple[int, ...]:
     """The shape of what the forward op keeps: where parts are normalised, the recurrent one too."""
     slots = _TAPE_SLOTS[cell] + (_GATES[cell] if normalised else 0)
@@ -66,7 +76,8 @@ def tape_shape(x: Tensor, w_hh: Tensor, cell: str, normalised: bool) -> tuple[in
 
 def forward_fake(*args: Any) -> tuple[Tensor, ...]:
     """The outputs of the forward op with a tape."""
-    given, cell, keep_tape = CellInputs(*args[:16]), args[16], args[-1]
+    given, cell = CellInputs(*args[:16]), args[16]
+    every_cell, keep_tape = args[-2:]
     x, (count, _, hidden) = given.x, given.w_hh.shape
     y, last = (*x.shape[:3], hidden), (count, x.shape[1], hidden)
     cells = CELL_STATES[cell]
@@ -75,6 +86,7 @@ def forward_fake(*args: Any) -> tuple[Tensor, ...]:
         x.new_empty(y),
         x.new_empty(last),
         x.new_empty((*last[:2], cells * hidden) if cells else (0,)),
+        x.new_empty((*x.shape[:3], cells * hidden) if cells and every_cell else (0,)),
         x.new_empty(tape if keep_tape else (0,)),
         x.new_empty(y if keep_tape else (0,)),
     )
@@ -82,7 +94,7 @@ def forward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 def backward_fake(*args: Any) -> tuple[Any, ...]:
     """The gradients of the backward op."""
-    given, cell = CellInputs(*args[3:19]), args[21]
+    given, cell = CellInputs(*args[4:20]), args[22]
     x, (count, _, hidden) = given.x, given.w_hh.shape
     last, cells = (count, x.shape[1], hidden), CELL_STATES[cell]
     parted = given.x_scale is not None or cell == "gru"

@@ -309,23 +309,55 @@ def test_the_forget_gate_begins_open(coupled: bool) -> None:
         layer.reset_parameters()
 
 
-def test_states_at_single_steps() -> None:
-    x = torch.randn(T, B, INPUT)
-    options = {"recurrent_dropout": 0.5, "recurrent_dropout_mode": "weights"}
-    dropped = fused_rnn.FusedLSTM(INPUT, H, **options)
-    with pytest.raises(RuntimeError, match="in training, recurrent dropout"):
-        dropped(x, return_states=True)
-    y, _, (every, _) = dropped.eval()(x, return_states=True)
-    assert torch.equal(every[:, 0], y)
-    layer = make("heads")
-    y, _, every = layer(x, return_states=True)
-    assert torch.equal(every[:, 0], y)
-    for name in ("coupled", "both"):
-        with pytest.raises(
-            RuntimeError,
-            match="return_states: expected an LSTM without coupled gates, heads, cells",
-        ):
-            make(name)(x, return_states=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "projected"])
+def test_states_after_every_step(name: str, backend: str) -> None:
+    need(backend)
+    layer = make(name, backend).double()
+    x = torch.randn(T, B, INPUT, dtype=torch.float64)
+    resets = torch.rand(T, B) < 0.2
+    y, last, every = layer(x, lengths=LENGTHS, resets=resets, return_states=True)
+    width = y.size(-1) // H
+    shown = torch.cat([tensors(every)[0][:, n] for n in range(-width, 0)], -1)
+    assert torch.equal(shown, y)
+    if layer.direction == "forward" and width == 1:
+        rows = [row for row, length in enumerate(LENGTHS.tolist()) if length]
+        for states, final in zip(tensors(every), tensors(last), strict=True):
+            for row in rows:
+                assert torch.equal(states[LENGTHS[row] - 1, :, row], final[:, row])
+    if name in RANDOM:
+        layer.eval()
+    if layer.direction == "forward" and width == 1:
+        every = layer(x, return_states=True)[2]
+        for steps in (1, 4, T):
+            _, final = layer(x[:steps])
+            for states, one in zip(tensors(every), tensors(final), strict=True):
+                assert_within_budget(states[steps - 1], one)
+
+
+@pytest.mark.parametrize("name", ["coupled", "both", "normalised", "held", "all"])
+def test_derivatives_of_states_after_every_step(name: str) -> None:
+    layer = make(name).double()
+    resets = torch.tensor([[False, True], [False, False], [True, False]])
+
+    def cells(x: Tensor, *weights: Tensor) -> Any:
+        torch.manual_seed(5)
+        own = dict(zip(dict(layer.named_parameters()), weights, strict=True))
+        extra = {"return_states": True, "resets": resets}
+        _, (_, cn), (_, every) = torch.func.functional_call(layer, own, (x,), extra)
+        return every, cn
+
+    x = torch.randn(3, 2, INPUT, dtype=torch.float64, requires_grad=True)
+    given = (x, *layer.parameters())
+    assert torch.autograd.gradcheck(cells, given, fast_mode=True)
+    assert torch.autograd.gradgradcheck(cells, given, fast_mode=True)
+
+
+def test_states_beside_a_projection() -> None:
+    with pytest.raises(
+        RuntimeError, match="expected no options beside proj_size, got coupled=True"
+    ):
+        make("projected")(torch.randn(T, B, INPUT), return_states=True)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -118,31 +118,39 @@ def _walk(
     # unbind, not an index a step: the gradient of T indices is T buffers of T steps each.
     rows = linear(x, weights.w_ih, weights.b_ih, products)
     projected = rows.unbind(0)  # T of (B, G*H)
-    return walk(
+    (y,), final = walk(
         lambda t, seen: step(projected[t], seen, weights, products), state, masks, x, reverse
     )
+    return y, final
 
 
 def walk(
-    step: Callable[[int, State], State], state: State, masks: Masks, x: Tensor, reverse: bool
-) -> tuple[Tensor, State]:
+    step: Callable[[int, State], State],
+    state: State,
+    masks: Masks,
+    x: Tensor,
+    reverse: bool,
+    shown: int = 1,
+) -> tuple[State, State]:
     """All steps of one recurrence: y (T, B, P) and the final state.
 
     Args:
         step: of a time and the state that it sees, the state after it.
         x: has as many steps.
+        shown: how many parts of the state come of every step; the first is y.
     """
     order = range(x.shape[0])
-    outputs: list[Tensor] = []
+    outputs: list[State] = []
     for t in reversed(order) if reverse else order:
         new = step(t, state if masks.keep is None else _where(masks.keep[t], state))
         if masks.alive is None:
             state = new
-            outputs.append(new[0])
+            outputs.append(new[:shown])
         else:
             state = _where(masks.alive[t], new, state)
-            outputs.append(torch.where(masks.alive[t], new[0], 0))
-    return torch.stack(outputs[::-1] if reverse else outputs), state
+            outputs.append(_where(masks.alive[t], new[:shown]))
+    every = zip(*(outputs[::-1] if reverse else outputs), strict=True)
+    return tuple(torch.stack(part) for part in every), state
 
 
 def _where(mask: Tensor, chosen: State, other: State | None = None) -> State:

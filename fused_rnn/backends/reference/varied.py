@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...ops import CELL_STATES, CellInputs, CellOptions, LayerOutput
+from ...ops import CELL_STATES, CellInputs, CellOptions, CellOutput
 from .cells import State
 from .layer import inside_of, masks_of, walk
 
@@ -155,7 +155,7 @@ def slstm(step: _Step, state: State) -> State:
 _STEPS = {"rnn_tanh": rnn, "rnn_relu": rnn, "gru": gru, "lstm": lstm, "slstm": slstm}
 
 
-def varied_layer(options: CellOptions, given: CellInputs) -> LayerOutput:
+def varied_layer(options: CellOptions, given: CellInputs) -> CellOutput:
     """The outputs and final states of N recurrences over the input's part of their gates.
 
     Args:
@@ -163,7 +163,8 @@ def varied_layer(options: CellOptions, given: CellInputs) -> LayerOutput:
         given: tensors; half types are the caller's to widen.
 
     Returns:
-        y (T, B, N, H), hn (N, B, H), cn (N, B, H) or None.
+        y (T, B, N, H), hn (N, B, H), cn (N, B, CELL_STATES * H) or None; with `every_cell` the
+        same after every step, (T, B, N, CELL_STATES * H).
     """
     x, cell = given.x, options.cell
     _, batch, count, _ = x.shape
@@ -171,25 +172,27 @@ def varied_layer(options: CellOptions, given: CellInputs) -> LayerOutput:
     hidden, cells = given.w_hh.shape[2], CELL_STATES[cell]
     h0 = x.new_zeros(count, batch, hidden) if given.h0 is None else given.h0
     c0 = x.new_zeros(count, batch, cells * hidden) if given.c0 is None else given.c0
-    ys, finals = [], []
+    shown, finals = [], []
     for n in range(count):
         # x has its axis of recurrences elsewhere, and states are handed on by themselves.
         weights = (None if t is None else t[n] for t in given[3:11])
         own = CellInputs(None, None, None, *weights)
         rows = x[:, :, n].unbind(0)
-        every = [None if m is None else m[:, :, n].unbind(0) for m in given[11:14]]
+        drawn = [None if m is None else m[:, :, n].unbind(0) for m in given[11:14]]
 
         def step(
-            t: int, state: State, own: Any = own, rows: Any = rows, every: Any = every
+            t: int, state: State, own: Any = own, rows: Any = rows, drawn: Any = drawn
         ) -> State:
-            at = [None if m is None else m[t] for m in every]
+            at = [None if m is None else m[t] for m in drawn]
             masked = own._replace(hold=at[0], hold_cell=at[1], keep=at[2])
             return _STEPS[cell](_Step(rows[t], masked, options), state)
 
         state = (h0[n], c0[n]) if cells else (h0[n],)
         reverse = bool(options.reverse[n])
-        y, final = walk(step, state, masks_of(inside, given.resets, reverse), x, reverse)
-        ys.append(y)
+        masks = masks_of(inside, given.resets, reverse)
+        every, final = walk(step, state, masks, x, reverse, 1 + options.every_cell)
+        shown.append(every)
         finals.append(final)
+    y, *shown_cells = (torch.stack(parts, 2) for parts in zip(*shown, strict=True))
     hn, *cn = (torch.stack(states) for states in zip(*finals, strict=True))
-    return LayerOutput(torch.stack(ys, 2), hn, cn[0] if cn else None)
+    return CellOutput(y, hn, cn[0] if cn else None, shown_cells[0] if shown_cells else None)

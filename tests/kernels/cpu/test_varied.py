@@ -70,6 +70,7 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
         rates[1] if lstm else 0.0,
         0.3,
         gates == 1 or maybe("drops_state"),
+        every_cell=bool(CELL_STATES[cell]) and maybe("every_cell"),
     )
     inputs = CellInputs(
         x=normal(steps, batch, *wide),
@@ -100,10 +101,11 @@ def results(problem: Problem, dtype: torch.dtype, native: bool) -> list[Tensor]:
     leaves = [t if t is None else t.to(dtype).requires_grad_() for t in given.moving]
     inputs = CellInputs(*leaves, *given.fixed)
     if native:
-        y, hn, cn, *_ = VariedFunction.apply(options, *inputs)
+        y, hn, cn, cells, *_ = VariedFunction.apply(options, *inputs)
     else:
-        y, hn, cn = varied_layer(options, inputs)
+        y, hn, cn, cells = varied_layer(options, inputs)
     outputs = [y, hn, *([cn] if CELL_STATES[options.cell] else [])]
+    outputs += [cells] if options.every_cell else []
     draw = torch.Generator().manual_seed(1)
     cotangents = [
         torch.randn(o.shape, generator=draw, dtype=torch.float64).to(dtype) for o in outputs
@@ -171,8 +173,9 @@ def test_second_derivatives() -> None:
         ) -> Any:
             own = iter(asked)
             moving = [None if t is None else next(own) for t in leaves]
-            y, hn, cn, *_ = VariedFunction.apply(options, *moving, *given.fixed)
-            return (y, hn, cn) if CELL_STATES[options.cell] else (y, hn)
+            y, hn, cn, cells, *_ = VariedFunction.apply(options, *moving, *given.fixed)
+            found = (y, hn, cn) if CELL_STATES[options.cell] else (y, hn)
+            return (*found, cells) if options.every_cell else found
 
         assert torch.autograd.gradgradcheck(outputs, asked, fast_mode=True)
 

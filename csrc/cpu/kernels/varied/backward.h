@@ -226,6 +226,12 @@ class VariedBackwardPass : VariedPass<C, cell> {
     store(to, load(to) + value);
   }
 
+  // What reaches a state besides h from what the user was shown of this step.
+  V shown_grad(const Step& at, int which, int64_t u, int64_t n) const {
+    const C* row = Base::step_row(args_.dcells, at.row, kCells * s_.H);
+    return row ? load_n<C>(row + which * s_.H + u, n) : V{};
+  }
+
   void lstm(const Step& at) const {
     const int64_t H = s_.H;
     const auto act = given_.options.activations;
@@ -275,7 +281,8 @@ class VariedBackwardPass : VariedPass<C, cell> {
       V dc = load(grads_ + u);
       if (scale) dc = (dc - mean - of.normal(cells_ + u, n) * mean_normal) * of.scale;
       C* carried = dcell_at(at.p, 0) + u;
-      const V reached = at.cut ? V{} : load(carried), hold = hold_cell(u, n);
+      const V reached = (at.cut ? V{} : load(carried)) + shown_grad(at, 0, u, n);
+      const V hold = hold_cell(u, n);
       const V c_prev = value(at.c_prev, u, n);
       const auto d = cells::varied_lstm_cell_backward(
           act, saved(at, 0, u, n), saved(at, 1, u, n), saved(at, 2, u, n), c_prev, do_,
@@ -301,6 +308,10 @@ class VariedBackwardPass : VariedPass<C, cell> {
       const V c = saved(at, 4, u, lanes), n = saved(at, 5, u, lanes);
       // From the last step on, the gradient by m is the one in other units (cells.h).
       if (at.after < 0) d[2] -= c * d[0] + n * d[1];
+      V own[3];
+      for (int i = 0; i < 3; ++i) own[i] = shown_grad(at, i, u, lanes);
+      own[2] -= c * own[0] + n * own[1];
+      for (int i = 0; i < 3; ++i) d[i] += own[i];
       const V c_prev = value(at.c_prev, u, lanes), n_prev = value(at.n_prev, u, lanes);
       const auto g = cells::slstm_backward(saved(at, 0, u, lanes), saved(at, 1, u, lanes),
                                            saved(at, 6, u, lanes), saved(at, 2, u, lanes),

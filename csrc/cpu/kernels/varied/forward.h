@@ -94,8 +94,12 @@ class VariedForwardPass : VariedPass<C, cell> {
     if (length == 0) write_last(p, b);
     if (length > 0) drop_state(p, rows_.row(first, b));
     for (int64_t t = length; t < s_.T; ++t) {
-      convert(Base::step_row(args_.y, rows_.row(t, b), s_.H), static_cast<const C*>(nullptr), 0,
-              s_.H);
+      const C* none = nullptr;
+      convert(Base::step_row(args_.y, rows_.row(t, b), s_.H), none, 0, s_.H);
+      if (args_.cells) {
+        convert(Base::step_row(args_.cells, rows_.row(t, b), kCells * s_.H), none, 0,
+                kCells * s_.H);
+      }
     }
   }
 
@@ -179,6 +183,13 @@ class VariedForwardPass : VariedPass<C, cell> {
     if (args_.tape) store_n<C>(tape(row, slot) + u, value, lanes);
   }
 
+  // What a unit has besides h after a step, for the user.
+  void show(int64_t row, int which, int64_t u, V value, int64_t lanes) const {
+    if (!args_.cells) return;
+    C* to = Base::step_row(args_.cells, row, kCells * s_.H) + which * s_.H;
+    store_n<C>(to + u, value, lanes);
+  }
+
   // A step's output by zoneout, into y and the state.
   void emit(int64_t p, int64_t row, int64_t u, int64_t lanes, V next) const {
     C* state = shared_.state + p * ld_ + u;
@@ -210,6 +221,7 @@ class VariedForwardPass : VariedPass<C, cell> {
       keep(row, 1, u, s.f, n);
       keep(row, 2, u, s.g, n);
       keep(row, 4, u, held, n);
+      show(row, 0, u, held, n);
     }
     const C *scale = Base::of_units(given_.c_scale, H), *bias = Base::of_units(given_.c_bias, H);
     Moments<C> of{};
@@ -237,6 +249,9 @@ class VariedForwardPass : VariedPass<C, cell> {
       store_n<C>(c, s.c, lanes);
       store_n<C>(n, s.n, lanes);
       store_n<C>(m, s.m, lanes);
+      show(row, 0, u, s.c, lanes);
+      show(row, 1, u, s.n, lanes);
+      show(row, 2, u, s.m, lanes);
       const V kept[] = {s.i, s.f, s.z, s.o, s.c, s.n, s.open};
       for (int slot = 0; slot < 7; ++slot) keep(row, slot, u, kept[slot], lanes);
       emit(p, row, u, lanes, s.h);

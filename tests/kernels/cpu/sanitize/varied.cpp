@@ -17,7 +17,7 @@ struct VariedProblem {
   Buffers buffers;
   std::vector<std::vector<uint8_t>> masks;
   VariedLayer layer{};
-  Buffer *dy, *dhn, *dcn;
+  Buffer *dy, *dhn, *dcn, *dcells;
   int64_t gates;
 
   explicit VariedProblem(Dtype dtype) {
@@ -58,6 +58,9 @@ struct VariedProblem {
     dy = add(buffers, s.dtype, layer.rows.count * s.N * s.H, true);
     dhn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
     dcn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * states * s.H, true) : nullptr;
+    dcells = states && draw(0, 1)
+                 ? add(buffers, s.dtype, layer.rows.count * s.N * states * s.H, true)
+                 : nullptr;
   }
 
   const void* random(int64_t count) { return add(buffers, layer.shape.dtype, count, true)->data(); }
@@ -72,7 +75,7 @@ struct VariedProblem {
   }
 };
 
-// Forward and backward on one team: all results, the first three of the forward pass.
+// Forward and backward on one team: all results, the first four of the forward pass.
 Buffers run(const Kernels& kernels, VariedProblem& p, int threads) {
   const Shape& s = p.layer.shape;
   const int64_t rows = p.layer.rows.count, states = cell_states(s.cell), gates = p.gates;
@@ -85,7 +88,9 @@ Buffers run(const Kernels& kernels, VariedProblem& p, int threads) {
   Buffer* cn = add(out, s.dtype, s.N * s.B * states * s.H, false);
   const int64_t slots = varied_slots(s.cell) + (p.layer.h_scale ? gate_count(s.cell) : 0);
   Buffer* tape = add(saved, s.dtype, rows * s.N * slots * s.H, false);
-  const VariedForward forward{p.layer, y->data(), hn->data(), cn->data(), tape->data()};
+  Buffer* cells = add(out, s.dtype, rows * s.N * states * s.H, false);
+  const VariedForward forward{p.layer,    y->data(),    hn->data(),
+                              cn->data(), tape->data(), states ? cells->data() : nullptr};
   std::vector<char> memory(kernels.varied_forward_workspace(forward, threads), char(0xFF));
   on_team(threads, [&](Team& team, int rank) {
     kernels.varied_forward(forward, memory.data(), team, rank);
@@ -102,6 +107,7 @@ Buffers run(const Kernels& kernels, VariedProblem& p, int threads) {
                                 p.dy->data(),
                                 pointer(p.dhn),
                                 pointer(p.dcn),
+                                pointer(p.dcells),
                                 dx->data(),
                                 parted ? dparts->data() : nullptr,
                                 factors->data(),
@@ -145,7 +151,7 @@ bool check(const Kernels& kernels) {
   if (!near(alone, run(kPortable, problem, 1), dtype)) return false;
   for (int threads = 2; threads <= 4; ++threads) {
     const Buffers together = run(kernels, problem, threads);
-    constexpr size_t kForwardResults = 3;
+    constexpr size_t kForwardResults = 4;
     for (size_t i = 0; i < kForwardResults; ++i) {
       if (together[i]->bytes != alone[i]->bytes) return false;
     }
