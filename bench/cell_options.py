@@ -2,14 +2,15 @@
 """How fast layers of cells with options train: `python -m bench.cell_options`.
 
 Forward and back, beside the plain layer, the loop over time that people write (its input's products
-taken out of it), and that loop with its step under torch.compile. (As one graph, the loop of 64
-steps was not compiled within three minutes.) All from the same parameters, in turns.
+taken out of it), and that loop with its step under torch.compile. All from the same parameters, in
+turns.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "variational dropout": {"recurrent_dropout": 0.1},
     "update dropout": {"recurrent_dropout": 0.1, "recurrent_dropout_mode": "update"},
     "peepholes": {"peephole": True},
+    "every state": {},  # what `return_states` asks for; the GRU's are its outputs
 }
+_OF_LSTM = ("peepholes", "every state")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     for kind in (FusedLSTM, FusedGRU):
         for name, own in OPTIONS.items():
-            if options.only not in (None, name) or (kind is FusedGRU and name == "peepholes"):
+            if options.only not in (None, name) or (kind is FusedGRU and name in _OF_LSTM):
                 continue
             for batch, hidden in SHAPES:
                 _measure(kind, name, own, batch, hidden, options)
@@ -61,15 +64,17 @@ def _measure(
     torch.manual_seed(0)
     layer = kind(hidden, hidden, **own)
     x = torch.randn(STEPS, batch, hidden)
-    loop = Loop(layer)
+    every = name == "every state"
+    loop = Loop(layer, every)
+    call: dict[str, Any] = {"return_states": True} if every else {}
     tasks = {
-        OURS: _training(layer, layer.parameters, x),
+        OURS: _training(partial(layer, **call), layer.parameters, x),
         PLAIN: _training(plain := kind(hidden, hidden), plain.parameters, x),
         LOOP: _training(loop, layer.parameters, x),
     }
     if options.compile:
         torch._dynamo.reset()
-        tasks[COMPILED] = _training(Loop(layer, torch.compile), layer.parameters, x)
+        tasks[COMPILED] = _training(Loop(layer, every, torch.compile), layer.parameters, x)
     times = alternate(list(tasks.values()), seconds=options.seconds, warm_up=2)
     medians = {task: time.median for task, time in zip(tasks, times, strict=True)}
     row = {
@@ -92,7 +97,8 @@ def _measure(
 
 def _training(run: Any, parameters: Any, x: Tensor) -> Callable[[], object]:
     def task() -> None:
-        run(x)[0].sum().backward()
+        y, _, *states = run(x)
+        sum((t.sum() for pair in states for t in pair), y.sum()).backward()
         for parameter in parameters():
             parameter.grad = None
 
@@ -102,23 +108,25 @@ def _training(run: Any, parameters: Any, x: Tensor) -> Callable[[], object]:
 class Loop:
     """The outputs of one layer by PyTorch's operations, step by step."""
 
-    def __init__(self, layer: Any, compiled: Any = lambda step: step) -> None:
-        self.layer = layer
+    def __init__(self, layer: Any, every_state: bool, compiled: Any = lambda step: step) -> None:
+        self.layer, self.every_state = layer, every_state
         self.lstm = isinstance(layer, FusedLSTM)
         self.step = compiled(self._step)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> tuple[Any, ...]:
         own = self.layer
         xg = self._normal(F.linear(x, own.weight_ih_l0), "weight_ln_ih_l0") + own.bias_ih_l0
         h = c = x.new_zeros(x.shape[1], own.hidden_size)
         variational = own.recurrent_dropout_mode == "variational"
         drop = own.recurrent_dropout
         mask = F.dropout(torch.ones_like(h), drop) if drop and variational else None
-        ys = []
+        hs, cs = [], []
         for row in xg.unbind(0):
             h, c = self.step(row, h, c, mask)
-            ys.append(h)
-        return (torch.stack(ys),)
+            hs.append(h)
+            cs.append(c)
+        y = torch.stack(hs)
+        return (y, h, (y, torch.stack(cs))) if self.every_state else (y, h)
 
     def _step(
         self, row: Tensor, h: Tensor, c: Tensor, mask: Tensor | None

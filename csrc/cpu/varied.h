@@ -5,7 +5,7 @@
 // Everything below has one recurrence's behind another's, and is null where there is none.
 #pragma once
 
-#include "../cells.h"
+#include "../varied_cells.h"
 #include "problem.h"
 
 namespace fused_rnn::cpu {
@@ -68,7 +68,7 @@ struct VariedBackward : VariedLayer {
   const void* dcells;  // (T, B, N, cell_states * H) or null
   void* dx;            // (T, B, N, G*H)
   void* dparts;        // (T, B, N, G*H), of the recurrent part; null where it is dx
-  void* factors;       // (T, B, N, H), what the recurrent weights were multiplied with; or null
+  void* factors;       // (T, B, N, H), what the recurrent weights were multiplied with
   void* dh0;           // (N, B, H)
   void* dc0;           // (N, B, cell_states * H)
   // As in VariedLayer, or null.

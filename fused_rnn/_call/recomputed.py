@@ -15,7 +15,8 @@ from torch import Tensor
 from torch._C import DispatchKey
 
 from ..backends.choice import BACKENDS
-from ..ops import PAIRS, RECOMPUTED, LayerOutput, layout
+from ..backends.reference import varied_layer
+from ..ops import PAIRS, RECOMPUTED, VARIED, CellInputs, CellOptions, LayerOutput, layout
 
 # The last is what tells writes to a view.
 _AUTOGRAD = (
@@ -65,6 +66,29 @@ def _backward(backend: str, *args: Any) -> tuple[Any, ...]:
     return dx, dh0, dc0, [found[id(weight)] for weight in weights if need_dweights]
 
 
+def _varied_forward(*args: Any) -> tuple[Tensor, ...]:
+    count = len(CellInputs._fields)
+    given, options = CellInputs(*args[:count]), CellOptions(*args[count:-1])
+    with torch._C._DisableAutocast():
+        found = varied_layer(options, given)
+    none = [given.x.new_empty(0) for _ in range(2)]
+    return *(given.x.new_empty(0) if t is None else t.contiguous() for t in found), *none
+
+
+def _varied_backward(*args: Any) -> tuple[Any, ...]:
+    cotangents, (*tensors, _, _), words = args[:4], args[4:22], args[22:]
+    options = CellOptions(*words)
+    given = CellInputs(*tensors).with_states(options.cell)
+    x = given.x
+    with _recording(), torch._C._DisableAutocast():
+        moving = [None if t is None else _leaf(t, True) for t in given.moving]
+        outputs = varied_layer(options, CellInputs(*moving, *given.fixed))
+        present = [t for t in moving if t is not None]
+        grads = iter(_gradients(outputs, cotangents, present))
+    found = [x.new_empty(0) if t is None else next(grads).contiguous() for t in moving]
+    return found[0], x.new_empty(0), x.new_empty(0), found[1], found[2], found[3:]
+
+
 def _leaf(tensor: Tensor, needed: bool) -> Tensor:
     return tensor.detach().requires_grad_(needed)
 
@@ -96,3 +120,5 @@ for _name in RECOMPUTED:
     # On any device.
     _LIBRARY.impl(PAIRS[_name].forward, partial(_forward, _name), "CompositeExplicitAutograd")
     _LIBRARY.impl(PAIRS[_name].backward, partial(_backward, _name), "CompositeExplicitAutograd")
+_LIBRARY.impl(VARIED["reference"].forward, _varied_forward, "CompositeExplicitAutograd")
+_LIBRARY.impl(VARIED["reference"].backward, _varied_backward, "CompositeExplicitAutograd")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch._ops import OpOverload
 
@@ -24,7 +24,7 @@ def onnx_translations() -> dict[OpOverload, Callable[..., Any]]:
     each layer becomes one LSTM, GRU (with linear_before_reset as its reset_after says) or RNN node,
     for every T and B that `dynamic_shapes` leave open; `lengths` become sequence_lens.
 
-    Resets and projections have no such node: a model that uses them is refused.
+    Resets, projections and cells with options have no such node: a model that uses them is refused.
 
     Raises:
         ModuleNotFoundError: the `onnxscript` package is not installed, which torch.onnx.export
@@ -36,7 +36,12 @@ def onnx_translations() -> dict[OpOverload, Callable[..., Any]]:
     table: dict[OpOverload, Callable[..., Any]] = {
         pair.forward: _node for pair in ops.PAIRS.values()
     }
+    table |= {pair.forward: _without_node for pair in ops.VARIED.values()}
     return {**table, ops.copy: _identity}
+
+
+def _without_node(*_: Any) -> NoReturn:
+    raise ValueError("layer: ONNX has no node of cells with options; got one")
 
 
 def _identity(x: Any) -> Any:

@@ -14,23 +14,23 @@ from .._call.per_sample import Watchable
 from .._call.pieces import Passed
 from .._call.stack import inferred_stack, stack
 from .._call.varied import varied_stack
+from .._call.variety import PLAIN
 from ..backends import choice
 from ..ops import GATES, LayerOutput, prepack, prepacked_forward
-from .conversion.convertible import Convertible
 from .flat_weights import FlatWeights
 from .piecewise import Steps
 from .prepacking import Prepackable
 from .sequence_forms import SequenceForms
-from .variants import PLAIN, VariedWeights, joined, parted
+from .variants import VariedWeights, joined, parted
 
 
-class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable, SequenceForms):
+class FusedLayer(VariedWeights, FlatWeights, Prepackable, Watchable, SequenceForms):
     """The base of the three layers; parameters, names and first values come from nn.RNNBase.
 
     It derives from that class and no deeper, as torch.compile refuses whatever is an nn.GRU.
     """
 
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction", "_variety")
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "direction")
 
     def __init__(
         self, mode: str, *options: Any, direction: str, backend: str, **varied: Any
@@ -40,13 +40,6 @@ class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable
         self.direction = self._check_direction(direction)
         self.backend = choice.check_name(backend)
         self.flatten_parameters()
-
-    def _check_direction(self, direction: str) -> str:
-        if direction not in ("forward", "reverse"):
-            raise ValueError(f"direction: expected 'forward' or 'reverse', got {direction!r}")
-        if direction == "reverse" and self.bidirectional:
-            raise ValueError("direction: expected 'forward' beside bidirectional, got 'reverse'")
-        return direction
 
     _reverse = SequenceForms._reverse
 
@@ -136,7 +129,7 @@ class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable
         heads = own.block_diagonal
         columns = self.proj_size or self.hidden_size // heads
         self._check_first_weights(weights, GATES[self._cell()] - own.coupled, columns)
-        own_cells = self._has_own_cells(self.training)
+        own_cells = own.has_own_cells(self.training)
         packs = self._packs(weights, given.x, *given.states)
         random = self.training and (self.dropout or own.recurrent_dropout)
         if packs is not None and not (own_cells or random):
@@ -149,7 +142,7 @@ class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable
             output = varied_stack(
                 given,
                 weights,
-                self._variant(),
+                own,
                 cell=self._cell(),
                 reverse=reverse,
                 bias=bool(self.bias),
@@ -167,8 +160,9 @@ class FusedLayer(VariedWeights, Convertible, FlatWeights, Prepackable, Watchable
 
         It follows from the outputs of plain ones only where these have the parameters as weights.
         """
-        drops = self.training and self._variety.recurrent_dropout
-        return self._kind == "LSTM" and bool(drops or not self._has_torchs_weights())
+        own = self._variety
+        drops = self.training and own.drops_weights
+        return self._kind == "LSTM" and bool(drops or not own.has_torchs_weights())
 
     def _check_first_weights(self, weights: list[Tensor], gates: int, columns: int) -> None:
         rows = gates * self.hidden_size

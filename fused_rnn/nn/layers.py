@@ -129,7 +129,7 @@ class FusedGRU(FusedLayer):
 
     _kind = "GRU"
     _torch_class = nn.GRU
-    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction", "_variety")
+    _own_attributes: ClassVar[tuple[str, ...]] = ("backend", "reset_after", "direction")
     _varieties = (*_OF_ALL, "activation", "gate_activation")
     reset_after = True
 
@@ -177,7 +177,7 @@ class FusedGRU(FusedLayer):
             backend=backend,
         )
         self.reset_after = reset_after
-        if not reset_after and self._has_own_cells(training=True):
+        if not reset_after and self._variety.has_own_cells(training=True):
             got = ", ".join(f"{name}={value}" for name, value in self._variety.computing())
             raise ValueError(f"reset_after: expected True beside {got}, got False")
 

@@ -124,6 +124,14 @@ class SequenceForms(Piecewise):
             return results
         return *results, every[0] if len(every) == 1 else tuple(every)
 
+    def _check_direction(self, direction: str) -> str:
+        """The direction of a layer whose `bidirectional` is set; raises ValueError for others."""
+        if direction not in ("forward", "reverse"):
+            raise ValueError(f"direction: expected 'forward' or 'reverse', got {direction!r}")
+        if direction == "reverse" and self.bidirectional:
+            raise ValueError("direction: expected 'forward' beside bidirectional, got 'reverse'")
+        return direction
+
     def _reverse(self) -> tuple[int, ...]:
         """Flags of a layer's recurrences, 1 where one walks backward in time."""
         return (0, 1) if self.bidirectional else (int(self.direction == "reverse"),)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from .._call import autocast, validation
 from .._call.arguments import Arguments, Lengths, States
 from .._call.pieces import Passed
-from .._call.varied import Variant, varied_stack
+from .._call.varied import varied_stack
+from .._call.variety import PLAIN
 from ..backends import choice
 from ..ops import LayerOutput
 from .sequence_forms import SequenceForms
@@ -71,13 +72,11 @@ class FusedSLSTM(SequenceForms):
                 raise ValueError(f"{name}: expected an integer from 1, got {size!r}")
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a number in 0..1, got {dropout!r}")
-        if direction not in ("forward", "reverse") or (bidirectional and direction == "reverse"):
-            known = "'forward' beside bidirectional" if bidirectional else "'forward' or 'reverse'"
-            raise ValueError(f"direction: expected {known}, got {direction!r}")
         check_heads(block_diagonal, hidden_size)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
-        self.bidirectional, self.direction = bidirectional, direction
+        self.bidirectional = bidirectional
+        self.direction = self._check_direction(direction)
         self.block_diagonal = block_diagonal
         self.backend = choice.check_name(backend)
         self._names: list[str] = []
@@ -169,7 +168,7 @@ class FusedSLSTM(SequenceForms):
         y, hn, cn = varied_stack(
             given,
             own,
-            Variant(),
+            PLAIN,
             cell="slstm",
             reverse=tuple(backward for backward in self._reverse() for _ in range(heads)),
             bias=self.bias,

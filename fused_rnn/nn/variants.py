@@ -14,49 +14,21 @@ Others have kernels of their own: layer normalisation, zoneout, dropout of the s
 candidate, peepholes, other activations. Their equations are in `backends/reference/varied.py`.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Container, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from .._call.varied import Variant
+from .._call.variety import PLAIN, Variety
 from ..ops import GATES, LayerOutput
+from .conversion.convertible import Convertible
 
-
-class Variety(NamedTuple):
-    """The options of a layer that torch.nn's has not; by default it computes the same."""
-
-    coupled: bool = False
-    forget_bias: float | None = None  # a start, no part of what is computed
-    block_diagonal: int = 1
-    recurrent_dropout: float = 0.0
-    recurrent_dropout_mode: str = "variational"
-    layer_norm: bool = False
-    layer_norm_eps: float = 1e-5
-    zoneout: float = 0.0
-    zoneout_cell: float = 0.0
-    peephole: bool = False
-    activation: str = "tanh"
-    gate_activation: str = "sigmoid"
-
-    def differing(self) -> list[tuple[str, Any]]:
-        """The options that are not the default, with their values."""
-        own = zip(self._fields, self, PLAIN, strict=True)
-        return [(name, value) for name, value, plain in own if value != plain]
-
-    def computing(self) -> list[tuple[str, Any]]:
-        """Those of them that change results by themselves."""
-        return [(name, value) for name, value in self.differing() if name not in _INERT]
-
-
-PLAIN = Variety()
-_INERT = ("forget_bias", "recurrent_dropout_mode", "layer_norm_eps")
 # Those that may be set anew on a layer, as its dropout may.
 _NUMBERS = ("recurrent_dropout", "zoneout", "zoneout_cell", "layer_norm_eps")
 _MODES = ("variational", "update", "weights")
-# The parameters of cells with options, by the names of `Variant.names`.
+# The parameters of cells with options, by the names of `Variety.weights`.
 _OWN = {
     "x_scale": "weight_ln_ih",
     "h_scale": "weight_ln_hh",
@@ -66,7 +38,7 @@ _OWN = {
 }
 
 
-class VariedWeights(nn.RNNBase):
+class VariedWeights(Convertible, nn.RNNBase):
     """A layer that may have other weights or other cells than torch.nn's.
 
     What counts is the record `_variety`. The attributes by the options' names tell it to users, and
@@ -95,11 +67,11 @@ class VariedWeights(nn.RNNBase):
         # One object for all plain layers: a call asks no more than whether it is that.
         self._variety = PLAIN if variety == PLAIN else variety
         self.__dict__.update(options)
-        if self.proj_size and (variety.block_diagonal > 1 or self._has_own_cells(training=True)):
+        if self.proj_size and (variety.block_diagonal > 1 or variety.has_own_cells(training=True)):
             name, value = next(own for own in variety.computing() if own[0] != "coupled")
             plain = getattr(PLAIN, name)
             raise ValueError(f"{name}: expected {plain!r} beside proj_size, got {value!r}")
-        if not self._has_torchs_weights():
+        if not variety.has_torchs_weights():
             self._remake_parameters()
 
     def _check_option(self, name: str, value: Any) -> None:
@@ -153,59 +125,32 @@ class VariedWeights(nn.RNNBase):
 
     @classmethod
     def _plain_attributes(cls, module: nn.Module) -> dict[str, Any]:
-        """What tells users of a plain layer's options, but for names that `module` has."""
+        """The record, and what tells users of it, but for names that `module` has."""
         names = [name for name in cls._varieties if not hasattr(module, name)]
-        return {name: getattr(PLAIN, name) for name in names}
+        return {"_variety": PLAIN, **{name: getattr(PLAIN, name) for name in names}}
 
     def _told_attributes(self) -> tuple[str, ...]:
-        """The names of attributes that tell the options, and are not a subclass' own."""
-        own = self._variety._asdict().items()
-        missing = object()
-        return tuple(name for name, value in own if self.__dict__.get(name, missing) == value)
+        """The names of the record, and of what tells users of it and is not a subclass' own."""
+        own, missing = self._variety._asdict().items(), object()
+        told = [name for name, value in own if self.__dict__.get(name, missing) == value]
+        return ("_variety", *told)
 
     def _not_of_torch(self) -> list[tuple[str, Any, Any]]:
         """The options by which this computes what torch.nn's twin does not, values, and its own."""
         own = [(name, value, getattr(PLAIN, name)) for name, value in self._variety.computing()]
-        return [*super()._not_of_torch(), *own]  # type: ignore[misc]
+        return [*super()._not_of_torch(), *own]
 
-    def _variant(self) -> Variant:
-        """The options of the cells in training; dropped weights are not among them."""
-        own = self._variety
-        drops = own.recurrent_dropout_mode != "weights"
-        return Variant(
-            own.layer_norm,
-            own.layer_norm_eps,
-            own.zoneout,
-            own.zoneout_cell,
-            own.recurrent_dropout if drops else 0.0,
-            own.recurrent_dropout_mode,
-            own.peephole,
-            own.activation,
-            own.gate_activation,
-        )
-
-    def _has_own_cells(self, training: bool) -> bool:
-        """Whether the cells compute something else than torch.nn's from the same weights."""
-        if self._variety is PLAIN:
-            return False
-        variant = self._variant()
-        if not training:
-            variant = variant._replace(recurrent_dropout=0.0)
-        plain = Variant(
-            layer_norm_eps=variant.layer_norm_eps,
-            recurrent_dropout_mode=variant.recurrent_dropout_mode,
-        )
-        return variant != plain
-
-    def _has_torchs_weights(self) -> bool:
-        """Whether the parameters are those that torch.nn's layer has."""
-        own = self._variety
-        plain = own.block_diagonal == 1 and not own.coupled
-        return plain and not (own.layer_norm or own.peephole)
+    @classmethod
+    def own_text(cls, module: nn.Module, without: Container[str] = ()) -> str:
+        """The text of a module's options that torch.nn lacks, but for defaults."""
+        own: Variety = getattr(module, "_variety", PLAIN)
+        told = "".join(f", {name}={value}" for name, value in own.differing())
+        return super().own_text(module, without) + told
 
     def _infers_as_torch(self) -> bool:
         """Whether it computes in evaluation what torch.nn's layer does of the same weights."""
-        return self._has_torchs_weights() and not self._has_own_cells(training=False)
+        own = self._variety
+        return own.has_torchs_weights() and not own.has_own_cells(training=False)
 
     # ---- parameters
 
@@ -217,7 +162,7 @@ class VariedWeights(nn.RNNBase):
         like: Tensor = getattr(self, self._flat_weights_names[0])
         for names in self._all_weights:
             suffix = names[0].removeprefix("weight_ih")
-            for role in self._variant().names(self._cell(), self.bias):
+            for role in self._variety.weights(self._cell(), self.bias):
                 if role in _OWN:
                     rows = self._rows(role) * self.hidden_size
                     self.register_parameter(_OWN[role] + suffix, nn.Parameter(like.new_empty(rows)))
@@ -262,16 +207,12 @@ class VariedWeights(nn.RNNBase):
             The same with the heads of a direction one after the other.
         """
         found: list[Tensor] = []
-        names = self._variant().names(self._cell(), self.bias)
+        names = self._variety.weights(self._cell(), self.bias)
         names = (*names, *(["w_hr"] if self.proj_size else []))
         for at in range(0, len(weights), len(names)):
             own = list(weights[at : at + len(names)])
-            if (
-                self.training
-                and self._variety.recurrent_dropout
-                and self._variety.recurrent_dropout_mode == "weights"
-            ):
-                own[1] = dropout(own[1], self._variety.recurrent_dropout)
+            if self.training and self._variety.drops_weights:
+                own[1] = dropout(own[1], self._variety.drops_weights)
             if self._variety.coupled:
                 own = [_with_forget_gate(*one) for one in zip(names, own, strict=True)]
             found += by_head(own, self._variety.block_diagonal, self.hidden_size)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from .. import extensions  # noqa: F401  # native's library brings what it serves
-from . import fakes, schemas
+from . import fakes, schemas, varied
 from .shapes import LayerOutput, batch_size, contiguous, sum_dtype, tape_dtype, tape_slots
-from .varied import CELL_STATES, CellInputs, CellOptions, CellOutput, backward_fake, forward_fake
+from .varied import CELL_STATES, CellInputs, CellOptions, CellOutput
 from .weights import GATES, Layout, Weights, layout, split
 
 __all__ = [
@@ -84,9 +84,17 @@ _COMPILED = {name: _define(name, schema) for name, schema in schemas.COMPILED.it
 PAIRS = {backend: _pair(backend) for backend in (*COMPILED, *RECOMPUTED)}
 
 # Of cells with options.
-VARIED = OpPair(_COMPILED["native_varied_forward"], _COMPILED["native_varied_backward"])
-torch.library.register_fake(VARIED.forward, forward_fake)
-torch.library.register_fake(VARIED.backward, backward_fake)
+VARIED = {
+    "native": OpPair(_COMPILED["native_varied_forward"], _COMPILED["native_varied_backward"]),
+    "reference": OpPair(
+        _define("reference_varied_forward", schemas.VARIED_FORWARD),
+        _define("reference_varied_backward", schemas.VARIED_BACKWARD),
+    ),
+}
+torch.library.register_fake(VARIED["native"].forward, varied.forward_fake)
+torch.library.register_fake(VARIED["native"].backward, varied.backward_fake)
+torch.library.register_fake(VARIED["reference"].forward, varied.forward_fake_without_tape)
+torch.library.register_fake(VARIED["reference"].backward, varied.backward_fake_without_tape)
 
 copy = _COMPILED["copy"]
 if not _LOADED:

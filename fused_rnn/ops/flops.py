@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import GATES, PAIRS, batch_size, prepacked_forward, prepacked_linear, prepacked_step
+from . import GATES, PAIRS, VARIED, batch_size, prepacked_forward, prepacked_linear, prepacked_step
 
 _COUNTER = "torch.utils.flop_counter"
 
@@ -58,6 +58,22 @@ def backward_flops(
     return 2 * count * products
 
 
+def varied_forward_flops(x: Tensor, w_hh: Tensor, **_: object) -> int:
+    """The FLOPs of the recurrences of a layer of cells with options."""
+    return 2 * x.shape[:2].numel() * w_hh.numel()
+
+
+def varied_backward_flops(x: Tensor, h0: Tensor | None, w_hh: Tensor, **_: object) -> int:
+    """The FLOPs of their backward pass, but for the gradients of weights."""
+    steps = x.shape[0] - (h0 is None)
+    return 2 * steps * x.shape[1] * w_hh.numel()
+
+
+def recomputed_backward_flops(x: Tensor, w_hh: Tensor, **given: Any) -> int:
+    """The FLOPs of their backward pass with the gradients of weights."""
+    return varied_backward_flops(x, given["h0"], w_hh) + varied_forward_flops(x, w_hh)
+
+
 def prepacked_flops(x: Tensor, prepacked: Tensor, **_: object) -> int:
     """The FLOPs of a forward pass or a step over packed weights."""
     sizes: list[int] = prepacked[_SIZES].view(torch.int64).tolist()
@@ -79,6 +95,9 @@ def _rows(x: Tensor) -> int:
 _FORMULAS: list[tuple[torch._ops.OpOverload, Callable[..., int]]] = [
     *((pair.forward, forward_flops) for pair in PAIRS.values()),
     *((pair.backward, backward_flops) for pair in PAIRS.values()),
+    *((pair.forward, varied_forward_flops) for pair in VARIED.values()),
+    (VARIED["native"].backward, varied_backward_flops),
+    (VARIED["reference"].backward, recomputed_backward_flops),
     (prepacked_forward, prepacked_flops),
     (prepacked_step, prepacked_flops),
     (prepacked_linear, linear_flops),

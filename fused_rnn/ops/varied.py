@@ -53,6 +53,14 @@ class CellInputs(NamedTuple):
         """Those that a derivative can be taken by."""
         return self[:11]
 
+    def with_states(self, cell: str) -> "CellInputs":
+        """The same with zeros in place of states that are absent."""
+        leading, hidden = (self.w_hh.shape[0], self.x.shape[1]), self.w_hh.shape[2]
+        cells = CELL_STATES[cell] * hidden
+        h0 = self.x.new_zeros(*leading, hidden) if self.h0 is None else self.h0
+        c0 = self.x.new_zeros(*leading, cells) if self.c0 is None and cells else self.c0
+        return self._replace(h0=h0, c0=c0)
+
     @property
     def fixed(self) -> tuple[Any, ...]:
         """The others."""
@@ -68,41 +76,58 @@ class CellOutput(NamedTuple):
     cells: Tensor | None  # (T, B, N, CELL_STATES * H), with `every_cell`
 
 
-def tape_shape(x: Tensor, w_hh: Tensor, cell: str, normalised: bool) -> tuple[int, ...]:
-    """The shape of what the forward op keeps: where parts are normalised, the recurrent one too."""
-    slots = _TAPE_SLOTS[cell] + (_GATES[cell] if normalised else 0)
-    return (*x.shape[:3], slots, w_hh.shape[2])
-
-
 def forward_fake(*args: Any) -> tuple[Tensor, ...]:
     """The outputs of the forward op with a tape."""
     given, cell = CellInputs(*args[:16]), args[16]
     every_cell, keep_tape = args[-2:]
     x, (count, _, hidden) = given.x, given.w_hh.shape
-    y, last = (*x.shape[:3], hidden), (count, x.shape[1], hidden)
-    cells = CELL_STATES[cell]
-    tape = tape_shape(x, given.w_hh, cell, given.h_scale is not None)
+    steps, batch, cells = x.shape[0], x.shape[1], CELL_STATES[cell] * hidden
+    # Where parts are normalised, the tape has the recurrent one too.
+    slots = _TAPE_SLOTS[cell] + (_GATES[cell] if given.h_scale is not None else 0)
+    rows = (steps, batch, count)
     return (
-        x.new_empty(y),
-        x.new_empty(last),
-        x.new_empty((*last[:2], cells * hidden) if cells else (0,)),
-        x.new_empty((*x.shape[:3], cells * hidden) if cells and every_cell else (0,)),
-        x.new_empty(tape if keep_tape else (0,)),
-        x.new_empty(y if keep_tape else (0,)),
+        x.new_empty((*rows, hidden)),
+        x.new_empty((count, batch, hidden)),
+        x.new_empty((count, batch, cells) if cells else (0,)),
+        x.new_empty((*rows, cells) if cells and every_cell else (0,)),
+        x.new_empty((*rows, slots, hidden) if keep_tape else (0,)),
+        x.new_empty((*rows, hidden) if keep_tape else (0,)),
     )
 
 
+def forward_fake_without_tape(*args: Any) -> tuple[Tensor, ...]:
+    """The outputs of the forward op of a backend that keeps no tape."""
+    return forward_fake(*args[:-1], False)
+
+
 def backward_fake(*args: Any) -> tuple[Any, ...]:
-    """The gradients of the backward op."""
+    """The outputs of the backward op, without the gradient of w_hh but with its factors."""
     given, cell = CellInputs(*args[4:20]), args[22]
-    x, (count, _, hidden) = given.x, given.w_hh.shape
-    last, cells = (count, x.shape[1], hidden), CELL_STATES[cell]
+    x, hidden = given.x, given.w_hh.shape[2]
     parted = given.x_scale is not None or cell == "gru"
     return (
         x.new_empty(x.shape),
         x.new_empty(x.shape if parted else (0,)),
         x.new_empty((*x.shape[:3], hidden)),
-        x.new_empty(last),
-        x.new_empty((*last[:2], cells * hidden) if cells else (0,)),
-        [x.new_empty((0,) if t is None else t.shape) for t in given.moving[4:]],
+        *_state_grads(given, cell),
+        [_like(t, x) for t in given.moving[4:]],
     )
+
+
+def backward_fake_without_tape(*args: Any) -> tuple[Any, ...]:
+    """The outputs of the backward op of a backend that keeps no tape: all gradients."""
+    given, cell = CellInputs(*args[4:20]), args[22]
+    none = [given.x.new_empty(0) for _ in range(2)]
+    weights = [_like(t, given.x) for t in given.moving[3:]]
+    return given.x.new_empty(given.x.shape), *none, *_state_grads(given, cell), weights
+
+
+def _state_grads(given: CellInputs, cell: str) -> tuple[Tensor, Tensor]:
+    x, (count, _, hidden) = given.x, given.w_hh.shape
+    cells = CELL_STATES[cell] * hidden
+    dh0 = x.new_empty((count, x.shape[1], hidden))
+    return dh0, x.new_empty((count, x.shape[1], cells) if cells else (0,))
+
+
+def _like(tensor: Tensor | None, x: Tensor) -> Tensor:
+    return x.new_empty((0,) if tensor is None else tensor.shape)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fused_rnn import FusedGRU, FusedLSTM, FusedLSTMCell, FusedRNN
+from fused_rnn import FusedGRU, FusedLSTM, FusedLSTMCell, FusedRNN, FusedSLSTM
 from fused_rnn._call import exporting
 from fused_rnn.interop import from_onnx, onnx_translations
 
@@ -220,6 +220,10 @@ def test_what_onnx_has_no_node_for() -> None:
     with pytest.raises(Exception) as caught:
         export(FusedGRU(INPUTS, 4, block_diagonal=2), (x,), None)
     assert "block_diagonal: ONNX has no node with heads; got 2" in messages(caught.value)
+    for layer in (FusedGRU(INPUTS, HIDDEN, layer_norm=True), FusedSLSTM(INPUTS, HIDDEN)):
+        with pytest.raises(Exception) as caught:
+            export(layer, (x,), None)
+        assert "layer: ONNX has no node of cells with options" in messages(caught.value)
 
 
 def test_without_the_table_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 from cases import need
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from varied_layers import gradients
 
 from fused_rnn import FusedSLSTM, explain
 from fused_rnn.testing import assert_within_budget
@@ -32,11 +33,6 @@ def by_formula(layer: FusedSLSTM, x: Tensor, h: Tensor, c: Tensor, n: Tensor) ->
         h = o.sigmoid() * c / n
         ys.append(h)
     return [torch.stack(ys), h, c / n]
-
-
-def gradients(outputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    torch.manual_seed(3)
-    return list(torch.autograd.grad(outputs, leaves, [torch.randn_like(y) for y in outputs]))
 
 
 @pytest.mark.parametrize("heads", [1, 3])

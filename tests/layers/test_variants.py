@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Coupled gates, heads and DropConnect: layers whose weights are made of their parameters."""
 
-import copy
-import pickle
 from typing import Any
 
 import pytest
@@ -10,17 +8,14 @@ import torch
 from cases import need
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import _per_sample_grad
-from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from twins import LAYERS, tensors
+from varied_layers import HEADS, INPUT, B, H, T, agree, gradients, make
 
 import fused_rnn
-from fused_rnn import explain, extensions, functional
+from fused_rnn import explain, functional
 from fused_rnn.backends import choice
-from fused_rnn.testing import assert_within_budget
 
-T, B, INPUT, H, HEADS = 7, 4, 5, 12, 3
 LENGTHS = torch.tensor([7, 3, 0, 5])
 BACKENDS = ("native", "reference")
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -35,17 +30,6 @@ def as_dense(weight: Tensor, gates: int) -> Tensor:
     """The recurrent matrix (G*H, H) that has a head's block (H/heads, H/heads) for each."""
     blocks = weight.view(gates, HEADS, H // HEADS, H // HEADS)
     return torch.cat([torch.block_diag(*blocks[g]) for g in range(gates)])
-
-
-def gradients(outputs: Any, leaves: list[Tensor]) -> list[Tensor]:
-    """Of random cotangents, the same for the same shapes."""
-    torch.manual_seed(3)
-    return list(torch.autograd.grad(outputs, leaves, [torch.randn_like(y) for y in outputs]))
-
-
-def agree(found: Any, truth: Any, reference: Any, **note: Any) -> None:
-    for actual, expected, other in zip(found, truth, reference, strict=True):
-        assert_within_budget(actual, expected, other, **note)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -117,104 +101,6 @@ def test_coupled_gates(backend: str, dtype: torch.dtype, heads: int) -> None:
     agree(found, by_loop(torch.float64), by_loop(dtype), backend=backend)
 
 
-VARIANTS = {
-    "coupled": ("LSTM", {"coupled": True}),
-    "heads": ("GRU", {"block_diagonal": HEADS, "reset_after": False}),
-    "both": ("LSTM", {"coupled": True, "block_diagonal": 4, "bidirectional": True}),
-    "no bias": ("LSTM", {"coupled": True, "block_diagonal": 2, "bias": False}),
-    "projected": ("LSTM", {"coupled": True, "proj_size": 3}),
-    "dropped": ("RNN", {"recurrent_dropout": 0.4, "recurrent_dropout_mode": "weights"}),
-    "normalised": ("LSTM", {"layer_norm": True}),
-    "normalised heads": ("GRU", {"layer_norm": True, "block_diagonal": 2, "num_layers": 2}),
-    "normalised, coupled": ("LSTM", {"layer_norm": True, "coupled": True, "bias": False}),
-    "normalised RNN": ("RNN", {"layer_norm": True, "direction": "reverse"}),
-    "held": ("LSTM", {"zoneout": 0.3, "zoneout_cell": 0.2, "num_layers": 2}),
-    "held GRU": ("GRU", {"zoneout": 0.3, "bidirectional": True}),
-    "state dropped": ("LSTM", {"recurrent_dropout": 0.4}),
-    "candidate dropped": ("GRU", {"recurrent_dropout": 0.4, "recurrent_dropout_mode": "update"}),
-    "peepholes": ("LSTM", {"peephole": True, "coupled": True, "block_diagonal": 3}),
-    "hard gates": ("GRU", {"gate_activation": "hard_sigmoid", "activation": "relu"}),
-    "all": (
-        "LSTM",
-        {
-            "layer_norm": True,
-            "zoneout": 0.2,
-            "zoneout_cell": 0.1,
-            "recurrent_dropout": 0.3,
-            "recurrent_dropout_mode": "update",
-            "peephole": True,
-            "gate_activation": "hard_sigmoid",
-            "bidirectional": True,
-        },
-    ),
-}
-# Those that draw random numbers in training.
-RANDOM = ("dropped", "held", "held GRU", "state dropped", "candidate dropped", "all")
-# Those that compute in evaluation what torch.nn's layers do.
-PLAIN = ("dropped", "state dropped", "candidate dropped")
-
-
-def make(name: str, backend: str = "auto", **more: Any) -> Any:
-    kind, options = VARIANTS[name]
-    return getattr(fused_rnn, f"Fused{kind}")(INPUT, H, backend=backend, **options, **more)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_ragged_batches_are_rows_of_their_own(name: str) -> None:
-    layer = make(name).double().eval()
-    x = torch.randn(T, B, INPUT, dtype=torch.float64)
-    resets = torch.rand(T, B) < 0.3
-    y, last = layer(x, lengths=LENGTHS, resets=resets)
-    for row, length in enumerate(LENGTHS.tolist()):
-        if length:
-            own, final = layer(x[:length, row], resets=resets[:length, row])
-            assert_within_budget(y[:length, row], own)
-            for ours, one in zip(tensors(last), tensors(final), strict=True):
-                assert_within_budget(ours[:, row], one)
-    lengths = LENGTHS.clamp(min=1)
-    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-    padded, _ = layer(x, lengths=lengths)
-    expected = pack_padded_sequence(padded, lengths, enforce_sorted=False)
-    assert_within_budget(layer(packed)[0].data, expected.data)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_derivatives(name: str) -> None:
-    layer = make(name).double()
-
-    def outputs(x: Tensor, *weights: Tensor) -> Any:
-        torch.manual_seed(5)  # the mask, where there is one
-        own = dict(zip(dict(layer.named_parameters()), weights, strict=True))
-        y, last = torch.func.functional_call(layer, own, (x,))
-        return (y, *tensors(last))
-
-    x = torch.randn(3, 2, INPUT, dtype=torch.float64, requires_grad=True)
-    given = (x, *layer.parameters())
-    assert torch.autograd.gradcheck(outputs, given, fast_mode=True)
-    assert torch.autograd.gradgradcheck(outputs, given, fast_mode=True)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_all_backends_compute_the_same_from_the_same_seed(name: str) -> None:
-    need("native")
-    x = torch.randn(T, B, INPUT)
-    native = make(name, "native")
-    reference = make(name, "reference")
-    reference.load_state_dict(native.state_dict())
-    double = copy.deepcopy(reference).double()
-
-    def call(layer: Any, x: Tensor) -> list[Tensor]:
-        torch.manual_seed(7)
-        y, last = layer(x)
-        return [y, *tensors(last)]
-
-    if name != "dropped":  # a mask in float64 is another one
-        agree(call(native, x), call(double, x.double()), call(reference, x))
-    pairs = zip(call(native.double(), x.double()), call(double, x.double()), strict=True)
-    for found, expected in pairs:
-        assert_within_budget(found, expected)
-
-
 @pytest.mark.parametrize("kind", LAYERS)
 def test_recurrent_weights_are_dropped_in_training(kind: str) -> None:
     options = {"num_layers": 2, "bidirectional": True}
@@ -258,38 +144,6 @@ def test_heads_run_side_by_side() -> None:
     assert ops.names == ["fused_rnn::native_forward"]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_in_a_graph(name: str) -> None:
-    # All of them are graphs of one function, which would be compiled only so often.
-    torch._dynamo.reset()
-    layer = make(name).double().eval()
-    x = torch.randn(T, B, INPUT, dtype=torch.float64)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert_within_budget(compiled(x)[0], layer(x)[0])
-    exported = torch.export.export(layer, (x,)).module()
-    assert_within_budget(exported(x)[0], layer(x)[0])
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_copies_and_text(name: str) -> None:
-    layer = make(name)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert repr(twin) == repr(layer)
-        twin.eval()
-        assert torch.equal(
-            twin(torch.ones(2, 1, INPUT))[0], layer.eval()(torch.ones(2, 1, INPUT))[0]
-        )
-    for option, value in VARIANTS[name][1].items():
-        if option not in ("bidirectional", "bias", "proj_size", "num_layers"):
-            assert f"{option}={value}" in repr(layer)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_torch_has_no_such_layer(name: str) -> None:
-    with pytest.raises(ValueError, match="as torch.nn computes, got"):
-        make(name).to_torch()
-
-
 def test_without_options_it_is_torchs_layer() -> None:
     layer = fused_rnn.FusedGRU(INPUT, H, recurrent_dropout_mode="weights", block_diagonal=1)
     assert type(layer.to_torch()) is nn.GRU
@@ -307,100 +161,6 @@ def test_the_forget_gate_begins_open(coupled: bool) -> None:
             value = {"bias_ih": -1.5 if coupled else 1.5, "bias_hh": 0}.get(name[:7])
             assert value is None or (bool((gate == value).all()) and not (bias == value).all())
         layer.reset_parameters()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "projected"])
-def test_states_after_every_step(name: str, backend: str) -> None:
-    need(backend)
-    layer = make(name, backend).double()
-    x = torch.randn(T, B, INPUT, dtype=torch.float64)
-    resets = torch.rand(T, B) < 0.2
-    y, last, every = layer(x, lengths=LENGTHS, resets=resets, return_states=True)
-    width = y.size(-1) // H
-    shown = torch.cat([tensors(every)[0][:, n] for n in range(-width, 0)], -1)
-    assert torch.equal(shown, y)
-    if layer.direction == "forward" and width == 1:
-        rows = [row for row, length in enumerate(LENGTHS.tolist()) if length]
-        for states, final in zip(tensors(every), tensors(last), strict=True):
-            for row in rows:
-                assert torch.equal(states[LENGTHS[row] - 1, :, row], final[:, row])
-    if name in RANDOM:
-        layer.eval()
-    if layer.direction == "forward" and width == 1:
-        every = layer(x, return_states=True)[2]
-        for steps in (1, 4, T):
-            _, final = layer(x[:steps])
-            for states, one in zip(tensors(every), tensors(final), strict=True):
-                assert_within_budget(states[steps - 1], one)
-
-
-@pytest.mark.parametrize("name", ["coupled", "both", "normalised", "held", "all"])
-def test_derivatives_of_states_after_every_step(name: str) -> None:
-    layer = make(name).double()
-    resets = torch.tensor([[False, True], [False, False], [True, False]])
-
-    def cells(x: Tensor, *weights: Tensor) -> Any:
-        torch.manual_seed(5)
-        own = dict(zip(dict(layer.named_parameters()), weights, strict=True))
-        extra = {"return_states": True, "resets": resets}
-        _, (_, cn), (_, every) = torch.func.functional_call(layer, own, (x,), extra)
-        return every, cn
-
-    x = torch.randn(3, 2, INPUT, dtype=torch.float64, requires_grad=True)
-    given = (x, *layer.parameters())
-    assert torch.autograd.gradcheck(cells, given, fast_mode=True)
-    assert torch.autograd.gradgradcheck(cells, given, fast_mode=True)
-
-
-def test_states_beside_a_projection() -> None:
-    with pytest.raises(
-        RuntimeError, match="expected no options beside proj_size, got coupled=True"
-    ):
-        make("projected")(torch.randn(T, B, INPUT), return_states=True)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_weights_packed_beforehand(name: str) -> None:
-    layer = make(name).double()
-    x = torch.randn(1, B, INPUT, dtype=torch.float64)
-    for mode in (True, False):
-        layer.train(mode)
-        torch.manual_seed(2)
-        y = layer(x)[0]
-        torch.manual_seed(2)
-        with torch.inference_mode(), fused_rnn.prepacked(layer):
-            assert_within_budget(layer(x)[0], y)
-            held = "prepacked" in explain(layer, x)
-        able = extensions.why_unavailable() is None
-        assert held == (able and name in PLAIN and not mode)
-
-
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in PLAIN])
-def test_they_are_not_quantized(name: str) -> None:
-    with pytest.raises(ValueError, match="expected one without coupled gates, heads or cells"):
-        fused_rnn.quantize(nn.Sequential(make(name).eval()))
-
-
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in RANDOM])
-def test_gradients_of_each_row(name: str) -> None:
-    layer = make(name).double()
-    x = torch.randn(T, B, INPUT, dtype=torch.float64)
-
-    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        y, _ = torch.func.functional_call(layer, weights, (x.unsqueeze(1),))
-        return y.sin().sum()
-
-    weights = {key: p.detach() for key, p in layer.named_parameters()}
-    by_vmap = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))(weights, x)
-    calls = _per_sample_grad.call_for_per_sample_grads
-    asking = calls(layer, batch_size=B, loss_reduction="sum", batch_first=False)
-    asking(x)[0].sin().sum().backward()
-    for key, parameter in layer.named_parameters():
-        for row in range(B):
-            expected = torch.func.grad(loss)(weights, x[:, row])[key]
-            assert_within_budget(by_vmap[key][row], expected)
-            assert_within_budget(parameter.grad_sample[row], expected)
 
 
 def test_explained(monkeypatch: pytest.MonkeyPatch) -> None:

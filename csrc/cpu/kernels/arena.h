@@ -28,4 +28,14 @@ class Arena {
   size_t used_ = 0;
 };
 
+// The workspace of a team of any size up to `threads`, of which used(size) tells one's.
+template <class F>
+size_t most_used(int threads, F used) {
+  size_t most = 0;
+  for (int size = 1; size <= threads; ++size) {
+    if (used(size) > most) most = used(size);
+  }
+  return most;
+}
+
 }  // namespace fused_rnn::cpu::FUSED_RNN_ISA

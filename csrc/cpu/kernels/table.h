@@ -24,6 +24,7 @@
 #else
 #include "varied/backward.h"
 #include "varied/forward.h"
+#include "varied/gradients.h"
 #endif
 
 namespace fused_rnn::cpu::FUSED_RNN_ISA {

@@ -5,10 +5,9 @@ from ..backend import Backend
 from .cells import STEPS, State
 from .layer import reference_layer
 from .products import INTEGERS
-from .varied import ACTIVATIONS, varied_layer
+from .varied import varied_layer
 
 __all__ = [
-    "ACTIVATIONS",
     "INTEGERS",
     "REFERENCE",
     "STEPS",

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...ops import CELL_STATES, CellInputs, CellOptions, CellOutput
+from ...ops import CellInputs, CellOptions, CellOutput
 from .cells import State
 from .layer import inside_of, masks_of, walk
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
-    # As PyTorch and Keras 3 have it; the slope of PyTorch's own is a sixth in float32 (2.14).
+    # As PyTorch and Keras 3 have it; the slope of PyTorch's own is a sixth in float32 (2.13).
     "hard_sigmoid": lambda x: (x + 3).clamp(0, 6) / 6,
 }
 
@@ -62,10 +62,10 @@ class _Step(NamedTuple):
         return row if bias is None else row + bias
 
     def act(self, row: Tensor) -> Tensor:
-        return ACTIVATIONS[self.options.activation](row)
+        return _ACTIVATIONS[self.options.activation](row)
 
     def gate(self, row: Tensor) -> Tensor:
-        return ACTIVATIONS[self.options.gate_activation](row)
+        return _ACTIVATIONS[self.options.gate_activation](row)
 
     def held(self, new: Tensor, old: Tensor) -> Tensor:
         """h by zoneout."""
@@ -167,11 +167,9 @@ def varied_layer(options: CellOptions, given: CellInputs) -> CellOutput:
         same after every step, (T, B, N, CELL_STATES * H).
     """
     x, cell = given.x, options.cell
-    _, batch, count, _ = x.shape
+    count = x.shape[2]
     inside = inside_of(x, given.lengths)
-    hidden, cells = given.w_hh.shape[2], CELL_STATES[cell]
-    h0 = x.new_zeros(count, batch, hidden) if given.h0 is None else given.h0
-    c0 = x.new_zeros(count, batch, cells * hidden) if given.c0 is None else given.c0
+    h0, c0 = given.with_states(cell)[1:3]
     shown, finals = [], []
     for n in range(count):
         # x has its axis of recurrences elsewhere, and states are handed on by themselves.
@@ -187,7 +185,7 @@ def varied_layer(options: CellOptions, given: CellInputs) -> CellOutput:
             masked = own._replace(hold=at[0], hold_cell=at[1], keep=at[2])
             return _STEPS[cell](_Step(rows[t], masked, options), state)
 
-        state = (h0[n], c0[n]) if cells else (h0[n],)
+        state = (h0[n],) if c0 is None else (h0[n], c0[n])
         reverse = bool(options.reverse[n])
         masks = masks_of(inside, given.resets, reverse)
         every, final = walk(step, state, masks, x, reverse, 1 + options.every_cell)

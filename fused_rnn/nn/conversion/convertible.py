@@ -85,13 +85,13 @@ class Convertible(Passing):
 
     def _not_of_torch(self) -> list[tuple[str, Any, Any]]:
         """The options by which this computes what torch.nn's twin does not, values, and its own."""
-        names = [name for name in self._own_attributes if name not in ("backend", "_variety")]
+        names = [name for name in self._own_attributes if name != "backend"]
         found = [(name, getattr(self, name), getattr(type(self), name)) for name in names]
         return [own for own in found if own[1] != own[2]]
 
     @classmethod
     def _plain_attributes(cls, module: nn.Module) -> dict[str, Any]:
-        """Further attributes of a module that computes as `module`, for users to read."""
+        """Further attributes of a module that computes as `module`."""
         return {}
 
     def _told_attributes(self) -> tuple[str, ...]:
@@ -114,11 +114,8 @@ class Convertible(Passing):
     def own_text(cls, module: nn.Module, without: Container[str] = ()) -> str:
         """The text of a module's attributes of this class that torch.nn lacks, but for defaults."""
         names = [name for name in cls._own_attributes if name not in without]
-        own = [(name, getattr(module, name, getattr(cls, name))) for name in names]
-        told = [(name, v) for name, v in own if name != "_variety" and v != getattr(cls, name)]
-        variety = getattr(module, "_variety", None)
-        told += [] if variety is None else variety.differing()
-        return "".join(f", {name}={value}" for name, value in told)
+        own = {name: getattr(module, name, getattr(cls, name)) for name in names}
+        return "".join(f", {name}={v}" for name, v in own.items() if v != getattr(cls, name))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

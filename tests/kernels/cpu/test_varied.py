@@ -11,11 +11,12 @@ from cases import INSTRUCTION_SETS, need
 from torch import Tensor
 
 from fused_rnn import extensions
-from fused_rnn._call import varied
-from fused_rnn._call.varied import VariedFunction
+from fused_rnn._call.varied_autograd import VariedFunction, VariedPlan
 from fused_rnn.backends.reference import varied_layer
 from fused_rnn.ops import CELL_STATES, GATES, VARIED, CellInputs, CellOptions
 from fused_rnn.testing import assert_within_budget
+
+NATIVE = VARIED["native"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +58,11 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
     c0 = normal(count, batch, CELL_STATES[cell] * hidden)
     if cell == "slstm":
         c0[..., hidden : 2 * hidden] = c0[..., hidden : 2 * hidden].abs() + 0.5  # n
+    activation = draw.choice(["tanh", "tanh", "relu"]) if gates > 1 else "tanh"
     options = CellOptions(
         cell,
         tuple(draw.choice([0, 1]) for _ in range(count)),
-        "relu"
-        if cell == "rnn_relu"
-        else draw.choice(["tanh", "tanh", "relu"])
-        if gates > 1
-        else "tanh",
+        "relu" if cell == "rnn_relu" else activation,
         draw.choice(["sigmoid", "hard_sigmoid"]),
         rates[0],
         rates[1] if lstm else 0.0,
@@ -101,7 +99,7 @@ def results(problem: Problem, dtype: torch.dtype, native: bool) -> list[Tensor]:
     leaves = [t if t is None else t.to(dtype).requires_grad_() for t in given.moving]
     inputs = CellInputs(*leaves, *given.fixed)
     if native:
-        y, hn, cn, cells, *_ = VariedFunction.apply(options, *inputs)
+        y, hn, cn, cells, *_ = VariedFunction.apply(VariedPlan(NATIVE, options), *inputs)
     else:
         y, hn, cn, cells = varied_layer(options, inputs)
     outputs = [y, hn, *([cn] if CELL_STATES[options.cell] else [])]
@@ -173,19 +171,47 @@ def test_second_derivatives() -> None:
         ) -> Any:
             own = iter(asked)
             moving = [None if t is None else next(own) for t in leaves]
-            y, hn, cn, cells, *_ = VariedFunction.apply(options, *moving, *given.fixed)
+            y, hn, cn, cells, *_ = VariedFunction.apply(
+                VariedPlan(NATIVE, options), *moving, *given.fixed
+            )
             found = (y, hn, cn) if CELL_STATES[options.cell] else (y, hn)
             return (*found, cells) if options.every_cell else found
 
         assert torch.autograd.gradgradcheck(outputs, asked, fast_mode=True)
 
 
-def test_the_ops_are_registered_well() -> None:
-    for seed in range(3):
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_the_ops_are_registered_well(backend: str) -> None:
+    for seed in range(4):
         options, given = make(seed, (3, 2, 5))
-        torch.library.opcheck(
-            VARIED.forward, (*given, *options, True), test_utils=("test_schema", "test_faketensor")
-        )
+        moving = [None if t is None else t.requires_grad_() for t in given.moving]
+        inputs = (*moving, *given.fixed, *options, True)
+        torch.library.opcheck(VARIED[backend].forward, inputs)
+
+
+def test_the_reference_as_an_op() -> None:
+    for seed in range(10):
+        options, given = make(seed, (4, 3, 6))
+        found = []
+        for pair in VARIED.values():
+            leaves = [None if t is None else t.clone().requires_grad_() for t in given.moving]
+            outputs = VariedFunction.apply(VariedPlan(pair, options), *leaves, *given.fixed)
+            shown = [t for t in outputs[:4] if t.requires_grad]
+            torch.manual_seed(2)
+            cotangents = [torch.randn_like(t) for t in shown]
+            asked = [t for t in leaves if t is not None]
+            found.append([*shown, *torch.autograd.grad(shown, asked, cotangents)])
+        for actual, expected in zip(*found, strict=True):
+            assert_within_budget(actual, expected)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_the_backward_op_has_no_gradient(backend: str) -> None:
+    options, given = make(2, (3, 2, 5), cell="gru")
+    y, *_, tape, saved = VARIED[backend].forward(*given, *options, True)
+    x = given.x.requires_grad_()
+    with pytest.raises(RuntimeError, match="varied_backward: expected no gradient of it"):
+        VARIED[backend].backward(y, None, None, None, *given._replace(x=x), saved, tape, *options)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +230,7 @@ def test_the_ops_are_registered_well() -> None:
 def test_bad_tensors(change: dict[str, Tensor], message: str) -> None:
     given = CellInputs(torch.zeros(2, 3, 1, 20), None, None, torch.zeros(1, 20, 5), *[None] * 7)
     with pytest.raises(RuntimeError, match=message), torch.no_grad():
-        VARIED.forward(*given._replace(**change), *CellOptions("lstm", (0,)), False)
+        NATIVE.forward(*given._replace(**change), *CellOptions("lstm", (0,)), False)
 
 
 def test_bad_words() -> None:
@@ -218,19 +244,19 @@ def test_bad_words() -> None:
         (CellOptions("gru", ()), "reverse: expected at least one recurrence"),
     ):
         with pytest.raises(RuntimeError, match=message), torch.no_grad():
-            VARIED.forward(*given, *options, False)
+            NATIVE.forward(*given, *options, False)
 
 
 def test_an_slstm_has_no_zoneout() -> None:
     given = CellInputs(torch.zeros(2, 3, 1, 20), None, None, torch.zeros(1, 20, 5), *[None] * 7)
     options = CellOptions("slstm", (0,), zoneout=0.5)
     with pytest.raises(RuntimeError, match="slstm: expected neither zoneout nor dropout"):
-        VARIED.forward(*given, *options, False)
+        NATIVE.forward(*given, *options, False)
 
 
 def test_no_rows() -> None:
     given = CellInputs(torch.zeros(2, 0, 1, 15), None, None, torch.zeros(1, 15, 5), *[None] * 7)
     leaves = given._replace(w_hh=given.w_hh.requires_grad_())
-    y, *_ = varied.VariedFunction.apply(CellOptions("gru", (0,)), *leaves)
+    y, *_ = VariedFunction.apply(VariedPlan(NATIVE, CellOptions("gru", (0,))), *leaves)
     (grad,) = torch.autograd.grad(y.sum(), leaves.w_hh)
     assert y.shape == (2, 0, 1, 5) and not grad.any()

@@ -49,12 +49,8 @@ class BackwardPass {
 
  public:
   static size_t workspace(const Backward& args, int threads) {
-    size_t most = 0;
-    for (int size = 1; size <= threads; ++size) {
-      BackwardPass pass(args, nullptr, size, 0);
-      if (pass.arena_.used() > most) most = pass.arena_.used();
-    }
-    return most;
+    return most_used(threads,
+                     [&](int size) { return BackwardPass(args, nullptr, size, 0).arena_.used(); });
   }
 
   static void run(const Backward& args, char* workspace, Team& team, int rank) {

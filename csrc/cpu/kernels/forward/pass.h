@@ -54,12 +54,8 @@ class ForwardPass {
 
  public:
   static size_t workspace(const Forward& args, int threads) {
-    size_t most = 0;
-    for (int size = 1; size <= threads; ++size) {
-      ForwardPass pass(args, nullptr, size, 0);
-      if (pass.arena_.used() > most) most = pass.arena_.used();
-    }
-    return most;
+    return most_used(threads,
+                     [&](int size) { return ForwardPass(args, nullptr, size, 0).arena_.used(); });
   }
 
   // Bytes of one recurrence's weights as `prepack` leaves them.

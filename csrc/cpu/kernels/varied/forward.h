@@ -18,12 +18,8 @@ class VariedForwardPass : VariedPass<C, cell> {
 
  public:
   static size_t workspace(const VariedForward& args, int threads) {
-    size_t most = 0;
-    for (int size = 1; size <= threads; ++size) {
-      VariedForwardPass pass(args, nullptr, size, 0);
-      if (pass.arena_.used() > most) most = pass.arena_.used();
-    }
-    return most;
+    return most_used(
+        threads, [&](int size) { return VariedForwardPass(args, nullptr, size, 0).arena_.used(); });
   }
 
   static void run(const VariedForward& args, char* workspace, Team& team, int rank) {
@@ -69,16 +65,10 @@ class VariedForwardPass : VariedPass<C, cell> {
     }
   }
 
-  const C* weights() const { return static_cast<const C*>(given_.w_hh) + n_ * gates_ * s_.H; }
+  const C* weights() const { return Base::of_units(given_.w_hh, gates_ * s_.H); }
 
   void prepare() {
-    if (packs_) {
-      const Matrix<C> from{weights(), s_.H, 1};
-      for (int64_t p = panels_.begin; p < panels_.end; ++p) {
-        if (p % split_.row_groups != place_.row_group) continue;
-        pack_panel(shared_.weights + p * panel_size<C>(map_, s_.H), map_, p, from, s_.H, s_.H);
-      }
-    }
+    if (packs_) Base::pack(panels_, map_, {weights(), s_.H, 1}, s_.H, shared_.weights);
     Base::for_rows_of(rows_.all(), [&](int64_t p) { start_row(p); });
   }
 
@@ -200,13 +190,18 @@ class VariedForwardPass : VariedPass<C, cell> {
     store_n<C>(state, h, lanes);
   }
 
+  // What gate g of a vector of units is activated at.
+  V pre(const Part& x, const Part& r, int g, int64_t u, int64_t n) const {
+    return x.at(g, g * s_.H + u, n) + r.at(g, g * s_.H + u, n);
+  }
+
   void lstm(int64_t p, int64_t row, const Part& x, const Part& r) {
     const int64_t H = s_.H;
     const auto act = given_.options.activations;
     const uint8_t* mask = Base::candidate_mask(row);
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
-      const auto pre = [&](int g) { return x.at(g, g * H + u, n) + r.at(g, g * H + u, n); };
+      const auto pre = [&](int g) { return this->pre(x, r, g, u, n); };
       C* c = cell_at(p, 0) + u;
       const V c_prev = load(c);
       const auto s = cells::varied_lstm_cell<M>(act, pre(0), pre(1), pre(2), c_prev,
@@ -242,7 +237,7 @@ class VariedForwardPass : VariedPass<C, cell> {
     const int64_t H = s_.H;
     for (int64_t u = 0; u < H; u += L) {
       const int64_t lanes = min(H - u, L);
-      const auto pre = [&](int g) { return x.at(g, g * H + u, lanes) + r.at(g, g * H + u, lanes); };
+      const auto pre = [&](int g) { return this->pre(x, r, g, u, lanes); };
       C *c = cell_at(p, 0) + u, *n = cell_at(p, 1) + u, *m = cell_at(p, 2) + u;
       const auto s =
           cells::slstm_forward<M>(pre(0), pre(1), pre(2), pre(3), load(c), load(n), load(m));
@@ -264,7 +259,7 @@ class VariedForwardPass : VariedPass<C, cell> {
     const uint8_t* mask = Base::candidate_mask(row);
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
-      const auto pre = [&](int g) { return x.at(g, g * H + u, n) + r.at(g, g * H + u, n); };
+      const auto pre = [&](int g) { return this->pre(x, r, g, u, n); };
       if constexpr (cell == Cell::kGru) {
         const V q = r.at(2, 2 * H + u, n);
         const auto s =

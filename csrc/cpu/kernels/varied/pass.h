@@ -72,6 +72,12 @@ struct Moments {
 
   // Of a vector of the row, of which the first n lanes are read.
   Vec<C> normal(const C* p, int64_t n) const { return (load_n<C>(p, n) - mean) * scale; }
+
+  // What the gradient d of normal values is of the values before: `mean` and `mean_normal` are
+  // those of the row's d and d * normal.
+  Vec<C> backward(Vec<C> d, Vec<C> normal, C mean, C mean_normal) const {
+    return (d - mean - normal * mean_normal) * scale;
+  }
 };
 
 template <class C>
@@ -105,7 +111,7 @@ class VariedPass {
         ld_(round_up(s_.H, 16)),
         slots_(varied_slots(cell) + (args.h_scale ? G : 0)) {}
 
-  // Runs f(n) for each recurrence of this thread's, all threads together.
+  // Runs f for each recurrence of this thread's, all threads together.
   template <class F>
   void for_recurrences(Team& team, F f) {
     for (int64_t n = 0; n < s_.N; n += split_.recurrence_groups) {
@@ -116,10 +122,19 @@ class VariedPass {
     }
   }
 
-  // f(visit) for this thread's rows among the first `count` of its group.
+  // f(position) for this thread's rows among the first `count` of its group.
   template <class F>
   void for_rows_of(int64_t count, F f) const {
     for (int64_t j = place_.unit_group; j < count; j += split_.unit_groups) f(rows_.position(j));
+  }
+
+  // Packs this thread's share of some panels; row groups of the same panels share them.
+  void pack(const Range& panels, const PanelMap<C>& map, const Matrix<C>& from, int64_t K,
+            C* to) const {
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      if (p % split_.row_groups != place_.row_group) continue;
+      pack_panel(to + p * panel_size<C>(map, K), map, p, from, K, K);
+    }
   }
 
   // ---- arrays of this recurrence; null where there are none

@@ -98,6 +98,21 @@ inline Buffer* add(Buffers& buffers, Dtype dtype, int64_t count, bool random) {
   return buffers.back().get();
 }
 
+// Whether results agree, each as a whole, to a bound of their size, and to `least` where they are
+// small. What is out of place differs by more than it holds.
+inline bool near(const Buffers& a, const Buffers& b, double bound, double least) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    double difference = 0, square = least;
+    for (int64_t k = 0; k < a[i]->count; ++k) {
+      const double d = a[i]->get(k) - b[i]->get(k);
+      difference += d * d;
+      square += b[i]->get(k) * b[i]->get(k);
+    }
+    if (!(difference <= bound * bound * square)) return false;
+  }
+  return true;
+}
+
 inline void on_team(int size, const std::function<void(Team&, int)>& f) {
   Team team(size);
   std::vector<std::thread> threads;
