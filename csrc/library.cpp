@@ -18,6 +18,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("native_forward", TORCH_BOX(&fused_rnn::cpu::forward));
   m.impl("native_backward", TORCH_BOX(&fused_rnn::cpu::backward));
+  m.impl("native_cells_backward", TORCH_BOX(&fused_rnn::cpu::cells_backward));
   m.impl("native_varied_forward", TORCH_BOX(&fused_rnn::cpu::varied_forward));
   m.impl("native_varied_backward", TORCH_BOX(&fused_rnn::cpu::varied_backward));
   m.impl("native_prepack", TORCH_BOX(&fused_rnn::cpu::prepack));

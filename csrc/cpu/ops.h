@@ -30,6 +30,14 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
     bool need_dweights, int64_t products);
 
+// The same of an LSTM whose c after every step has a gradient too, (T, B, N, H) of the tape's type.
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> cells_backward(
+    std::optional<Tensor> dcells, std::optional<Tensor> dy, std::optional<Tensor> dhn,
+    std::optional<Tensor> dcn, Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0,
+    std::vector<Tensor> weights, std::optional<Tensor> lengths, std::optional<Tensor> resets,
+    Tensor y, Tensor tape, std::string cell, std::vector<int64_t> reverse, bool need_dx,
+    bool need_dstate, bool need_dweights, int64_t products);
+
 // Cells with options (varied.h), in float32 and float64: x is the input's part of the gates,
 // (T, B, N, G*H), and what has one recurrence's behind another's begins with N. `dropout` is that
 // of the state before the product, or of the candidate. Returns y (T, B, N, H), hn and cn (N, B,

@@ -49,8 +49,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   return {y, hn, cn ? *cn : none(), tape, keep_tape ? copy_on_write(y) : none()};
 }
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
-    std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> cells_backward(
+    std::optional<Tensor> dcells, std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,
     std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
     std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
     std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
@@ -67,6 +67,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   check_optional("dy", dy, layer.dtype, layer.over_rows({s.N, s.P}));
   check_optional("dhn", dhn, layer.dtype, {s.N, s.B, s.P});
   if (lstm) check_optional("dcn", dcn, layer.dtype, {s.N, s.B, s.H});
+  FUSED_RNN_CHECK(lstm || !dcells, "dcells: expected it of an LSTM, got ", cell);
+  check_optional("dcells", dcells, tape_type(s), layer.over_rows({s.N, s.H}));
 
   Tensor dx = need_dx ? make(x.sizes(), layer.dtype) : make({0}, layer.dtype);
   Tensor dh0 = need_dstate ? make({s.N, s.B, s.P}, layer.dtype) : make({0}, layer.dtype);
@@ -97,6 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
                       data(dy),
                       data(dhn),
                       lstm ? data(dcn) : nullptr,
+                      data(dcells),
                       need_dx ? dx.mutable_data_ptr() : nullptr,
                       need_dstate ? dh0.mutable_data_ptr() : nullptr,
                       need_dstate && lstm ? dc0.mutable_data_ptr() : nullptr,
@@ -107,6 +110,16 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   run_team(threads,
            [&](Team& team, int rank) { k.backward(args, workspace.memory(), team, rank); });
   return {dx, dh0, dc0, dweights};
+}
+
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
+    std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,
+    std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
+    std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
+    std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
+    bool need_dweights, int64_t products) {
+  return cells_backward(std::nullopt, dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape,
+                        cell, reverse, need_dx, need_dstate, need_dweights, products);
 }
 
 }  // namespace fused_rnn::cpu

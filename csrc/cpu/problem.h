@@ -102,6 +102,7 @@ struct Backward {
   const void* dy;               // (T, B, N, P) or null
   const void* dhn;              // (N, B, P) or null
   const void* dcn;              // (N, B, H) or null
+  const void* dcells;           // of c after every step, (T, B, N, H) of the tape's type, or null
   void* dx;                     // (T, B, I) or null
   void* dh0;                    // (N, B, P) or null
   void* dc0;                    // (N, B, H) or null

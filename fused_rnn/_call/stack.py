@@ -15,6 +15,7 @@ from ..ops import LayerOutput, contiguous, copy, layout
 from .arguments import Arguments, run_on_grid
 from .compact_rows import CompactRows
 from .dispatch import operation_by_operation, run_layer
+from .every_cell import run_layer_with_cells, tells_cells
 from .functorch import records_gradient, transformed
 from .pieces import Passed
 
@@ -57,11 +58,10 @@ def stack(
     at_once = own.run_stack is not None and count > 1 and not dropout and kept is None
     at_once = at_once and not torch.compiler.is_compiling() and operation_by_operation(own, x)
     how = _How(cell, reverse, own, at_once)
-    between = partial(drop, p=dropout) if training and dropout else None
+    probability = dropout if training else 0.0
     if rows is None or own.takes_compact_rows(x.device):
-        return _layers(how, count, given, weights, between, kept)
-    # Dropped out as compact rows: those are the random numbers torch.nn draws.
-    on_grid = None if between is None else _on_rows(between, rows)
+        return _layers(how, count, given, weights, dropout_between(probability), kept)
+    on_grid = dropout_between(probability, rows)
 
     def padded(given: Arguments) -> LayerOutput:
         return _layers(how, count, given, weights, on_grid, kept)
@@ -69,9 +69,20 @@ def stack(
     return run_on_grid(padded, given, kept)
 
 
-def _on_rows(function: Callable[[Tensor], Tensor], rows: CompactRows) -> Callable[[Tensor], Tensor]:
-    """A function of the padded grid that applies a function of compact rows."""
-    return lambda grid: rows.pad(function(rows.compact(grid)))
+def dropout_between(
+    probability: float, rows: CompactRows | None = None
+) -> Callable[[Tensor], Tensor] | None:
+    """The dropout of what passes from layer to layer, if there is any.
+
+    Args:
+        probability: of a zero.
+        rows: those of a packed input that passes as a padded grid. It is dropped out as compact
+            rows all the same: those are the random numbers torch.nn draws.
+    """
+    if not probability:
+        return None
+    dropped = partial(drop, p=probability)
+    return dropped if rows is None else lambda grid: rows.pad(dropped(rows.compact(grid)))
 
 
 def _held(*tensors: Tensor | None, by: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -123,10 +134,14 @@ def _layers(
             x = between(x)
         h, c = (None if s is None else s.chunk(count)[at] for s in states)
         given, own = given._replace(x=x, h0=h, c0=c), weights[at * per : (at + 1) * per]
-        y, hn, cn = run_layer(given, own, cell=cell, reverse=reverse, backend=backend)
+        cells = None
+        if kept is not None and tells_cells(cell, backend, x):
+            y, hn, cn, cells = run_layer_with_cells(given, own, reverse)
+        else:
+            y, hn, cn = run_layer(given, own, cell=cell, reverse=reverse, backend=backend)
         y = y.flatten(-2)
         if kept is not None:
-            kept.append(Passed(x, y))
+            kept.append(Passed(x, y, cells))
         x = y
         hs.append(hn)
         cs.append(cn)

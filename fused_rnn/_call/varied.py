@@ -28,6 +28,7 @@ from .arguments import Arguments, run_on_grid
 from .exporting import refuse_onnx
 from .functorch import Maybe, records_gradient, transformed
 from .pieces import Passed
+from .stack import dropout_between
 from .varied_autograd import VariedFunction, VariedPlan
 from .variety import Variety
 
@@ -73,13 +74,15 @@ def varied_stack(
     own = [dict(zip(names, part, strict=True)) for part in _cut(weights, len(names))]
     layers = _cut(own, len(reverse))
 
+    between = dropout_between(dropout if training else 0.0, given.rows)
+
     def run(given: Arguments) -> LayerOutput:
         x, h0, c0, lengths, resets, _ = given
         states = [[None] * len(layers) if s is None else s.chunk(len(layers)) for s in (h0, c0)]
         hs, cs = [], []
         for at, (h, c, of_layer) in enumerate(zip(*states, layers, strict=True)):
-            if at and dropout and training:
-                x = F.dropout(x, dropout)
+            if at and between is not None:
+                x = between(x)
             y, hn, cn, cells = _run_layer(how, given._replace(x=x, h0=h, c0=c), of_layer)
             if kept is not None:
                 kept.append(Passed(x, y, cells))

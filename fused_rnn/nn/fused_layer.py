@@ -116,7 +116,9 @@ class FusedLayer(VariedWeights, FlatWeights, Prepackable, Watchable, SequenceFor
         columns = self.proj_size or self.hidden_size
         self._check_first_weights(weights, GATES[self._cell()], columns)
         packs = self._packs(weights, x, *states)
-        if packs is not None and not (self.training and self.dropout):
+        # Packed weights have no kernel that tells c of every step.
+        untold = kept is not None and self._kind == "LSTM"
+        if packs is not None and not (self.training and self.dropout) and not untold:
             self._explain_packed()
             return inferred_stack([_of_packed(pack) for pack in packs], given, kept)
         return self._run_stack(given, weights, self._reverse(), kept)

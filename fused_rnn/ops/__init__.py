@@ -29,6 +29,7 @@ __all__ = [
     "advance",
     "batch_size",
     "best",
+    "cells_backward",
     "contiguous",
     "copy",
     "layout",
@@ -101,6 +102,7 @@ if not _LOADED:
     torch.library.impl("fused_rnn::copy", "CompositeExplicitAutograd", Tensor.clone)
 torch.library.register_autograd(copy, lambda _, grad: grad)
 
+cells_backward = _COMPILED["native_cells_backward"]
 prepack = _COMPILED["native_prepack"]
 prepacked_forward = _COMPILED["native_prepacked_forward"]
 prepacked_step = _COMPILED["native_prepacked_step"]

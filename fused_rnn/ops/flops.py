@@ -17,7 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import GATES, PAIRS, VARIED, batch_size, prepacked_forward, prepacked_linear, prepacked_step
+from . import (
+    GATES,
+    PAIRS,
+    VARIED,
+    batch_size,
+    cells_backward,
+    prepacked_forward,
+    prepacked_linear,
+    prepacked_step,
+)
 
 _COUNTER = "torch.utils.flop_counter"
 
@@ -95,6 +104,7 @@ def _rows(x: Tensor) -> int:
 _FORMULAS: list[tuple[torch._ops.OpOverload, Callable[..., int]]] = [
     *((pair.forward, forward_flops) for pair in PAIRS.values()),
     *((pair.backward, backward_flops) for pair in PAIRS.values()),
+    (cells_backward, backward_flops),
     *((pair.forward, varied_forward_flops) for pair in VARIED.values()),
     (VARIED["native"].backward, varied_backward_flops),
     (VARIED["reference"].backward, recomputed_backward_flops),

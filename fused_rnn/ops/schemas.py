@@ -49,6 +49,8 @@ COMPILED = {
     "native_varied_backward": VARIED_BACKWARD,
     # A copy that compilers keep: of their own kind they leave some out, or make them too late.
     "copy": "(Tensor x) -> Tensor",
+    # With the gradient of an LSTM's c after every step, (T, B, N, H) of the tape's type.
+    "native_cells_backward": "(Tensor? dcells, " + BACKWARD[1:],
     # Weights packed beforehand are one tensor of bytes.
     "native_prepack": "(Tensor[] weights, str cell, int[] reverse) -> Tensor",
     "native_prepacked_forward": (

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import INSTRUCTION_SETS
 from stepwise import FORMS, INPUTS, KINDS, LENGTHS, B, Given, H, T, flat, form, judge
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -25,6 +26,15 @@ def test_as_one_row_and_step_at_a_time(kind: str, shape: str, lengths: Any, back
     for tensor in given.tensors():
         tensor.requires_grad_()
     judge(given, given.call(lengths), lengths, torch.float32)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_each_instruction_set(instruction_set: str, dtype: torch.dtype) -> None:
+    given = Given("projected", dtype, num_layers=2, bidirectional=True)
+    for tensor in given.tensors():
+        tensor.requires_grad_()
+    judge(given, given.call(LENGTHS), LENGTHS, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
@@ -179,6 +189,24 @@ def test_second_derivatives(kind: str) -> None:
     # Entry by entry they take minutes.
     assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
+
+
+def test_gradients_of_many_cotangents_at_once() -> None:
+    given = Given("lstm", num_layers=2, bidirectional=True)
+    tensors = given.tensors()
+    for tensor in tensors:
+        tensor.requires_grad_()
+    outputs = given.call(LENGTHS)
+    cotangents = [torch.randn(3, *o.shape) for o in outputs]
+    batched = torch.autograd.grad(
+        outputs, tensors, cotangents, retain_graph=True, is_grads_batched=True
+    )
+    for at in range(3):
+        one = [c[at] for c in cotangents]
+        for own, other in zip(
+            batched, torch.autograd.grad(outputs, tensors, one, retain_graph=True), strict=True
+        ):
+            assert_within_budget(own[at], other.double(), other)
 
 
 def test_torch_func() -> None:

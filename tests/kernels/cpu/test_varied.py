@@ -184,6 +184,8 @@ def test_second_derivatives() -> None:
 def test_the_ops_are_registered_well(backend: str) -> None:
     for seed in range(4):
         options, given = make(seed, (3, 2, 5))
+        # What a tape holds past a row's end is nobody's business, and would be compared.
+        given = given._replace(lengths=torch.full((2,), 3))
         moving = [None if t is None else t.requires_grad_() for t in given.moving]
         inputs = (*moving, *given.fixed, *options, True)
         torch.library.opcheck(VARIED[backend].forward, inputs)

@@ -231,6 +231,14 @@ class BackwardPass {
     return dh;
   }
 
+  // The same of an LSTM's cell.
+  V cell_grad(const Visit& a, int64_t u, int64_t lanes) const {
+    V dc = load(shared_.dc + a.p * ld_h_ + u);
+    const C* own = static_cast<const C*>(args_.dcells) + (a.row * s_.N + n_) * s_.H;
+    if (args_.dcells) dc += load_n<C>(own + u, lanes);
+    return dc;
+  }
+
   void gather_output(const Visit& a);
 
   void put(const Visit& a, int slot, int64_t u, int64_t lanes, V value);

@@ -31,7 +31,7 @@ void BackwardPass<IO, Op, cell>::gates(const Visit& a, int64_t u, int64_t lanes,
     C* dc = shared_.dc + a.p * ld_h_ + u;
     const auto d = cells::lstm_backward<M>(
         saved(a, 0, u, lanes), saved(a, 1, u, lanes), saved(a, 2, u, lanes), saved(a, 3, u, lanes),
-        saved(a, 4, u, lanes), previous_c(a, u, lanes), dh, load(dc));
+        saved(a, 4, u, lanes), previous_c(a, u, lanes), dh, cell_grad(a, u, lanes));
     put(a, 0, u, lanes, d.di);
     put(a, 1, u, lanes, d.df);
     put(a, 2, u, lanes, d.dg);

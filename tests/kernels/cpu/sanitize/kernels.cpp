@@ -13,14 +13,13 @@ namespace {
 Buffers run(const Kernels& kernels, Problem& p, int threads, bool prepacked) {
   const Shape& s = p.shape;
   const bool lstm = s.cell == Cell::kLstm;
-  const Dtype wide = s.dtype == Dtype::kDouble ? Dtype::kDouble : Dtype::kFloat;
   Buffers out;
   Buffer* y = add(out, s.dtype, p.rows.count * s.N * s.P, false);
   Buffer* hn = add(out, s.dtype, s.N * s.B * s.P, false);
   Buffer* cn = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
   Buffers saved;
   Buffer* tape =
-      add(saved, wide, p.rows.count * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
+      add(saved, wide(s.dtype), p.rows.count * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
   Forward forward{s,
                   p.rows,
                   p.weights.data(),
@@ -70,6 +69,7 @@ Buffers run(const Kernels& kernels, Problem& p, int threads, bool prepacked) {
                           pointer(p.dy),
                           pointer(p.dhn),
                           lstm ? pointer(p.dcn) : nullptr,
+                          lstm ? pointer(p.dcells) : nullptr,
                           dx->data(),
                           dh0->data(),
                           lstm ? dc0->data() : nullptr,

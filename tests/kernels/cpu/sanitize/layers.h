@@ -10,6 +10,9 @@
 
 namespace fused_rnn::cpu {
 
+// The type of tapes, and of what is added to their gradients.
+inline Dtype wide(Dtype dtype) { return dtype == Dtype::kDouble ? dtype : Dtype::kFloat; }
+
 // One random layer: its shape, inputs and cotangents.
 struct Problem {
   Shape shape;
@@ -19,7 +22,7 @@ struct Problem {
   std::vector<int64_t> reverse, order, length_at, active, length_of, begin;
   std::vector<uint8_t> resets;
   Rows rows;
-  Buffer *x, *h0, *c0, *dy, *dhn, *dcn;
+  Buffer *x, *h0, *c0, *dy, *dhn, *dcn, *dcells;
 
   explicit Problem(Dtype dtype) {
     const Cell cell = Cell(draw(0, 4));
@@ -44,6 +47,7 @@ struct Problem {
     dy = draw(0, 3) ? add(buffers, s.dtype, rows.count * s.N * s.P, true) : nullptr;
     dhn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.P, true) : nullptr;
     dcn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
+    dcells = draw(0, 1) ? add(buffers, wide(s.dtype), rows.count * s.N * s.H, true) : nullptr;
   }
 
   const void* random(int64_t count) { return add(buffers, shape.dtype, count, true)->data(); }
