@@ -23,6 +23,23 @@ class Passed(NamedTuple):
     cells: Tensor | None = None  # c after every step, (rows, D*H)
 
 
+class WholeRows:
+    """The rows of a batch without marks, of all steps: each is the one piece that it has."""
+
+    def __init__(self, steps: int, batch: int, device: torch.device) -> None:
+        self._sizes = (steps, batch)
+        batch_sizes = torch.full((steps,), batch, device="cpu")
+        self.compact_rows = CompactRows(batch_sizes, steps * batch, device, batch)
+
+    def compact(self, grid: Tensor) -> Tensor:
+        """The steps of all rows, (rows, ...), of a grid (T, B, ...)."""
+        return grid.flatten(0, 1)
+
+    def grid(self, data: Tensor) -> Tensor:
+        """Compact data, (rows, ...), at its steps, (T, B, ...)."""
+        return data.unflatten(0, self._sizes)
+
+
 class Pieces:
     """The places of the pieces of a batch's rows, in the grid of their steps and in compact rows.
 

@@ -12,7 +12,7 @@ from torch._compile import _disable_dynamo
 from .._call import validation
 from .._call.arguments import Arguments, States
 from .._call.compact_rows import CompactRows
-from .._call.pieces import Passed, Pieces, cell_states
+from .._call.pieces import Passed, Pieces, WholeRows, cell_states
 from ..ops import LayerOutput
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,6 +82,9 @@ class Piecewise(nn.Module):
         """The results of pieces with states of their own, and the states of every step."""
         x = given.x
         self._check_pieces(given, weights, steps)
+        marked = given.resets is not None or given.lengths is not None
+        if steps.wanted and not marked and min(x.shape[:2]) > 0:
+            return self._run_whole_rows(given, weights)
         pieces, before = self._pieces(given)
         if len(pieces.rows) == 0:
             output = self._run_layers(given._replace(resets=None), weights)
@@ -98,6 +101,18 @@ class Piecewise(nn.Module):
         if kept is None:
             return output, None
         return output, self._every_state(kept, first, weights, pieces)
+
+    def _run_whole_rows(
+        self, given: Arguments, weights: list[Tensor]
+    ) -> tuple[LayerOutput, States]:
+        """The results of rows without marks, of all steps, and the states of every step."""
+        steps, batch, _ = given.x.shape
+        rows = WholeRows(steps, batch, given.x.device)
+        first = given.states or self._zeros(given)
+        kept: list[Passed] = []
+        output = self._run_layers(_of_pieces(given.x, rows, first), weights, kept)
+        output = output._replace(y=rows.grid(output.y))
+        return output, self._every_state(kept, first, weights, rows)
 
     @_outside_graphs
     def _run_trajectories(
@@ -127,12 +142,16 @@ class Piecewise(nn.Module):
         """The pieces of a call, and the states before its first steps."""
         x, marks = given.x, given.resets
         marks = x.new_zeros(x.shape[:2], dtype=torch.bool) if marks is None else marks
-        shapes = self._shapes_of_states(x.size(1))
-        pieces = Pieces(marks, given.lengths, self._reverse(), shapes[0][0])
-        return pieces, given.states or [x.new_zeros(shape) for shape in shapes]
+        recurrences = self._shapes_of_states(x.size(1))[0][0]
+        pieces = Pieces(marks, given.lengths, self._reverse(), recurrences)
+        return pieces, given.states or self._zeros(given)
+
+    def _zeros(self, given: Arguments) -> States:
+        """States of zeros, one or two."""
+        return [given.x.new_zeros(shape) for shape in self._shapes_of_states(given.x.size(1))]
 
     def _every_state(
-        self, kept: list[Passed], first: States, weights: list[Tensor], pieces: Pieces
+        self, kept: list[Passed], first: States, weights: list[Tensor], pieces: Pieces | WholeRows
     ) -> States:
         """The states after every step of the pieces, (T, N, B, P) and of the LSTM (T, N, B, H)."""
         reverse = self._reverse()
@@ -191,5 +210,5 @@ def _parted(output: LayerOutput) -> tuple[Tensor, list[Tensor]]:
     return output.y, [state for state in output[1:] if state is not None]
 
 
-def _of_pieces(x: Tensor, pieces: Pieces, first: States) -> Arguments:
+def _of_pieces(x: Tensor, pieces: Pieces | WholeRows, first: States) -> Arguments:
     return Arguments.of(pieces.compact(x), first, rows=pieces.compact_rows)
