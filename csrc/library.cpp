@@ -27,6 +27,8 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("native_stored_forward", TORCH_BOX(&fused_rnn::cpu::stored_forward));
   m.impl("native_prepack_linear", TORCH_BOX(&fused_rnn::cpu::prepack_linear));
   m.impl("native_prepacked_linear", TORCH_BOX(&fused_rnn::cpu::prepacked_linear));
+  m.impl("native_linear", TORCH_BOX(&fused_rnn::cpu::linear));
+  m.impl("native_outer", TORCH_BOX(&fused_rnn::cpu::outer));
   m.impl("native_log_softmax", TORCH_BOX(&fused_rnn::cpu::log_softmax));
   m.impl("native_top", TORCH_BOX(&fused_rnn::cpu::top));
   m.impl("native_best", TORCH_BOX(&fused_rnn::cpu::best));

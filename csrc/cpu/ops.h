@@ -93,6 +93,11 @@ std::tuple<Tensor, Tensor, std::optional<Tensor>> stored_forward(
 Tensor prepack_linear(Tensor weight, std::optional<Tensor> bias);
 Tensor prepacked_linear(Tensor x, Tensor prepacked, int64_t columns);
 
+// Products of all steps, for cells with options. x (rows, I) times w (O, I), or transposed (I, O);
+// out[n] = a[:, n]^T b[:, n] of a (rows, N, A) and b (rows, N, B).
+Tensor linear(Tensor x, Tensor w, std::optional<Tensor> b, bool transposed);
+Tensor outer(Tensor a, Tensor b);
+
 // Of rows x, (rows, columns), float32: log-probabilities and each row's largest logit; the k
 // largest of each row, in falling order, of equal ones the first, and their places.
 std::tuple<Tensor, Tensor> log_softmax(Tensor x);

@@ -50,11 +50,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> cells_backward(
-    std::optional<Tensor> dcells, std::optional<Tensor> dy, std::optional<Tensor> dhn, std::optional<Tensor> dcn, Tensor x,
-    std::optional<Tensor> h0, std::optional<Tensor> c0, std::vector<Tensor> weights,
-    std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
-    std::string cell, std::vector<int64_t> reverse, bool need_dx, bool need_dstate,
-    bool need_dweights, int64_t products) {
+    std::optional<Tensor> dcells, std::optional<Tensor> dy, std::optional<Tensor> dhn,
+    std::optional<Tensor> dcn, Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0,
+    std::vector<Tensor> weights, std::optional<Tensor> lengths, std::optional<Tensor> resets,
+    Tensor y, Tensor tape, std::string cell, std::vector<int64_t> reverse, bool need_dx,
+    bool need_dstate, bool need_dweights, int64_t products) {
   WeightedLayer layer(x, weights, reverse, cell, lengths, resets);
   layer.shape.precision = precision_of(products);
   const Shape& s = layer.shape;

@@ -191,7 +191,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
     check_optional("dcells", dcells, call.dtype, call.over_rows({s.N, cells * s.H}));
   }
 
-  Tensor dx = make(x.sizes(), call.dtype);
+  Tensor dx = make_recycled(x.sizes(), call.dtype);
   // Where a part is normalised or the GRU resets it, its gradient is not that of the input's part.
   const bool parted = x_scale.has_value() || s.cell == Cell::kGru;
   Tensor dparts = parted ? make_recycled(x.sizes(), call.dtype) : make({0}, call.dtype);

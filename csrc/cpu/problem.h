@@ -113,12 +113,22 @@ struct Backward {
 struct Linear {
   int64_t rows, I, O;
   Dtype dtype;
-  const void* w;          // (O, I)
+  const void* w;          // (O, I), or transposed (I, O)
   const void* b;          // (O,) or null
-  const char* prepacked;  // both, as `prepack_linear` left them
+  const char* prepacked;  // both, as `prepack_linear` left them; null packs them at use
   const void* x;          // (rows, I)
   void* y;                // (rows, O)
   Precision precision;
+  bool transposed;
+};
+
+// out = a^T b for each n, summed over rows.
+struct Outer {
+  int64_t rows, N, A, B;
+  Dtype dtype;    // float32 or float64
+  const void* a;  // (rows, N, A)
+  const void* b;  // (rows, N, B)
+  void* out;      // (N, A, B)
 };
 
 // Rows of logits to log-probabilities.
@@ -162,6 +172,9 @@ struct Kernels {
   void (*prepack_linear)(const Linear&, char* to);
   size_t (*linear_workspace)(const Linear&);
   void (*linear)(const Linear&, char* workspace, Team&, int rank);
+  // Null where there are tiles.
+  size_t (*outer_workspace)(const Outer&, int threads);
+  void (*outer)(const Outer&, char* workspace, Team&, int rank);
   // Of cells with options (varied.h), in float32 and float64; null where there are tiles.
   size_t (*varied_forward_workspace)(const VariedForward&, int threads);
   void (*varied_forward)(const VariedForward&, char* workspace, Team&, int rank);

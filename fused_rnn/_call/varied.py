@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Layers of cells with options: their input's products by PyTorch, their recurrences in one op."""
+"""Layers of cells with options: products of their inputs in one op, recurrences in another."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..backends import choice
 from ..backends.backend import query_of
@@ -28,6 +27,7 @@ from .arguments import Arguments, run_on_grid
 from .exporting import refuse_onnx
 from .functorch import Maybe, records_gradient, transformed
 from .pieces import Passed
+from .products import linear
 from .stack import dropout_between
 from .varied_autograd import VariedFunction, VariedPlan
 from .variety import Variety
@@ -119,7 +119,7 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
     parts, b_ih = [own["w_ih"].to(inner) for own in weights], stacked("b_ih")
     w_ih = parts[0] if len(parts) == 1 else torch.cat(parts)
     early = None if b_ih is None or how.variety.layer_norm else b_ih.flatten()
-    xg = F.linear(x, w_ih, early).unflatten(-1, (len(parts), -1))
+    xg = linear(x, w_ih, early, how.backend).unflatten(-1, (len(parts), -1))
     names = ("w_hh", "b_hh", "x_scale", "h_scale", "c_scale", "c_bias", "peephole")
     named = {name: stacked(name) for name in names}
     masks, options = _drawn(how, xg, weights[0]["w_hh"].shape[1], resets)

@@ -27,6 +27,7 @@ from .functorch import (
     transformed,
     vjp,
 )
+from .products import outer
 
 
 # Not a NamedTuple: torch.func would take it apart as a tree of arguments.
@@ -98,8 +99,7 @@ class VariedBackward(Function):
             dw_hh = dx.new_empty(0)
             if plan.wanted[3]:
                 # Of each recurrence one product over all steps and rows.
-                rows = [t.flatten(0, 1).transpose(0, 1) for t in (dparts, factors)]
-                dw_hh = rows[0].transpose(1, 2) @ rows[1]
+                dw_hh = outer(dparts.flatten(0, 1), factors.flatten(0, 1))
         return dx, dh0, dc0, dw_hh, *sums
 
     @staticmethod

@@ -33,7 +33,9 @@ __all__ = [
     "contiguous",
     "copy",
     "layout",
+    "linear",
     "log_softmax",
+    "outer",
     "outlive",
     "prepack",
     "prepack_linear",
@@ -110,6 +112,10 @@ stored_forward = _COMPILED["native_stored_forward"]
 torch.library.register_fake(stored_forward, fakes.stored_forward)
 prepack_linear = _COMPILED["native_prepack_linear"]
 prepacked_linear = _COMPILED["native_prepacked_linear"]
+linear = _COMPILED["native_linear"]
+outer = _COMPILED["native_outer"]
+torch.library.register_fake(linear, fakes.linear)
+torch.library.register_fake(outer, fakes.outer)
 log_softmax = _COMPILED["native_log_softmax"]
 top = _COMPILED["native_top"]
 best = _COMPILED["native_best"]

@@ -81,6 +81,16 @@ def backward(
     )
 
 
+def linear(x: Tensor, w: Tensor, b: Tensor | None, transposed: bool) -> Tensor:
+    """The output of a linear map of rows."""
+    return x.new_empty(x.shape[0], w.shape[1 if transposed else 0])
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """The output of sums of outer products."""
+    return a.new_empty(*a.shape[1:], b.shape[2])
+
+
 def stored_forward(
     x: Tensor,
     h0: Tensor | None,

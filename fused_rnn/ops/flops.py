@@ -23,6 +23,8 @@ from . import (
     VARIED,
     batch_size,
     cells_backward,
+    linear,
+    outer,
     prepacked_forward,
     prepacked_linear,
     prepacked_step,
@@ -92,9 +94,19 @@ def prepacked_flops(x: Tensor, prepacked: Tensor, **_: object) -> int:
     return 2 * _rows(x) * count * hidden * (gates * (inputs + output) + projection)
 
 
-def linear_flops(x: Tensor, columns: int, **_: object) -> int:
+def packed_linear_flops(x: Tensor, columns: int, **_: object) -> int:
     """The FLOPs of a linear map over packed weights."""
     return 2 * x.numel() * columns
+
+
+def linear_flops(x: Tensor, w: Tensor, **_: object) -> int:
+    """The FLOPs of a linear map."""
+    return 2 * x.shape[0] * w.numel()
+
+
+def outer_flops(a: Tensor, b: Tensor) -> int:
+    """The FLOPs of sums of outer products."""
+    return 2 * a.numel() * b.shape[2]
 
 
 def _rows(x: Tensor) -> int:
@@ -110,7 +122,9 @@ _FORMULAS: list[tuple[torch._ops.OpOverload, Callable[..., int]]] = [
     (VARIED["reference"].backward, recomputed_backward_flops),
     (prepacked_forward, prepacked_flops),
     (prepacked_step, prepacked_flops),
-    (prepacked_linear, linear_flops),
+    (prepacked_linear, packed_linear_flops),
+    (linear, linear_flops),
+    (outer, outer_flops),
 ]
 
 

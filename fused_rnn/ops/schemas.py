@@ -67,6 +67,9 @@ COMPILED = {
     ),
     "native_prepack_linear": "(Tensor weight, Tensor? bias) -> Tensor",
     "native_prepacked_linear": "(Tensor x, Tensor prepacked, int columns) -> Tensor",
+    # Products over all steps at once: x w^T + b, x w if transposed, and a^T b of each n.
+    "native_linear": "(Tensor x, Tensor w, Tensor? b, bool transposed) -> Tensor",
+    "native_outer": "(Tensor a, Tensor b) -> Tensor",
     "native_log_softmax": "(Tensor x) -> (Tensor log_probs, Tensor peaks)",
     "native_top": "(Tensor x, int k) -> (Tensor values, Tensor places)",
     "native_best": (

@@ -67,6 +67,17 @@ def test_layers(kind: str, name: str) -> None:
         assert flops(trained(ours, x)) == flops(trained(theirs, packed(x)))
 
 
+def test_states_of_every_step() -> None:
+    layer = fused_rnn.FusedLSTM(N, H, num_layers=2, bidirectional=True)
+    x, hx = torch.randn(T, B, N), (torch.zeros(4, B, H, requires_grad=True),) * 2
+
+    def call(x: Tensor) -> Any:
+        return layer(x, hx, return_states=True)
+
+    alone = trained(layer, x, hx)
+    assert flops(lambda: sum(t.sum() for t in tensors(call(x))).backward()) == flops(alone) > 0
+
+
 @pytest.mark.parametrize("kind", ["RNN", "GRU"])
 def test_padded_as_torch_counts_it(kind: str) -> None:
     ours, theirs = twins(kind, N, H, batch_first=True, bias=False)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A linear layer over few rows and weights packed beforehand: what a decoder's step ends with.
+// A linear layer, over weights packed beforehand or at use: what a decoder's step ends with, what
+// cells with options begin with, and the gradient of its input.
 #pragma once
 
 #include <cstddef>
@@ -32,26 +33,23 @@ class LinearPass {
   void prepack(char* to) {
     Arena arena(to);
     lay_out(arena);
-    const Matrix<IO> from{static_cast<const IO*>(args_.w), args_.I, 1};
-    for (int64_t p = 0; p < map_.panels(); ++p) {
-      pack_panel(panel(p), map_, p, from, args_.I, args_.I);
-    }
-    convert(bias_, static_cast<const IO*>(args_.b), args_.O, map_.columns());
+    for (int64_t p = 0; p < map_.panels(); ++p) pack(p);
   }
 
-  // Of a copy of x, where products take another format or whole pairs.
-  size_t workspace() const {
-    const int64_t rows = round_up(args_.rows, kRowsTogether<Op>);
-    return direct() ? 0 : size_t(rows * ld()) * sizeof(Op);
+  size_t workspace() {
+    Arena arena(nullptr);
+    lay_out_call(arena);
+    return arena.used();
   }
 
   // Threads share the panels; each panel stays near while all rows pass it.
   void run(char* workspace, Team& team, int rank) {
-    Arena arena(const_cast<char*>(args_.prepacked));
-    lay_out(arena);
-    const Op* x = operand(reinterpret_cast<Op*>(workspace), team, rank);
+    Arena arena(workspace);
+    Op* copy = lay_out_call(arena);
+    const Op* x = operand(copy, team, rank);
     const Range mine(map_.panels(), rank, team.size);
     for (int64_t p = mine.begin; p < mine.end; ++p) {
+      if (!args_.prepacked) pack(p);
       const int vecs = map_.used_vecs(p);
       for_rows<Op>(args_.rows, vecs,
                    [&](int64_t first, int64_t count) { multiply(p, vecs, x, first, count); });
@@ -65,6 +63,28 @@ class LinearPass {
   void lay_out(Arena& arena) {
     w_ = arena.take<Op>(packed_size<Op>(map_, args_.I));
     bias_ = arena.take<C>(map_.columns());
+  }
+
+  // Weights where they are packed, and a copy of x where products take another format or whole
+  // pairs.
+  Op* lay_out_call(Arena& arena) {
+    if (args_.prepacked) {
+      Arena packed(const_cast<char*>(args_.prepacked));
+      lay_out(packed);
+    } else {
+      lay_out(arena);
+    }
+    return arena.take<Op>(direct() ? 0 : round_up(args_.rows, kRowsTogether<Op>) * ld());
+  }
+
+  void pack(int64_t p) const {
+    const IO* w = static_cast<const IO*>(args_.w);
+    const Matrix<IO> from =
+        args_.transposed ? Matrix<IO>{w, 1, args_.O} : Matrix<IO>{w, args_.I, 1};
+    pack_panel(panel(p), map_, p, from, args_.I, args_.I);
+    const int64_t column = p * map_.width();
+    const IO* b = args_.b ? static_cast<const IO*>(args_.b) + column : nullptr;
+    convert(bias_ + column, b, map_.units_in(p), map_.width());
   }
 
   const Op* operand(Op* copy, Team& team, int rank) const {

@@ -22,6 +22,7 @@
 #ifdef FUSED_RNN_TILES
 #include "tiled/grads.h"
 #else
+#include "outer.h"
 #include "varied/backward.h"
 #include "varied/forward.h"
 #include "varied/gradients.h"
@@ -141,6 +142,20 @@ inline void linear(const Linear& args, char* memory, Team& team, int rank) {
 }
 
 #ifndef FUSED_RNN_TILES
+template <class F>
+VEC_FN auto with_sums(Dtype dtype, const F& f) {
+  if (dtype == Dtype::kDouble) return f.template operator()<double>();
+  return f.template operator()<float>();
+}
+
+inline size_t outer_workspace(const Outer& args, int threads) {
+  return with_sums(args.dtype, [&]<class C>() { return OuterPass<C>::workspace(args, threads); });
+}
+
+inline void outer(const Outer& args, char* memory, Team& team, int rank) {
+  with_sums(args.dtype, [&]<class C>() { OuterPass<C>::run(args, memory, team, rank); });
+}
+
 // Of cells with options; they run on vectors alone.
 template <template <class, Cell> class Pass, class Args, class F>
 VEC_FN auto with_varied(const Args& args, const F& f) {
@@ -156,8 +171,7 @@ VEC_FN auto with_varied(const Args& args, const F& f) {
         return f.template operator()<Pass<C, Cell::kRnnTanh>>();
     }
   };
-  if (args.shape.dtype == Dtype::kDouble) return with_cell.template operator()<double>();
-  return with_cell.template operator()<float>();
+  return with_sums(args.shape.dtype, with_cell);
 }
 
 template <template <class, Cell> class Pass, class Args>
@@ -208,7 +222,11 @@ constexpr Kernels make_kernels(const char* name) {
                  nullptr,
                  nullptr,
                  nullptr,
+                 nullptr,
+                 nullptr,
 #else
+                 outer_workspace,
+                 outer,
                  varied_workspace<VariedForwardPass, VariedForward>,
                  run_varied<VariedForwardPass, VariedForward>,
                  varied_workspace<VariedBackwardPass, VariedBackward>,

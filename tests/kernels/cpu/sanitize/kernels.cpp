@@ -18,8 +18,8 @@ Buffers run(const Kernels& kernels, Problem& p, int threads, bool prepacked) {
   Buffer* hn = add(out, s.dtype, s.N * s.B * s.P, false);
   Buffer* cn = add(out, s.dtype, lstm ? s.N * s.B * s.H : 0, false);
   Buffers saved;
-  Buffer* tape =
-      add(saved, wide(s.dtype), p.rows.count * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
+  Buffer* tape = add(saved, wide(s.dtype),
+                     p.rows.count * s.N * tape_slots(s.cell, is_half(s.dtype)) * s.H, false);
   Forward forward{s,
                   p.rows,
                   p.weights.data(),

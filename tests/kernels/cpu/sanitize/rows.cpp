@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Runs the CPU kernels for rows without PyTorch, for the sanitizers: linear layers on packed
-// weights, on teams of one to four threads, log-probabilities and the largest of rows.
+// Runs the CPU kernels for rows without PyTorch, for the sanitizers: linear layers on weights
+// packed beforehand and at use and sums of outer products, on teams of one to four threads,
+// log-probabilities and the largest of rows.
 #include <cstdlib>
 
 #include "buffers.h"
@@ -21,15 +22,44 @@ bool linear(const Kernels& kernels) {
   args.x = add(buffers, args.dtype, args.rows * args.I, true)->data();
   std::vector<char> packed(kernels.prepacked_linear_bytes(args), char(0xFF)), first;
   kernels.prepack_linear(args, packed.data());
-  args.prepacked = packed.data();
+  for (const bool at_use : {false, true}) {
+    args.prepacked = at_use ? nullptr : packed.data();
+    for (int threads = 1; threads <= 4; ++threads) {
+      Buffer y(args.dtype, args.rows * args.O, false);
+      args.y = y.data();
+      std::vector<char> memory(kernels.linear_workspace(args), char(0xFF));
+      on_team(threads,
+              [&](Team& team, int rank) { kernels.linear(args, memory.data(), team, rank); });
+      if (first.empty()) first = y.bytes;
+      if (y.bytes != first) return false;
+    }
+  }
+  return true;
+}
+
+bool outer(const Kernels& kernels) {
+  if (!kernels.outer) return true;
+  Outer args{draw(1, 300), draw(1, 3), draw(1, 90), draw(1, 90), Dtype(draw(0, 1) ? 0 : 1),
+             nullptr,      nullptr,    nullptr};
+  Buffers buffers;
+  const Buffer* a = add(buffers, args.dtype, args.rows * args.N * args.A, true);
+  const Buffer* b = add(buffers, args.dtype, args.rows * args.N * args.B, true);
+  args.a = a->data();
+  args.b = b->data();
+  std::vector<char> first;
   for (int threads = 1; threads <= 4; ++threads) {
-    Buffer y(args.dtype, args.rows * args.O, false);
-    args.y = y.data();
-    std::vector<char> memory(kernels.linear_workspace(args), char(0xFF));
-    on_team(threads,
-            [&](Team& team, int rank) { kernels.linear(args, memory.data(), team, rank); });
-    if (threads == 1) first = y.bytes;
-    if (y.bytes != first) return false;
+    Buffer out(args.dtype, args.N * args.A * args.B, false);
+    args.out = out.data();
+    std::vector<char> memory(kernels.outer_workspace(args, threads), char(0xFF));
+    on_team(threads, [&](Team& team, int rank) { kernels.outer(args, memory.data(), team, rank); });
+    if (threads == 1) first = out.bytes;
+    if (out.bytes != first) return false;
+    const int64_t n = draw(0, args.N - 1), i = draw(0, args.A - 1), j = draw(0, args.B - 1);
+    double sum = 0;
+    for (int64_t r = 0; r < args.rows; ++r) {
+      sum += a->get((r * args.N + n) * args.A + i) * b->get((r * args.N + n) * args.B + j);
+    }
+    if (!(std::fabs(out.get((n * args.A + i) * args.B + j) - sum) < 1e-3)) return false;
   }
   return true;
 }
@@ -56,7 +86,7 @@ bool rows(const Kernels& kernels) {
   return true;
 }
 
-bool check(const Kernels& kernels) { return linear(kernels) && rows(kernels); }
+bool check(const Kernels& kernels) { return linear(kernels) && outer(kernels) && rows(kernels); }
 
 }  // namespace
 }  // namespace fused_rnn::cpu
