@@ -52,7 +52,11 @@ class StoredReader {
       check_tensor(name, *next_, ScalarType::Int, {panels, gates, units});
       found.sums = static_cast<const int32_t*>((next_++)->const_data_ptr());
     } else {
-      check_tensor(name, *next_, type_, {panels, K, gates, units});
+      if (type_ == ScalarType::BFloat16) {
+        check_tensor(name, *next_, type_, {panels, parts_of(K, 2), gates, units, 2});
+      } else {
+        check_tensor(name, *next_, type_, {panels, K, gates, units});
+      }
       found.panels = (next_++)->const_data_ptr();
     }
     return found;

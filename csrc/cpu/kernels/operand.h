@@ -72,10 +72,10 @@ constexpr bool kTiled = kParts<Op> > 0;
 template <class Op>
 constexpr int kRowsTogether = kTiled<Op> ? 16 : 1;
 template <class Op>
-constexpr int kDepth = kTiled<Op>                      ? 32
-                       : std::is_same<Op, Int8>::value ? 4
-                       : kStored<Op> || sizeof(Op) > 2 ? 1
-                                                       : 2;
+constexpr int kDepth = kTiled<Op>                                              ? 32
+                       : std::is_same<Op, Int8>::value                         ? 4
+                       : std::is_same<Op, Wide<Half>>::value || sizeof(Op) > 2 ? 1
+                                                                               : 2;
 
 // Of weights that are stored: columns in a panel of a projection, units in one of each gate.
 constexpr int kStoredOutputs = 64;

@@ -2,9 +2,10 @@
 // Products with weights of 8 or 16 bits that lie as they are stored.
 //
 // Panels are the same for all instruction sets, of 16 units or a multiple: (K / depth, gates,
-// units, depth), where int8 weights are 4 deep and padded with zeros, and 16-bit ones 1. They are
-// multiplied as float32. Of int8 weights and rows the sums are those of integers; rows are made
-// integers as they come, each with a scale of its own. The same bits come of all instruction sets.
+// units, depth), where int8 weights are 4 deep, bfloat16 ones 2 and float16 ones 1, padded with
+// zeros. Those of 16 bits are multiplied as float32. Of int8 weights and rows the sums are those of
+// integers; rows are made integers as they come, each with a scale of its own. The same bits come
+// of all instruction sets.
 #pragma once
 
 #include <cstdint>
@@ -119,11 +120,24 @@ void multiply_tile(const StoredTile<Int8>& tile) {
   }
 }
 
-// Adds chains of products that begin at k, one after another, `length` long, all at once.
-template <int chains, int R, int V, class W>
-VEC_FN void add_chains(FloatV (&acc)[R][V], const float* const (&a)[R], const Wide<W>* b,
-                       int64_t b_step, int64_t k, int64_t length) {
-  constexpr int L = kLanes<float>;
+// A vector of columns, `depth` numbers of each: numbers of 16 bits in pairs take a shift and a
+// mask, alone they have to be spread out first.
+VEC_FN void load_deep(const Wide<Bf16>* p, FloatV (&w)[2]) {
+  IntV pairs;
+  __builtin_memcpy(&pairs, p, sizeof pairs);
+  w[0] = (FloatV)(pairs << 16);
+  w[1] = (FloatV)(pairs & int32_t(0xFFFF0000));
+}
+VEC_FN void load_deep(const Wide<Half>* p, FloatV (&w)[1]) {
+  w[0] = load(reinterpret_cast<const Half*>(p));
+}
+
+// Adds chains of products that begin at step k, one after another, `length` steps long, all at
+// once.
+template <int chains, int R, int V, class Op>
+VEC_FN void add_chains(FloatV (&acc)[R][V], const float* const (&a)[R], const Op* b, int64_t b_step,
+                       int64_t k, int64_t length) {
+  constexpr int L = kLanes<float>, D = kDepth<Op>;
   FloatV sums[chains][R][V] = {};
   for (int64_t i = k; i < k + length; ++i) {
 #pragma GCC unroll 2
@@ -131,9 +145,15 @@ VEC_FN void add_chains(FloatV (&acc)[R][V], const float* const (&a)[R], const Wi
       const int64_t at = i + s * length;
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        const FloatV w = load(reinterpret_cast<const W*>(b + at * b_step) + v * L);
+        FloatV w[D];
+        load_deep(b + at * b_step + D * v * L, w);
+#pragma GCC unroll 2
+        for (int d = 0; d < D; ++d) {
 #pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) sums[s][r][v] = fma(splat(a[r][at]), w, sums[s][r][v]);
+          for (int r = 0; r < R; ++r) {
+            sums[s][r][v] = fma(splat(a[r][D * at + d]), w[d], sums[s][r][v]);
+          }
+        }
       }
     }
   }
@@ -157,12 +177,13 @@ void multiply_tile(const StoredTile<Wide<W>>& tile) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) a[r] = tile.a[r];
   FloatV acc[R][V] = {};
+  constexpr int64_t kSteps = kChain / kDepth<Wide<W>>;
   int64_t k = 0;
-  for (; k + kAtOnce * kChain <= tile.steps; k += kAtOnce * kChain) {
-    add_chains<kAtOnce>(acc, a, tile.b, tile.b_step, k, kChain);
+  for (; k + kAtOnce * kSteps <= tile.steps; k += kAtOnce * kSteps) {
+    add_chains<kAtOnce>(acc, a, tile.b, tile.b_step, k, kSteps);
   }
-  for (; k < tile.steps; k += kChain) {
-    add_chains<1>(acc, a, tile.b, tile.b_step, k, min(kChain, tile.steps - k));
+  for (; k < tile.steps; k += kSteps) {
+    add_chains<1>(acc, a, tile.b, tile.b_step, k, min(kSteps, tile.steps - k));
   }
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
@@ -231,7 +252,10 @@ VEC_FN void multiply_stored(const PanelMap<float>& map, int64_t panel, const Sto
     } else if (left >= 4) {
       multiply_vectors<Op, 4>(count, tile);
       v += 4;
-    } else if (left >= 2) {
+    } else if (left == 3) {
+      multiply_vectors<Op, 3>(count, tile);
+      v += 3;
+    } else if (left == 2) {
       multiply_vectors<Op, 2>(count, tile);
       v += 2;
     } else {

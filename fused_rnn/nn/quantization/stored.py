@@ -13,8 +13,8 @@ STORAGES = {"int8": torch.int8, "bfloat16": torch.bfloat16, "float16": torch.flo
 LARGEST = 127
 # So many of their products fit a sum of 32 bits.
 MOST_COLUMNS = (2**31 - 1) // LARGEST**2
-# Elements along a row of int8 weights that lie together.
-_DEPTH = 4
+# Elements along a row of weights that lie together.
+_DEPTH = {torch.int8: 4, torch.bfloat16: 2, torch.float16: 1}
 _OUTPUTS = 64
 
 
@@ -124,6 +124,13 @@ class StoredWeight(FixedTypes):
                 scales = scales.transpose(0, 1).flatten(1)[:, :hidden].flatten()
             yield values, scales
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        panels = self.tensors()[0]
+        if panels.dtype == torch.bfloat16 and panels.dim() == 4:
+            # As a release wrote it whose pairs did not lie together.
+            self._put(*self.plain())
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         values, scale = self.plain()
         destination[f"{prefix}weight"] = values
@@ -178,7 +185,7 @@ def _stored(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 def _panels(values: Tensor, part: Panels) -> Tensor:
     """Some gates of a matrix, (gates * H, K), in panels, filled up with zeros."""
     gates = values.unflatten(0, (part.gates, -1))
-    depth = _DEPTH if values.dtype == torch.int8 else 1
+    depth = _DEPTH[values.dtype]
     units, columns = -gates.shape[1] % part.units, -gates.shape[2] % depth
     gates = nn.functional.pad(gates, (0, columns, 0, units))
     gates = gates.unflatten(1, (-1, part.units)).unflatten(3, (-1, depth))

@@ -37,8 +37,10 @@ class StoredLayer {
   StoredMatrix matrix(int64_t gates, int64_t rows, int64_t units, int64_t K) {
     const int64_t panels = (rows + units - 1) / units, columns = panels * gates * units;
     if (storage_ != Storage::kInt8) {
-      const Dtype dtype = storage_ == Storage::kBf16 ? Dtype::kBf16 : Dtype::kHalf;
-      return {add(buffers_, dtype, columns * K, true)->data(), nullptr, nullptr};
+      const bool pairs = storage_ == Storage::kBf16;
+      const Dtype dtype = pairs ? Dtype::kBf16 : Dtype::kHalf;
+      const int64_t deep = pairs ? (K + 1) / 2 * 2 : K;
+      return {add(buffers_, dtype, columns * deep, true)->data(), nullptr, nullptr};
     }
     const int64_t fours = (K + 3) / 4;
     bytes_.emplace_back(size_t(columns * fours * 4));
