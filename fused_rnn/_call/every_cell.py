@@ -18,6 +18,7 @@ from .functorch import (
     Many,
     Mapped,
     Maybe,
+    absent,
     older_vmap,
     older_vmap_maps,
     one_by_one,
@@ -97,19 +98,23 @@ class CellsFunction(Function):
         if dy is None and dhn is None and dcn is None and dcells is None:
             return (None,) * len(wanted)
         asked, of_weights = Inputs.part(wanted[1:])
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or transformed():
             given, (_, _, *weights) = Inputs.part(saved)
             function = _reference_map(ctx.plan, given.lengths)
             found = vjp(function, given.moving(*weights), (dy, dhn, dcn, dcells))
-            dx, dh0, dc0, *dweights = found
         else:
             needs = Needs(asked.x, asked.h0 or asked.c0, any(of_weights))
-            dx, dh0, dc0, *dweights = _gradients(ctx.plan, needs, dcells, dy, dhn, dcn, *saved)
+            found = _gradients(ctx.plan, needs, dcells, dy, dhn, dcn, *saved)
+        moving, dweights = found[:3], found[3:]
+        dx, dh0, dc0 = (None if grad is None or absent(grad) else grad for grad in moving)
         return None, dx, dh0, dc0, None, None, *(dweights or (None,) * len(of_weights))
 
 
-def _gradients(plan: Plan, needs: Needs, *args: Any) -> Any:
-    """The gradients by the kernels: of (dcells, dy, dhn, dcn, *Inputs, tape, y, *weights)."""
+def _gradients(plan: Plan, needs: Needs, *args: Any) -> tuple[Tensor, ...]:
+    """The gradients by the kernels: of (dcells, dy, dhn, dcn, *Inputs, tape, y, *weights).
+
+    Those of x, h0 and c0, empty where nobody needs them, and of the weights if needed.
+    """
     if older_vmap_maps(*args[:4]):
 
         def rule(size: int, dims: Sequence[int | None], *args: Any) -> Mapped:
@@ -120,12 +125,11 @@ def _gradients(plan: Plan, needs: Needs, *args: Any) -> Any:
     dcells = None if dcells is None else dcells.to(tape.dtype)
     dcells, dy, dhn, dcn = contiguous(dcells, dy, dhn, dcn)
     with torch._C._AutoDispatchBelowAutograd():
-        *found, dweights = cells_backward(
+        dx, dh0, dc0, dweights = cells_backward(
             *(dcells, dy, dhn, dcn, x, h0, c0, weights, lengths, resets, y, tape),
             *(plan.cell, plan.reverse, *needs, plan.products),
         )
-    asked = (needs.dx, needs.dstate, needs.dstate)
-    return *(grad if own else None for grad, own in zip(found, asked, strict=True)), *dweights
+    return dx, dh0, dc0, *dweights
 
 
 def _reference_map(plan: Plan, lengths: Tensor) -> Any:

@@ -8,7 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import ops
-from .functorch import Function, Many, Maybe, older_vmap_maps, transformed
+from .functorch import Function, Many, Maybe, older_vmap_maps, records_gradient, transformed
+
+# Of fewer the product takes less time than packing the weights for it.
+_WORTH_PACKING = 8
 
 
 def linear(x: Tensor, w: Tensor, b: Maybe, backend: str) -> Tensor:
@@ -21,10 +24,11 @@ def linear(x: Tensor, w: Tensor, b: Maybe, backend: str) -> Tensor:
         backend: the one that runs the layer; on the CPU the native one brings the kernels.
     """
     traced = torch.compiler.is_compiling() or torch._C._is_tracing() or transformed()
-    if backend != "native" or x.device.type != "cpu" or traced:
+    few = x.shape[:-1].numel() < _WORTH_PACKING
+    if backend != "native" or x.device.type != "cpu" or traced or few:
         return F.linear(x, w, b)
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    y = LinearFunction.apply(rows, w.contiguous(), None if b is None else b.contiguous())
+    run = LinearFunction.apply if records_gradient(x, w, b) else LinearFunction.forward
+    y = run(*ops.contiguous(x.flatten(0, -2), w, b))
     return y.unflatten(0, x.shape[:-1])
 
 
@@ -39,7 +43,8 @@ class LinearFunction(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, w, _ = inputs
-        ctx.save_for_backward(x, w)
+        by_x, by_w, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if by_w else None, w if by_x else None)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Many:
@@ -53,12 +58,5 @@ class LinearFunction(Function):
             dy = dy.contiguous()
             with torch._C._AutoDispatchBelowAutograd():
                 dx = ops.linear(dy, w, None, True) if by_x else None
-                dw = outer(dy.unsqueeze(1), x.unsqueeze(1))[0] if by_w else None
+                dw = ops.outer(dy.unsqueeze(1), x.unsqueeze(1))[0] if by_w else None
         return dx, dw, dy.sum(0) if by_b else None
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """The sums of outer products a[:, n]^T b[:, n] of (rows, N, A) and (rows, N, B), (N, A, B)."""
-    if a.device.type == "cpu":
-        return ops.outer(a.contiguous(), b.contiguous())
-    return a.permute(1, 2, 0) @ b.transpose(0, 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backends.reference import varied_layer
-from ..ops import CELL_STATES, VARIED, CellInputs, CellOptions, OpPair, contiguous
+from ..ops import CELL_STATES, VARIED, CellInputs, CellOptions, OpPair, contiguous, outer
 from .functorch import (
     Function,
     Many,
@@ -27,7 +27,6 @@ from .functorch import (
     transformed,
     vjp,
 )
-from .products import outer
 
 
 # Not a NamedTuple: torch.func would take it apart as a tree of arguments.

@@ -115,10 +115,10 @@ class FusedLayer(VariedWeights, FlatWeights, Prepackable, Watchable, SequenceFor
             return self._run_varied(given, weights, kept)
         columns = self.proj_size or self.hidden_size
         self._check_first_weights(weights, GATES[self._cell()], columns)
-        packs = self._packs(weights, x, *states)
         # Packed weights have no kernel that tells c of every step.
         untold = kept is not None and self._kind == "LSTM"
-        if packs is not None and not (self.training and self.dropout) and not untold:
+        packs = None if untold else self._packs(weights, x, *states)
+        if packs is not None and not (self.training and self.dropout):
             self._explain_packed()
             return inferred_stack([_of_packed(pack) for pack in packs], given, kept)
         return self._run_stack(given, weights, self._reverse(), kept)

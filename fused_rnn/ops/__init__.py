@@ -105,6 +105,7 @@ if not _LOADED:
 torch.library.register_autograd(copy, lambda _, grad: grad)
 
 cells_backward = _COMPILED["native_cells_backward"]
+torch.library.register_fake(cells_backward, fakes.cells_backward)
 prepack = _COMPILED["native_prepack"]
 prepacked_forward = _COMPILED["native_prepacked_forward"]
 prepacked_step = _COMPILED["native_prepacked_step"]

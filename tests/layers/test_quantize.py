@@ -136,6 +136,18 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         model.load_state_dict(Tagger().state_dict())
 
 
+def test_pickles_whose_pairs_did_not_lie_together() -> None:
+    """As bfloat16 weights were laid out at first, (panels, K, gates, units)."""
+    model = tagger("bfloat16")
+    truth = scores(model)
+    for module in model.modules():
+        if isinstance(module, StoredWeight):
+            for name, panels in module.named_buffers():
+                apart = panels.permute(0, 1, 4, 2, 3).flatten(1, 2)[:, : module.columns]
+                setattr(module, name, apart.contiguous())
+    assert torch.equal(scores(pickle.loads(pickle.dumps(model))), truth)
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_copies_and_files_hold_all(storage: str) -> None:
     model = tagger(storage)

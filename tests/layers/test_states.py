@@ -9,6 +9,8 @@ import torch
 from cases import INSTRUCTION_SETS
 from stepwise import FORMS, INPUTS, KINDS, LENGTHS, B, Given, H, T, flat, form, judge
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_rnn
@@ -207,6 +209,40 @@ def test_gradients_of_many_cotangents_at_once() -> None:
             batched, torch.autograd.grad(outputs, tensors, one, retain_graph=True), strict=True
         ):
             assert_within_budget(own[at], other.double(), other)
+
+
+def c_of_every_step() -> tuple[Tensor, Tensor, Tensor]:
+    """c of every step of an LSTM, by x alone: x, c and three cotangents of it."""
+    layer = fused_rnn.FusedLSTM(INPUTS, H, dtype=torch.float64)
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64, requires_grad=True)
+    _, _, (_, c) = layer(x, return_states=True)
+    return x, c, torch.randn(3, *c.shape, dtype=torch.float64)
+
+
+def test_gradients_under_a_transform() -> None:
+    x, c, cotangents = c_of_every_step()
+
+    def gradient(cotangent: Tensor) -> Tensor:
+        return torch.autograd.grad(c, x, cotangent, retain_graph=True)[0]
+
+    expected = torch.stack([gradient(one) for one in cotangents])
+    (batched,) = torch.autograd.grad(c, x, cotangents, retain_graph=True, is_grads_batched=True)
+    for found in (batched, torch.func.vmap(gradient)(cotangents)):
+        assert_within_budget(found, expected, expected)
+    with forward_ad.dual_level():
+        dual = gradient(forward_ad.make_dual(cotangents[0], cotangents[1]))
+        primal, tangent = forward_ad.unpack_dual(dual)
+        assert_within_budget(primal, expected[0], expected[0])
+        assert_within_budget(tangent, expected[1], expected[1])
+
+
+def test_without_numbers() -> None:
+    layer = fused_rnn.FusedLSTM(INPUTS, H)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.randn(T, B, INPUTS, requires_grad=True)
+        _, _, (_, c) = layer(x, return_states=True)
+        (dx,) = torch.autograd.grad(c.sum(), x)
+    assert c.shape == (T, 1, B, H) and dx.shape == x.shape
 
 
 def test_torch_func() -> None:

@@ -58,7 +58,7 @@ def test_a_row_does_not_depend_on_others() -> None:
 
 
 def test_derivatives() -> None:
-    x, w, b = (torch.randn(*s, dtype=torch.float64) for s in ((2, 3, 5), (7, 5), (7,)))
+    x, w, b = (torch.randn(*s, dtype=torch.float64) for s in ((2, 17, 5), (7, 5), (7,)))
     inputs = [t.requires_grad_() for t in (x, w, b)]
 
     def call(*given: Tensor) -> Tensor:
@@ -79,6 +79,15 @@ def test_the_ops_are_registered_well(transposed: bool) -> None:
     x, w = torch.randn(4, 5), torch.randn(5, 5)
     torch.library.opcheck(ops.linear, (x, w, None, transposed))
     torch.library.opcheck(ops.outer, (x[:, None], x[:, None]))
+
+
+def test_only_what_gradients_need_is_kept() -> None:
+    x, w = torch.randn(40, 5), torch.randn(6, 5, requires_grad=True)
+    y = linear(x, w, None, "native")
+    with torch.no_grad():
+        w.zero_()
+    (dw,) = torch.autograd.grad(y.sum(), w)
+    assert_within_budget(dw, x.double().sum(0).expand(6, 5), x.sum(0).expand(6, 5))
 
 
 def test_bad_arguments() -> None:

@@ -233,10 +233,10 @@ class BackwardPass {
 
   // The same of an LSTM's cell.
   V cell_grad(const Visit& a, int64_t u, int64_t lanes) const {
-    V dc = load(shared_.dc + a.p * ld_h_ + u);
+    const V dc = load(shared_.dc + a.p * ld_h_ + u);
+    if (!args_.dcells) return dc;
     const C* own = static_cast<const C*>(args_.dcells) + (a.row * s_.N + n_) * s_.H;
-    if (args_.dcells) dc += load_n<C>(own + u, lanes);
-    return dc;
+    return dc + load_n<C>(own + u, lanes);
   }
 
   void gather_output(const Visit& a);
