@@ -24,8 +24,8 @@ def linear(x: Tensor, w: Tensor, b: Maybe, backend: str) -> Tensor:
         backend: the one that runs the layer; on the CPU the native one brings the kernels.
     """
     traced = torch.compiler.is_compiling() or torch._C._is_tracing() or transformed()
-    few = x.shape[:-1].numel() < _WORTH_PACKING
-    if backend != "native" or x.device.type != "cpu" or traced or few:
+    plain = traced or backend != "native" or x.device.type != "cpu"
+    if plain or x.shape[:-1].numel() < _WORTH_PACKING:
         return F.linear(x, w, b)
     run = LinearFunction.apply if records_gradient(x, w, b) else LinearFunction.forward
     y = run(*ops.contiguous(x.flatten(0, -2), w, b))

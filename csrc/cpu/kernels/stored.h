@@ -120,16 +120,27 @@ void multiply_tile(const StoredTile<Int8>& tile) {
   }
 }
 
-// A vector of columns, `depth` numbers of each: numbers of 16 bits in pairs take a shift and a
-// mask, alone they have to be spread out first.
-VEC_FN void load_deep(const Wide<Bf16>* p, FloatV (&w)[2]) {
+// Number d of each of a vector of columns: those of 16 bits in pairs take a shift or a mask, alone
+// they have to be spread out first.
+template <int d>
+VEC_FN FloatV numbers(const Wide<Bf16>* p) {
   IntV pairs;
   __builtin_memcpy(&pairs, p, sizeof pairs);
-  w[0] = (FloatV)(pairs << 16);
-  w[1] = (FloatV)(pairs & int32_t(0xFFFF0000));
+  return (FloatV)(d == 0 ? pairs << 16 : pairs & int32_t(0xFFFF0000));
 }
-VEC_FN void load_deep(const Wide<Half>* p, FloatV (&w)[1]) {
-  w[0] = load(reinterpret_cast<const Half*>(p));
+template <int d>
+VEC_FN FloatV numbers(const Wide<Half>* p) {
+  return load(reinterpret_cast<const Half*>(p));
+}
+
+template <int d, int R, int V, class Op>
+VEC_FN void add_numbers(FloatV (&sums)[R][V], const float* const (&a)[R], const Op* b, int64_t k) {
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    const FloatV w = numbers<d>(b + v * kLanes<float> * kDepth<Op>);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) sums[r][v] = fma(splat(a[r][k + d]), w, sums[r][v]);
+  }
 }
 
 // Adds chains of products that begin at step k, one after another, `length` steps long, all at
@@ -137,23 +148,14 @@ VEC_FN void load_deep(const Wide<Half>* p, FloatV (&w)[1]) {
 template <int chains, int R, int V, class Op>
 VEC_FN void add_chains(FloatV (&acc)[R][V], const float* const (&a)[R], const Op* b, int64_t b_step,
                        int64_t k, int64_t length) {
-  constexpr int L = kLanes<float>, D = kDepth<Op>;
   FloatV sums[chains][R][V] = {};
   for (int64_t i = k; i < k + length; ++i) {
 #pragma GCC unroll 2
     for (int s = 0; s < chains; ++s) {
       const int64_t at = i + s * length;
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        FloatV w[D];
-        load_deep(b + at * b_step + D * v * L, w);
-#pragma GCC unroll 2
-        for (int d = 0; d < D; ++d) {
-#pragma GCC unroll 12
-          for (int r = 0; r < R; ++r) {
-            sums[s][r][v] = fma(splat(a[r][D * at + d]), w[d], sums[s][r][v]);
-          }
-        }
+      add_numbers<0>(sums[s], a, b + at * b_step, at * kDepth<Op>);
+      if constexpr (kDepth<Op> == 2) {
+        add_numbers<1>(sums[s], a, b + at * b_step, at * kDepth<Op>);
       }
     }
   }
@@ -172,7 +174,8 @@ template <int R, int V, class W>
 void multiply_tile(const StoredTile<Wide<W>>& tile) {
   constexpr int L = kLanes<float>;
   // Of a single row, so few sums that two chains of each hide the latency.
-  constexpr int kAtOnce = 2 * R * V <= kAccumulators - 4 ? 2 : 1;
+  constexpr bool kRoom = R == 1 || kDepth<Wide<W>> == 1;
+  constexpr int kAtOnce = kRoom && 2 * R * V <= kAccumulators - 4 ? 2 : 1;
   const float* a[R];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) a[r] = tile.a[r];
@@ -196,12 +199,13 @@ void multiply_tile(const StoredTile<Wide<W>>& tile) {
 }
 
 // Rows of V vectors whose sums registers hold, beside each row's factor, which takes two of AVX2's
-// for integers, and what is widened.
+// for integers, and what is widened, of pairs all of them.
 template <class Op>
 constexpr int stored_rows(int vecs) {
   constexpr bool kFew = kAccumulators < 24;
-  const int rows = std::is_same<Op, Int8>::value
-                       ? (kFew ? 13 / (vecs + 2) : 29 / (vecs + 1))
+  const int rows = std::is_same<Op, Int8>::value ? (kFew ? 13 / (vecs + 2) : 29 / (vecs + 1))
+                   : std::is_same<Op, Wide<Bf16>>::value
+                       ? ((kFew ? 14 : 30) - vecs) / (vecs + 1)
                        : (kAccumulators - (kFew && vecs == 4 ? 0 : 4)) / vecs;
   return rows < kMaxRows ? rows : kMaxRows;
 }
