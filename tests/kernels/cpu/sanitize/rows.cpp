@@ -42,8 +42,8 @@ bool outer(const Kernels& kernels) {
   Outer args{draw(1, 300), draw(1, 3), draw(1, 90), draw(1, 90), Dtype(draw(0, 1) ? 0 : 1),
              nullptr,      nullptr,    nullptr};
   Buffers buffers;
-  const Buffer* a = add(buffers, args.dtype, args.rows * args.N * args.A, true);
-  const Buffer* b = add(buffers, args.dtype, args.rows * args.N * args.B, true);
+  Buffer* a = add(buffers, args.dtype, args.rows * args.N * args.A, true);
+  Buffer* b = add(buffers, args.dtype, args.rows * args.N * args.B, true);
   args.a = a->data();
   args.b = b->data();
   std::vector<char> first;
