@@ -39,8 +39,8 @@ bool linear(const Kernels& kernels) {
 
 bool outer(const Kernels& kernels) {
   if (!kernels.outer) return true;
-  Outer args{draw(1, 300), draw(1, 3), draw(1, 90), draw(1, 90), Dtype(draw(0, 1) ? 0 : 1),
-             nullptr,      nullptr,    nullptr};
+  Outer args{draw(1, 300),      draw(1, 3), draw(1, 90), draw(1, 90),
+             Dtype(draw(0, 1)), nullptr,    nullptr,     nullptr};
   Buffers buffers;
   Buffer* a = add(buffers, args.dtype, args.rows * args.N * args.A, true);
   Buffer* b = add(buffers, args.dtype, args.rows * args.N * args.B, true);
