@@ -174,8 +174,8 @@ template <int R, int V, class W>
 void multiply_tile(const StoredTile<Wide<W>>& tile) {
   constexpr int L = kLanes<float>;
   // Of a single row, so few sums that two chains of each hide the latency.
-  constexpr bool kRoom = R == 1 || kDepth<Wide<W>> == 1;
-  constexpr int kAtOnce = kRoom && 2 * R * V <= kAccumulators - 4 ? 2 : 1;
+  constexpr bool kRoom = kDepth<Wide<W>> == 1 ? 2 * R * V <= kAccumulators - 4 : R == 1 && V <= 4;
+  constexpr int kAtOnce = kRoom ? 2 : 1;
   const float* a[R];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) a[r] = tile.a[r];
