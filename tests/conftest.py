@@ -30,6 +30,14 @@ def in_float64() -> Iterator[None]:
 
 
 @pytest.fixture
+def own_threads() -> Iterator[None]:
+    """A number of threads that a test may set, and which is gone after it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """One of `cases.INSTRUCTION_SETS` in the place of the fastest."""
     if extensions.why_unavailable() is not None:

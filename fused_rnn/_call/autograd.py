@@ -17,6 +17,7 @@ from ..ops import PAIRS, OpPair, contiguous, copy
 from .derivatives import Needs, Plan, backward_map, forward_map
 from .functorch import (
     Function,
+    Gradient,
     Many,
     Mapped,
     Maybe,
@@ -152,11 +153,10 @@ class LayerFunction(Function):
         return side_by_side(apply, info.batch_size, in_dims[1:], args, INPUT_AXES)
 
 
-class LayerBackward(Function):
+class LayerBackward(Gradient):
     """The gradient of a layer: (plan, *BackwardInputs, *weights) -> gradients.
 
-    They are dx, dh0, dc0 and, if needed, one for each weight. Its own derivatives take y and tape
-    for what they are, functions of the other arguments.
+    They are dx, dh0, dc0 and, if needed, one for each weight.
     """
 
     @staticmethod
@@ -171,14 +171,6 @@ class LayerBackward(Function):
                 *(plan.cell, plan.reverse, *plan.needs, plan.products),
             )
         return dx, dh0, dc0, *dweights
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.plan, *args = inputs
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*filter(absent, output))
-        ctx.save_for_backward(*args)
-        ctx.save_for_forward(*args)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Maybe) -> Many:

@@ -2,15 +2,15 @@
 """An LSTM layer with c after every step, as the CPU kernels keep it for their backward pass."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..backends.backend import Backend
-from ..ops import PAIRS, cells_backward, contiguous
+from ..ops import PAIRS, CellOutput, cells_backward, contiguous
 from .arguments import Arguments
-from .autograd import Inputs
+from .autograd import Inputs, LayerFunction
 from .compact_rows import CompactRows
 from .derivatives import Needs, Plan, forward_map
 from .functorch import (
@@ -32,15 +32,6 @@ from .pieces import Passed, cell_states
 _CELL_SLOT = 4
 
 
-class Told(NamedTuple):
-    """The results of a layer, and c after every step."""
-
-    y: Tensor  # (rows, N, P)
-    hn: Tensor  # (N, B, P)
-    cn: Tensor  # (N, B, H)
-    cells: Tensor  # (rows, N*H)
-
-
 def tells_cells(cell: str, backend: Backend, x: Tensor) -> bool:
     """Whether the backend has c after every step; else it follows from what goes in and out."""
     traced = torch.compiler.is_compiling() or torch._C._is_tracing() or transformed()
@@ -49,7 +40,7 @@ def tells_cells(cell: str, backend: Backend, x: Tensor) -> bool:
 
 def run_layer_with_cells(
     given: Arguments, weights: Sequence[Tensor], reverse: tuple[int, ...]
-) -> Told:
+) -> CellOutput:
     """The results of an LSTM layer, as `dispatch.run_layer` gives them, and c after every step.
 
     Args:
@@ -64,7 +55,7 @@ def run_layer_with_cells(
     )
     plan = Plan(PAIRS["native"], "lstm", reverse, products=products_of(x))
     y, hn, cn, cells, *_ = CellsFunction.apply(plan, x, h0, c0, lengths, None, *weights)
-    return Told(y, hn, cn, cells.flatten(-2))
+    return CellOutput(y, hn, cn, cells)
 
 
 class CellsFunction(Function):
@@ -72,12 +63,7 @@ class CellsFunction(Function):
 
     @staticmethod
     def forward(plan: Plan, *args: Maybe) -> tuple[Tensor, ...]:
-        x, h0, c0, lengths, resets, *weights = args
-        with torch._C._AutoDispatchBelowAutograd():
-            y, hn, cn, tape, saved_y = plan.pair.forward(
-                *(x, h0, c0, weights, lengths, resets),
-                *(plan.cell, plan.reverse, True, plan.products),
-            )
+        y, hn, cn, tape, saved_y = LayerFunction.forward(plan, *args)
         cells = tape.select(-2, _CELL_SLOT)
         cells = cells.to(y.dtype, memory_format=torch.contiguous_format, copy=True)
         return y, hn, cn, cells, tape, saved_y

@@ -31,6 +31,22 @@ class Function(torch.autograd.Function):
         return plain.apply(*unwrap_dead_wrappers(args))  # type: ignore[attr-defined]
 
 
+class Gradient(Function):
+    """The gradient of a Function, by the kernels: (plan, *args) -> gradients, absent ones empty.
+
+    Its own derivatives are those of a map of the reference: they take results that the kernels
+    keep, among `args`, for functions of the others.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.plan, *args = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*filter(absent, output))
+        ctx.save_for_backward(*args)
+        ctx.save_for_forward(*args)
+
+
 def vjp(function: Map, primals: Many, cotangents: Many) -> Many:
     """The gradients of `function` at `primals`, None for an absent primal.
 

@@ -141,12 +141,12 @@ def _layers(
             y, hn, cn = run_layer(given, own, cell=cell, reverse=reverse, backend=backend)
         y = y.flatten(-2)
         if kept is not None:
-            kept.append(Passed(x, y, cells))
+            kept.append(Passed(x, y, None if cells is None else cells.flatten(-2)))
         x = y
         hs.append(hn)
         cs.append(cn)
-    cells = None if cs[0] is None else torch.cat([c for c in cs if c is not None])
-    return LayerOutput(x, torch.cat(hs), cells)
+    last = None if cs[0] is None else torch.cat([c for c in cs if c is not None])
+    return LayerOutput(x, torch.cat(hs), last)
 
 
 def inferred_stack(

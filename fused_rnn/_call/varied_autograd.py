@@ -16,10 +16,12 @@ from ..backends.reference import varied_layer
 from ..ops import CELL_STATES, VARIED, CellInputs, CellOptions, OpPair, contiguous, outer
 from .functorch import (
     Function,
+    Gradient,
     Many,
     Mapped,
     Maybe,
     absent,
+    jvp,
     older_vmap,
     older_vmap_maps,
     one_by_one,
@@ -76,11 +78,10 @@ class VariedFunction(Function):
         return None, *moving, *(None for _ in inputs.fixed)
 
 
-class VariedBackward(Function):
+class VariedBackward(Gradient):
     """The gradient of a layer: (plan, dy, dhn, dcn, dcells, *CellInputs, y, tape) -> gradients.
 
-    They are those of `CellInputs.moving`, absent ones empty. Its own derivatives take y and tape
-    for what they are, functions of the other arguments.
+    They are those of `CellInputs.moving`, absent ones empty.
     """
 
     @staticmethod
@@ -102,19 +103,19 @@ class VariedBackward(Function):
         return dx, dh0, dc0, dw_hh, *sums
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.plan, *args = inputs
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*filter(absent, output))
-        ctx.save_for_backward(*args)
-
-    @staticmethod
     def backward(ctx: Any, *cotangents: Maybe) -> Many:
         *given, _, _ = ctx.saved_tensors
         inputs = CellInputs(*given[4:])
         function = partial(_gradients, ctx.plan.options, inputs)
         found = vjp(function, (*given[:4], *inputs.moving), cotangents)
         return None, *found, *(None for _ in inputs.fixed), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Maybe) -> Many:
+        *given, _, _ = ctx.saved_tensors
+        inputs, along = CellInputs(*given[4:]), CellInputs(*tangents[4:-2])
+        function = partial(_gradients, ctx.plan.options, inputs)
+        return jvp(function, (*given[:4], *inputs.moving), (*tangents[:4], *along.moving))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], plan: VariedPlan, *args: Maybe) -> Mapped:

@@ -68,7 +68,10 @@ class CellInputs(NamedTuple):
 
 
 class CellOutput(NamedTuple):
-    """The results of one layer of cells with options."""
+    """The results of one layer whose cells after every step may be asked for.
+
+    Of compact rows y and cells have those in place of T and B.
+    """
 
     y: Tensor  # (T, B, N, H)
     hn: Tensor  # (N, B, H)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Same call, same bits; and the same for a row in another batch, on other threads, packed."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from cases import CELLS, DTYPES, Case, judge, make, need, rows_of, run
@@ -13,11 +11,8 @@ import fused_rnn
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def available(own_threads: None) -> None:
     need("native")
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def equal(found: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> None:

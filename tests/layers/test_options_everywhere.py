@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import need
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import _per_sample_grad
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
@@ -134,6 +135,28 @@ def test_products_are_counted(name: str) -> None:
             layer(x)[0].sum().backward()
         found.append(counter.get_total_flops())
     assert found[0] == found[1] > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradients_under_a_transform(name: str, backend: str) -> None:
+    layer = make(name, backend).double()
+    x = torch.randn(T, B, INPUT, dtype=torch.float64, requires_grad=True)
+    y = layer(x)[0]
+    cotangents = torch.randn(3, *y.shape, dtype=torch.float64)
+
+    def gradients(cotangent: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(y, (x, *layer.parameters()), cotangent, retain_graph=True)
+
+    expected = [torch.stack(own) for own in zip(*map(gradients, cotangents), strict=True)]
+    with forward_ad.dual_level():
+        duals = gradients(forward_ad.make_dual(cotangents[0], cotangents[1]))
+        parts = [forward_ad.unpack_dual(dual) for dual in duals]
+    mapped = torch.func.vmap(gradients)(cotangents)
+    for truth, own, (primal, tangent) in zip(expected, mapped, parts, strict=True):
+        assert_within_budget(own, truth, truth)
+        assert_within_budget(primal, truth[0], truth[0])
+        assert_within_budget(tangent, truth[1], truth[1])
 
 
 class Outputs(nn.Module):

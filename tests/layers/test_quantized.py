@@ -97,16 +97,13 @@ def test_a_row_has_the_same_bits_in_every_batch(name: str, storage: str) -> None
             assert torch.equal(found, expected[:, b : b + 1])
 
 
-def test_the_same_bits_on_every_number_of_threads() -> None:
+def test_the_same_bits_on_every_number_of_threads(own_threads: None) -> None:
     quantized = fused_rnn.quantize(build("lstm", inputs=200, hidden=300))
     arguments = call(quantized, steps=9, states=True, ragged=True)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3, 5):
-            torch.set_num_threads(count)
-            found.append(arguments.of(quantized))
-    finally:
-        torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        found.append(arguments.of(quantized))
     for other in found[1:]:
         assert all(map(torch.equal, other, found[0]))
 

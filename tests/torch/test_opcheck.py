@@ -7,7 +7,7 @@ from cases import CELLS, Case, Inputs, make, need
 from torch import Tensor
 
 from fused_rnn._call.compact_rows import CompactRows
-from fused_rnn.ops import COMPILED, PAIRS, RECOMPUTED, copy
+from fused_rnn.ops import COMPILED, PAIRS, RECOMPUTED, cells_backward, copy
 
 UTILITIES = (
     "test_schema",
@@ -88,6 +88,16 @@ def test_backward(backend: str, case: Case, needs: tuple[bool, ...]) -> None:
         (*cotangents, *arguments[:6], y, tape, *arguments[6:], *needs),
         test_utils=UTILITIES,
     )
+
+
+def test_backward_of_every_cell() -> None:
+    need("native")
+    case = Case("lstm", 4, 3, 2, 5, dtype="bf16", reverse=(0, 1))
+    arguments = forward_arguments(case, make(case), False)
+    y, _, _, tape, _ = PAIRS["native"].forward(*arguments, True)
+    for dcells in (None, torch.randn(4, 3, 2, 5)):
+        given = (dcells, y, None, None, *arguments[:6], y, tape, *arguments[6:], *[True] * 3)
+        torch.library.opcheck(cells_backward, given, test_utils=UTILITIES)
 
 
 @pytest.mark.parametrize("instruction_set", ["amx", "amx_twin"], indirect=True)

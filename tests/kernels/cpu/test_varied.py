@@ -20,11 +20,9 @@ NATIVE = VARIED["native"]
 
 
 @pytest.fixture(autouse=True)
-def available() -> Iterator[None]:
+def available(own_threads: None) -> Iterator[None]:
     need("native")
-    threads = torch.get_num_threads()
     yield
-    torch.set_num_threads(threads)
     extensions.set_instruction_set("auto")
 
 
