@@ -98,19 +98,23 @@ def translation(rows: Sequence[Row]) -> list[str]:
 
 
 def search(rows: Sequence[Row]) -> list[str]:
-    """Paragraphs on the speed of search, the last of each kind recorded."""
-    kinds = ("search", "batch", "vocab", "hidden", "layers", "steps", "threads")
+    """Paragraphs on the speed of search: the last of each kind, machines apart."""
+    kinds = ("machine", "search", "batch", "vocab", "hidden", "layers", "steps", "threads")
+    named = [row for row in rows if row.get("machine")]
     paragraphs = []
-    for row in (own[-1] for own in _by(rows, *kinds)):
+    for row in (own[-1] for own in _by(named, *kinds)):
         own = row["times"].get("fused_rnn", {}).get("median")
         lines = []
         for name, times in row["times"].items():
             of_bound = f"{row['bound'] / times['median']:.0%}"
-            ratio = report.times(times["median"] / own if own else None)
+            ratio = times["median"] / own if own else None
+            # Of the same model in fewer bits a shorter time is no peer's.
+            smaller = ratio is not None and name.startswith("fused_rnn, ")
+            over = f"{ratio:.2f}" if smaller else report.times(ratio)
             spread = f"{1e3 * times['p20']:.1f}–{1e3 * times['p80']:.1f}"
-            lines.append([name, f"{1e3 * times['median']:.1f} ({spread})", of_bound, ratio])
+            lines.append([name, f"{1e3 * times['median']:.1f} ({spread})", of_bound, over])
         said = (
-            f"{row['search']}, batch {row['batch']}, vocabulary {row['vocab']:,}, {row['layers']} "
+            f"{row['machine']}: {row['search']}, batch {row['batch']}, vocabulary {row['vocab']:,}, {row['layers']} "
             f"GRU layers of {row['hidden']}, {row['steps']} steps: {row['flop'] / 1e9:.2f} GFLOP, "
             f"at {row['flop_per_second'] / 1e9:.0f} GFLOP/s {1e3 * row['bound']:.1f} ms. "
             f"{_machine([row])}"
