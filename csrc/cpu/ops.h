@@ -46,11 +46,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor w_hh,
     std::optional<Tensor> b_hh, std::optional<Tensor> x_scale, std::optional<Tensor> x_bias,
     std::optional<Tensor> h_scale, std::optional<Tensor> c_scale, std::optional<Tensor> c_bias,
-    std::optional<Tensor> peephole, std::optional<Tensor> hold, std::optional<Tensor> hold_cell,
-    std::optional<Tensor> keep, std::optional<Tensor> lengths, std::optional<Tensor> resets,
-    std::string cell, std::vector<int64_t> reverse, std::string activation,
-    std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps, bool every_cell, bool keep_tape);
+    std::optional<Tensor> peephole, std::optional<Tensor> seeds, std::optional<Tensor> lengths,
+    std::optional<Tensor> resets, std::string cell, std::vector<int64_t> reverse,
+    std::string activation, std::string gate_activation, double zoneout, double zoneout_cell,
+    double dropout, bool drops_state, double eps, bool every_cell, bool keep_tape);
 
 // Returns dx, the gradient of the recurrent part (empty where it is dx), what the recurrent weights
 // were multiplied with, dh0, dc0, and the gradients from b_hh to peephole, absent ones empty.
@@ -59,12 +58,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
     std::optional<Tensor> dcells, Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0,
     Tensor w_hh, std::optional<Tensor> b_hh, std::optional<Tensor> x_scale,
     std::optional<Tensor> x_bias, std::optional<Tensor> h_scale, std::optional<Tensor> c_scale,
-    std::optional<Tensor> c_bias, std::optional<Tensor> peephole, std::optional<Tensor> hold,
-    std::optional<Tensor> hold_cell, std::optional<Tensor> keep, std::optional<Tensor> lengths,
-    std::optional<Tensor> resets, Tensor y, Tensor tape, std::string cell,
-    std::vector<int64_t> reverse, std::string activation, std::string gate_activation,
-    double zoneout, double zoneout_cell, double dropout, bool drops_state, double eps,
-    bool every_cell);
+    std::optional<Tensor> c_bias, std::optional<Tensor> peephole, std::optional<Tensor> seeds,
+    std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
+    std::string cell, std::vector<int64_t> reverse, std::string activation,
+    std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
+    bool drops_state, double eps, bool every_cell);
 
 // The weights of a layer as its kernels read them, and what the calls below need know of it.
 Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_t> reverse);

@@ -21,7 +21,7 @@ struct VariedTensors {
   const std::optional<Tensor>&h0, &c0;
   const Tensor& w_hh;
   const std::optional<Tensor>&b_hh, &x_scale, &x_bias, &h_scale, &c_scale, &c_bias, &peephole;
-  const std::optional<Tensor>&hold, &hold_cell, &keep, &lengths, &resets;
+  const std::optional<Tensor>&seeds, &lengths, &resets;
 };
 
 struct VariedNumbers {
@@ -30,10 +30,6 @@ struct VariedNumbers {
   bool drops_state;
   double eps;
 };
-
-const uint8_t* mask(const std::optional<Tensor>& tensor) {
-  return static_cast<const uint8_t*>(data(tensor));
-}
 
 // The sizes, rows and inputs of a call, checked.
 struct VariedCall : Layer {
@@ -76,12 +72,10 @@ struct VariedCall : Layer {
                         given.c_bias.has_value() == (normal && lstm),
                     "scales: expected those of all parts, and of an LSTM's cell, or none");
     FUSED_RNN_CHECK(lstm || !given.peephole, "peephole: expected it of an LSTM, got ", cell);
-    const bool varies = given.hold || given.keep || numbers.zoneout != 0;
+    const bool varies = numbers.zoneout != 0 || numbers.zoneout_cell != 0 || numbers.dropout != 0;
     FUSED_RNN_CHECK(sizes.cell != Cell::kSlstm || !varies,
                     "slstm: expected neither zoneout nor dropout");
-    for (const auto* one : {&given.hold, &given.hold_cell, &given.keep}) {
-      check_optional("mask", *one, ScalarType::Bool, over_rows({N, H}));
-    }
+    check_optional("seeds", given.seeds, ScalarType::Long, {sizes.B});
     args.shape = shape;
     args.rows = rows;
     args.reverse = reverse.data();
@@ -89,7 +83,7 @@ struct VariedCall : Layer {
                      activation_of("activation", numbers.activation)},
                     numbers.zoneout,
                     numbers.zoneout_cell,
-                    numbers.dropout < 1 ? 1 / (1 - numbers.dropout) : 0,
+                    numbers.dropout,
                     numbers.drops_state,
                     numbers.eps};
     args.x = x.const_data_ptr();
@@ -103,9 +97,7 @@ struct VariedCall : Layer {
     args.c_scale = data(given.c_scale);
     args.c_bias = data(given.c_bias);
     args.peephole = data(given.peephole);
-    args.hold = mask(given.hold);
-    args.hold_cell = mask(given.hold_cell);
-    args.keep = mask(given.keep);
+    args.seeds = static_cast<const int64_t*>(data(given.seeds));
   }
 
   std::vector<int64_t> tape_shape() const {
@@ -127,15 +119,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0, Tensor w_hh,
     std::optional<Tensor> b_hh, std::optional<Tensor> x_scale, std::optional<Tensor> x_bias,
     std::optional<Tensor> h_scale, std::optional<Tensor> c_scale, std::optional<Tensor> c_bias,
-    std::optional<Tensor> peephole, std::optional<Tensor> hold, std::optional<Tensor> hold_cell,
-    std::optional<Tensor> keep, std::optional<Tensor> lengths, std::optional<Tensor> resets,
-    std::string cell, std::vector<int64_t> reverse, std::string activation,
-    std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps, bool every_cell, bool keep_tape) {
+    std::optional<Tensor> peephole, std::optional<Tensor> seeds, std::optional<Tensor> lengths,
+    std::optional<Tensor> resets, std::string cell, std::vector<int64_t> reverse,
+    std::string activation, std::string gate_activation, double zoneout, double zoneout_cell,
+    double dropout, bool drops_state, double eps, bool every_cell, bool keep_tape) {
   const VariedCall call(
       x,
-      {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, hold, hold_cell,
-       keep, lengths, resets},
+      {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, seeds, lengths,
+       resets},
       cell, reverse,
       {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps});
   const Shape& s = call.shape;
@@ -168,16 +159,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
     std::optional<Tensor> dcells, Tensor x, std::optional<Tensor> h0, std::optional<Tensor> c0,
     Tensor w_hh, std::optional<Tensor> b_hh, std::optional<Tensor> x_scale,
     std::optional<Tensor> x_bias, std::optional<Tensor> h_scale, std::optional<Tensor> c_scale,
-    std::optional<Tensor> c_bias, std::optional<Tensor> peephole, std::optional<Tensor> hold,
-    std::optional<Tensor> hold_cell, std::optional<Tensor> keep, std::optional<Tensor> lengths,
-    std::optional<Tensor> resets, Tensor y, Tensor tape, std::string cell,
-    std::vector<int64_t> reverse, std::string activation, std::string gate_activation,
-    double zoneout, double zoneout_cell, double dropout, bool drops_state, double eps,
-    bool /* every_cell */) {
+    std::optional<Tensor> c_bias, std::optional<Tensor> peephole, std::optional<Tensor> seeds,
+    std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
+    std::string cell, std::vector<int64_t> reverse, std::string activation,
+    std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
+    bool drops_state, double eps, bool /* every_cell */) {
   const VariedCall call(
       x,
-      {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, hold, hold_cell,
-       keep, lengths, resets},
+      {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, seeds, lengths,
+       resets},
       cell, reverse,
       {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps});
   const Shape& s = call.shape;

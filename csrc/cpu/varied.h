@@ -12,10 +12,9 @@ namespace fused_rnn::cpu {
 
 struct VariedOptions {
   cells::Activations activations;
-  double zoneout, zoneout_cell;  // probabilities, where there is no mask
-  double kept;                   // what dropout multiplies what it keeps with
-  bool drops_state;              // dropout of h before the product, else of the candidate
-  double eps;                    // of normalisation
+  double zoneout, zoneout_cell, dropout;  // probabilities
+  bool drops_state;                       // dropout of h before the product, else of the candidate
+  double eps;                             // of normalisation
 };
 
 struct VariedLayer {
@@ -34,8 +33,7 @@ struct VariedLayer {
   const void* c_scale;   // (N, H): and of the cell that the output shows
   const void* c_bias;    // (N, H)
   const void* peephole;  // (N, 3*H), of i f o
-  // Masks, (T, B, N, H): 1 where the state before is held; 0 where something is dropped.
-  const uint8_t *hold, *hold_cell, *keep;
+  const int64_t* seeds;  // (B,), of all masks (kernels/varied/draws.h); null draws none
 };
 
 // States of a unit besides h: c of the LSTM, c n m of the sLSTM.

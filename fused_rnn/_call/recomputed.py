@@ -76,7 +76,8 @@ def _varied_forward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _varied_backward(*args: Any) -> tuple[Any, ...]:
-    cotangents, (*tensors, _, _), words = args[:4], args[4:22], args[22:]
+    count = 4 + len(CellInputs._fields)
+    cotangents, tensors, words = args[:4], args[4:count], args[count + 2 :]
     options = CellOptions(*words)
     given = CellInputs(*tensors).with_states(options.cell)
     x = given.x

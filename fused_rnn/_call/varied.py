@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Layers of cells with options: products of their inputs in one op, recurrences in another."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -122,14 +121,14 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
     xg = linear(x, w_ih, early, how.backend).unflatten(-1, (len(parts), -1))
     names = ("w_hh", "b_hh", "x_scale", "h_scale", "c_scale", "c_bias", "peephole")
     named = {name: stacked(name) for name in names}
-    masks, options = _drawn(how, xg, weights[0]["w_hh"].shape[1], resets)
+    options = _options(how)
     inputs = CellInputs(
         x=xg,
         h0=states[0],
         c0=states[1],
         x_bias=b_ih if how.variety.layer_norm else None,
         **named,
-        **masks,
+        seeds=_seeds(how, options, x),
         lengths=lengths,
         resets=resets,
     )
@@ -139,12 +138,9 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
     return CellOutput(y.flatten(-2).to(out), hn.to(out), cn, flat)
 
 
-def _drawn(
-    how: _How, xg: Tensor, hidden: int, resets: Maybe
-) -> tuple[dict[str, Tensor], CellOptions]:
-    """The masks of a call, drawn from torch's generator, and what else the cells are told."""
+def _options(how: _How) -> CellOptions:
     own, lstm = how.variety, how.cell == "lstm"
-    options = CellOptions(
+    return CellOptions(
         how.cell,
         how.reverse,
         "relu" if how.cell == "rnn_relu" else own.activation,
@@ -156,41 +152,14 @@ def _drawn(
         own.layer_norm_eps,
         how.every_cell and CELL_STATES[how.cell] > 0,
     )
-    if not how.training:
-        return {}, options
-    shape, masks = (*xg.shape[:3], hidden), {}
-    for name, probability in (("hold", options.zoneout), ("hold_cell", options.zoneout_cell)):
-        if probability:
-            masks[name] = _bernoulli(shape, probability, xg)
-    if own.drops:
-        if options.drops_state:
-            masks["keep"] = _of_sequences(shape, 1 - options.dropout, xg, resets)
-        else:
-            masks["keep"] = _bernoulli(shape, 1 - options.dropout, xg)
-    return masks, options
 
 
-def _bernoulli(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
-    """Marks that are set with a probability, which is rounded to a multiple of 2^-16.
-
-    Of 16 random bits each: on CPUs PyTorch's own marks take as long as a step's gates.
-    """
-    count, steps, bound = math.prod(shape), 1 << 16, 1 << 63
-    words = torch.randint(-bound, bound - 1, ((count + 3) // 4,), device=like.device)
-    bits = words.view(torch.int16)[:count].view(shape)
-    below = round(probability * steps) - steps // 2
-    # No 16 bits are as large as the last limit.
-    return bits < below if below < steps // 2 else torch.ones_like(bits, dtype=torch.bool)
-
-
-def _of_sequences(shape: Sequence[int], probability: float, like: Tensor, resets: Maybe) -> Tensor:
-    """A mask (T, B, N, H) that is the same at all steps between two marks."""
-    steps, *one = shape
-    if resets is None:
-        return _bernoulli((1, *one), probability, like).expand(*shape)
-    # One for each number of marks that a step may have at or before it.
-    drawn = _bernoulli((steps + 1, *one), probability, like)
-    return drawn.gather(0, resets.cumsum(0)[..., None, None].expand(*shape))
+def _seeds(how: _How, options: CellOptions, x: Tensor) -> Maybe:
+    """A seed for the masks of each row, from torch's generator, where something is drawn."""
+    draws = options.zoneout or options.zoneout_cell or options.dropout
+    if not (how.training and draws):
+        return None
+    return torch.randint(-(1 << 63), (1 << 63) - 1, (x.shape[1],), device=x.device)
 
 
 def _run_cells(how: _How, options: CellOptions, given: CellInputs) -> CellOutput:

@@ -21,11 +21,12 @@ BACKWARD = (
 )
 
 # Cells with options, in float32 and float64. x is the input's part of the gates, (T, B, N, G*H);
-# scales and biases are those of normalised parts, masks are (T, B, N, H); see csrc/cpu/varied.h.
+# scales and biases are those of normalised parts, masks come from a seed for each row; see
+# csrc/cpu/varied.h.
 _VARIED = (
     "Tensor x, Tensor? h0, Tensor? c0, Tensor w_hh, Tensor? b_hh, Tensor? x_scale, "
     "Tensor? x_bias, Tensor? h_scale, Tensor? c_scale, Tensor? c_bias, Tensor? peephole, "
-    "Tensor? hold, Tensor? hold_cell, Tensor? keep, Tensor? lengths, Tensor? resets"
+    "Tensor? seeds, Tensor? lengths, Tensor? resets"
 )
 _VARIED_OPTIONS = (
     "str cell, int[] reverse, str activation, str gate_activation, float zoneout, "

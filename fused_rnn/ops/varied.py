@@ -20,10 +20,10 @@ class CellOptions(NamedTuple):
     reverse: tuple[int, ...]
     activation: str = "tanh"
     gate_activation: str = "sigmoid"
-    zoneout: float = 0.0  # probability, where no mask is given
+    zoneout: float = 0.0  # probabilities
     zoneout_cell: float = 0.0
-    dropout: float = 0.0  # what `keep` was drawn with
-    drops_state: bool = False  # `keep` is of h before the product, else of the candidate
+    dropout: float = 0.0
+    drops_state: bool = False  # dropout is of h before the product, else of the candidate
     eps: float = 1e-5
     every_cell: bool = False  # whether the forward op returns CELL_STATES after every step
 
@@ -42,9 +42,7 @@ class CellInputs(NamedTuple):
     c_scale: Any  # (N, H), and of the cell that the output shows
     c_bias: Any  # (N, H)
     peephole: Any  # (N, 3*H), of i f o
-    hold: Any = None  # masks, (T, B, N, H) bool: where the state before is held,
-    hold_cell: Any = None
-    keep: Any = None  # and what dropout keeps
+    seeds: Any = None  # (B,) int64, of all masks; None draws none, as in evaluation
     lengths: Any = None  # (B,)
     resets: Any = None  # (T, B) bool
 
@@ -81,7 +79,7 @@ class CellOutput(NamedTuple):
 
 def forward_fake(*args: Any) -> tuple[Tensor, ...]:
     """The outputs of the forward op with a tape."""
-    given, cell = CellInputs(*args[:16]), args[16]
+    given, cell = _split(args)
     every_cell, keep_tape = args[-2:]
     x, (count, _, hidden) = given.x, given.w_hh.shape
     steps, batch, cells = x.shape[0], x.shape[1], CELL_STATES[cell] * hidden
@@ -105,7 +103,7 @@ def forward_fake_without_tape(*args: Any) -> tuple[Tensor, ...]:
 
 def backward_fake(*args: Any) -> tuple[Any, ...]:
     """The outputs of the backward op, without the gradient of w_hh but with its factors."""
-    given, cell = CellInputs(*args[4:20]), args[22]
+    given, cell = _split(args[4:], 2)
     x, hidden = given.x, given.w_hh.shape[2]
     parted = given.x_scale is not None or cell == "gru"
     return (
@@ -119,10 +117,16 @@ def backward_fake(*args: Any) -> tuple[Any, ...]:
 
 def backward_fake_without_tape(*args: Any) -> tuple[Any, ...]:
     """The outputs of the backward op of a backend that keeps no tape: all gradients."""
-    given, cell = CellInputs(*args[4:20]), args[22]
+    given, cell = _split(args[4:], 2)
     none = [given.x.new_empty(0) for _ in range(2)]
     weights = [_like(t, given.x) for t in given.moving[3:]]
     return given.x.new_empty(given.x.shape), *none, *_state_grads(given, cell), weights
+
+
+def _split(args: tuple[Any, ...], between: int = 0) -> tuple[CellInputs, str]:
+    """The tensors of an op, and the cell, with so many arguments between."""
+    count = len(CellInputs._fields)
+    return CellInputs(*args[:count]), args[count + between]
 
 
 def _state_grads(given: CellInputs, cell: str) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 import fused_rnn
 from fused_rnn._call import varied
+from fused_rnn.backends.reference.draws import draw
+from fused_rnn.ops import CellInputs, CellOptions, CellOutput
 from fused_rnn.testing import assert_within_budget
 
 T, B, INPUT, H, HEADS = 7, 4, 5, 12, 3
@@ -74,13 +76,13 @@ def with_gradients(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[
 def noted_masks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """Takes the masks of each call, by their names."""
     found: dict[str, Tensor] = {}
-    draw = varied._drawn
+    run = varied._run_cells
 
-    def noted(*args: Any) -> Any:
-        masks, options = draw(*args)
+    def noted(how: Any, options: CellOptions, given: CellInputs) -> CellOutput:
+        masks = draw(options, given)._asdict()
         found.clear()
-        found.update(masks)
-        return masks, options
+        found.update({name: mask for name, mask in masks.items() if mask is not None})
+        return run(how, options, given)
 
-    monkeypatch.setattr(varied, "_drawn", noted)
+    monkeypatch.setattr(varied, "_run_cells", noted)
     return found

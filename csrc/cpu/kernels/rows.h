@@ -68,6 +68,13 @@ struct RowGroup {
     if (!rows.resets || last(t, length)) return false;
     return cut_before(reverse ? t - 1 : t + 1, b, length);
   }
+
+  // How many marks a row has up to step t, that one included.
+  int64_t marks(int64_t t, int64_t b) const {
+    int64_t count = 0;
+    for (int64_t k = 0; rows.resets && k <= t; ++k) count += rows.resets[row(k, b)] ? 1 : 0;
+    return count;
+  }
 };
 
 }  // namespace fused_rnn::cpu::FUSED_RNN_ISA

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ...ops import CellInputs, CellOptions, CellOutput
 from .cells import State
+from .draws import Drawn, draw
 from .layer import inside_of, masks_of, walk
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -33,7 +34,8 @@ class _Step(NamedTuple):
     """What one step of one recurrence takes besides its state."""
 
     xg: Tensor  # (B, G*H)
-    given: CellInputs  # weights of the recurrence, masks of the step
+    given: CellInputs  # weights of the recurrence
+    drawn: Drawn  # the masks of the step
     options: CellOptions
 
     def input_part(self) -> Tensor:
@@ -47,7 +49,7 @@ class _Step(NamedTuple):
 
     def kept(self) -> Any:
         """The factors of dropout, or 1."""
-        p, keep = self.options.dropout, self.given.keep
+        p, keep = self.options.dropout, self.drawn.keep
         return 1 if keep is None else keep.to(self.xg.dtype) * (0.0 if p == 1 else 1 / (1 - p))
 
     def kept_candidate(self) -> Any:
@@ -69,11 +71,11 @@ class _Step(NamedTuple):
 
     def held(self, new: Tensor, old: Tensor) -> Tensor:
         """h by zoneout."""
-        return _held(new, old, self.given.hold, self.options.zoneout)
+        return _held(new, old, self.drawn.hold, self.options.zoneout)
 
     def held_cell(self, new: Tensor, old: Tensor) -> Tensor:
         """c by zoneout."""
-        return _held(new, old, self.given.hold_cell, self.options.zoneout_cell)
+        return _held(new, old, self.drawn.hold_cell, self.options.zoneout_cell)
 
 
 def _held(new: Tensor, old: Tensor, mask: Tensor | None, probability: float) -> Tensor:
@@ -168,7 +170,7 @@ def varied_layer(options: CellOptions, given: CellInputs) -> CellOutput:
     """
     x, cell = given.x, options.cell
     count = x.shape[2]
-    inside = inside_of(x, given.lengths)
+    inside, drawn = inside_of(x, given.lengths), draw(options, given)
     h0, c0 = given.with_states(cell)[1:3]
     shown, finals = [], []
     for n in range(count):
@@ -176,14 +178,9 @@ def varied_layer(options: CellOptions, given: CellInputs) -> CellOutput:
         weights = (None if t is None else t[n] for t in given[3:11])
         own = CellInputs(None, None, None, *weights)
         rows = x[:, :, n].unbind(0)
-        drawn = [None if m is None else m[:, :, n].unbind(0) for m in given[11:14]]
 
-        def step(
-            t: int, state: State, own: Any = own, rows: Any = rows, drawn: Any = drawn
-        ) -> State:
-            at = [None if m is None else m[t] for m in drawn]
-            masked = own._replace(hold=at[0], hold_cell=at[1], keep=at[2])
-            return _STEPS[cell](_Step(rows[t], masked, options), state)
+        def step(t: int, state: State, own: Any = own, rows: Any = rows, n: int = n) -> State:
+            return _STEPS[cell](_Step(rows[t], own, drawn.at(t, n), options), state)
 
         state = (h0[n],) if c0 is None else (h0[n], c0[n])
         reverse = bool(options.reverse[n])

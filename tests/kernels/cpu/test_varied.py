@@ -41,16 +41,12 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=torch_draw, dtype=torch.float64)
 
-    def mask(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=torch_draw) < 0.4
-
     cell = fixed.get("cell") or draw.choice(["lstm", "gru", "rnn_tanh", "rnn_relu", "slstm"])
     lstm, normalised = cell == "lstm", maybe("normalised")
     few = [draw.choice([1, 2, 3, 9, 17]), draw.choice([1, 2, 5, 13, 30])]
     steps, batch, hidden = sizes or (*few, draw.choice([5, 8, 17, 33, 64]))
     count, gates = draw.choice([1, 1, 2, 3]), {**GATES, "slstm": 4}[cell]
     wide, narrow = (count, gates * hidden), (count, hidden)
-    masks = (steps, batch, count, hidden)
     plain = cell == "slstm"  # which has neither zoneout nor dropout
     rates = [0.0 if plain else draw.choice([0.0, 0.3]) for _ in range(2)]
     c0 = normal(count, batch, CELL_STATES[cell] * hidden)
@@ -64,7 +60,7 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
         draw.choice(["sigmoid", "hard_sigmoid"]),
         rates[0],
         rates[1] if lstm else 0.0,
-        0.3,
+        0.0 if plain else draw.choice([0.0, 0.3]),
         gates == 1 or maybe("drops_state"),
         every_cell=bool(CELL_STATES[cell]) and maybe("every_cell"),
     )
@@ -80,9 +76,9 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
         c_scale=1 + 0.3 * normal(*narrow) if normalised and lstm else None,
         c_bias=normal(*narrow) if normalised and lstm else None,
         peephole=normal(count, 3 * hidden) if lstm and maybe("peephole") else None,
-        hold=mask(*masks) if options.zoneout and maybe("training") else None,
-        hold_cell=mask(*masks) if options.zoneout_cell and maybe("training") else None,
-        keep=mask(*masks) if not plain and maybe("training") else None,
+        seeds=torch.randint(-(1 << 63), (1 << 63) - 1, (batch,), generator=torch_draw)
+        if maybe("training", 0.7)
+        else None,
         lengths=torch.randint(0, steps + 1, (batch,), generator=torch_draw)
         if maybe("ragged")
         else None,
@@ -222,7 +218,8 @@ def test_the_backward_op_has_no_gradient(backend: str) -> None:
         (dict(w_hh=torch.zeros(1, 20, 4)), r"x: expected shape \(2, 3, 1, 16\), got"),
         (dict(h0=torch.zeros(1, 3, 6)), r"h0: expected shape \(1, 3, 5\), got \(1, 3, 6\)"),
         (dict(x_scale=torch.ones(1, 20)), "scales: expected those of all parts"),
-        (dict(hold=torch.zeros(2, 3, 1, 5)), "mask: expected dtype Bool, got Float"),
+        (dict(seeds=torch.zeros(3)), "seeds: expected dtype Long, got Float"),
+        (dict(seeds=torch.zeros(2).long()), r"seeds: expected shape \(3\), got \(2\)"),
         (dict(resets=torch.zeros(2, 4, dtype=torch.bool)), r"resets: expected shape \(2, 3\)"),
     ],
     ids=str,

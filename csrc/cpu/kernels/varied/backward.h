@@ -106,7 +106,9 @@ class VariedBackwardPass : VariedPass<C, cell> {
     for (int i = 0; i < kCells; ++i) {
       convert(dcell_at(p, i), Base::cell_row(args_.dcn, b, i), s_.H, ld_);
     }
-    for (int64_t t = given_.rows.length_at[p]; t < s_.T; ++t) {
+    const int64_t length = given_.rows.length_at[p];
+    if (length > 0) Base::begin_segment(p, rows_.reverse ? 0 : length - 1);
+    for (int64_t t = length; t < s_.T; ++t) {
       const int64_t row = rows_.row(t, b);
       for (void* to : {args_.dx, args_.dparts}) {
         if (to) convert(Base::step_row(to, row, gates_), nothing(), 0, gates_);
@@ -169,6 +171,8 @@ class VariedBackwardPass : VariedPass<C, cell> {
     at.dy = Base::step_row(args_.dy, at.row, s_.H);
     at.dx = Base::step_row(args_.dx, at.row, gates_);
     at.dparts = dparts_row(at.row);
+    if (at.cut) Base::next_segment(p, rows_.reverse ? 1 : -1);
+    Base::draw_step(b, t);
     write_factors(at);
     if constexpr (cell == Cell::kLstm) {
       lstm(at);
@@ -194,10 +198,9 @@ class VariedBackwardPass : VariedPass<C, cell> {
 
   void write_factors(const Step& at) const {
     C* to = Base::step_row(args_.factors, at.row, s_.H);
-    const uint8_t* mask = Base::state_mask(at.row);
     for (int64_t u = 0; u < s_.H; u += L) {
       const int64_t n = min(s_.H - u, L);
-      store_n<C>(to + u, value(at.h_prev, u, n) * Base::kept(mask, u, n), n);
+      store_n<C>(to + u, value(at.h_prev, u, n) * Base::kept_state(at.p, u), n);
     }
   }
 
@@ -208,11 +211,7 @@ class VariedBackwardPass : VariedPass<C, cell> {
     const V passed = load(shared_.passed + at.p * ld_ + u);
     if (at.after < 0) return dy + passed;
     const V product = load(shared_.product + at.p * ld_product_ + u);
-    return dy + passed + product * Base::kept(Base::state_mask(at.after), u, n);
-  }
-
-  V hold(const Step& at, int64_t u, int64_t n) const {
-    return Base::hold_of(Base::mask_row(given_.hold, at.row), given_.options.zoneout, u, n);
+    return dy + passed + product * Base::kept_state(at.p, u);
   }
 
   void add(int sum, int64_t u, V value) const {
@@ -253,11 +252,11 @@ class VariedBackwardPass : VariedPass<C, cell> {
     const int64_t b = given_.rows.order[p], length = given_.rows.length_at[p];
     const int64_t first = rows_.reverse ? length - 1 : 0;
     const bool cut = length > 0 && rows_.cut_before(first, b, length);
-    const uint8_t* mask = length > 0 ? Base::state_mask(rows_.row(first, b)) : nullptr;
     C* dh0 = const_cast<C*>(Base::state_row(args_.dh0, b));
     for (int64_t u = 0; u < s_.H; u += L) {
       const int64_t n = min(s_.H - u, L);
-      const V product = load(shared_.product + p * ld_product_ + u) * Base::kept(mask, u, n);
+      V product = load(shared_.product + p * ld_product_ + u);
+      if (length > 0) product *= Base::kept_state(p, u);
       store_n<C>(dh0 + u, cut ? V{} : load(shared_.passed + p * ld_ + u) + product, n);
       V d[kCells + 1] = {};
       for (int i = 0; i < kCells && !cut; ++i) d[i] = load(dcell_at(p, i) + u);

@@ -49,8 +49,7 @@ class VariedForwardPass : VariedPass<C, cell> {
       shared.weights = packs_ ? arena_.template take<C>(packed_size<C>(map_, s_.H)) : nullptr;
       shared.parts = arena_.template take<C>(s_.B * ld_parts_);
       shared.state = arena_.template take<C>(s_.B * ld_);
-      shared.operand = args.options.drops_state && args.keep ? arena_.template take<C>(s_.B * ld_)
-                                                             : shared.state;
+      shared.operand = Base::drops_state_ ? arena_.template take<C>(s_.B * ld_) : shared.state;
       shared.c = arena_.template take<C>(s_.B * kCells * ld_);
       if (g == place_.recurrence_group) shared_ = shared;
     }
@@ -82,7 +81,10 @@ class VariedForwardPass : VariedPass<C, cell> {
       convert(cell_at(p, i), cut ? nullptr : Base::cell_row(given_.c0, b, i), s_.H, ld_);
     }
     if (length == 0) write_last(p, b);
-    if (length > 0) drop_state(p, rows_.row(first, b));
+    if (length > 0) {
+      Base::begin_segment(p, first);
+      drop_state(p);
+    }
     for (int64_t t = length; t < s_.T; ++t) {
       const C* none = nullptr;
       convert(Base::step_row(args_.y, rows_.row(t, b), s_.H), none, 0, s_.H);
@@ -102,13 +104,12 @@ class VariedForwardPass : VariedPass<C, cell> {
     }
   }
 
-  // What the product at a row's next step, which stands at `row`, takes of its state.
-  void drop_state(int64_t p, int64_t row) const {
-    if (shared_.operand == shared_.state) return;
-    const uint8_t* mask = Base::state_mask(row);
+  // What the product at a row's next step takes of its state.
+  void drop_state(int64_t p) const {
+    if (!Base::drops_state_) return;
     for (int64_t u = 0; u < s_.H; u += L) {
       const V h = load(shared_.state + p * ld_ + u);
-      store(shared_.operand + p * ld_ + u, h * Base::kept(mask, u, s_.H - u));
+      store(shared_.operand + p * ld_ + u, h * Base::kept_state(p, u));
     }
   }
 
@@ -148,6 +149,7 @@ class VariedForwardPass : VariedPass<C, cell> {
     if (args_.tape && given_.h_scale) {
       convert(tape(row, varied_slots(cell)), raw, gates_, gates_);
     }
+    Base::draw_step(b, t);
     const Part x = Base::input_part(row), r = Base::recurrent_part(raw);
     if constexpr (cell == Cell::kLstm) {
       lstm(p, row, x, r);
@@ -162,8 +164,9 @@ class VariedForwardPass : VariedPass<C, cell> {
       const C* none = nullptr;
       convert(shared_.state + p * ld_, none, 0, s_.H);
       for (int i = 0; i < kCells; ++i) convert(cell_at(p, i), none, 0, s_.H);
+      Base::next_segment(p, rows_.reverse ? -1 : 1);
     }
-    if (!last) drop_state(p, rows_.row(rows_.reverse ? t - 1 : t + 1, b));
+    if (!last) drop_state(p);
   }
 
   C* tape(int64_t row, int slot) const {
@@ -183,9 +186,7 @@ class VariedForwardPass : VariedPass<C, cell> {
   // A step's output by zoneout, into y and the state.
   void emit(int64_t p, int64_t row, int64_t u, int64_t lanes, V next) const {
     C* state = shared_.state + p * ld_ + u;
-    const V hold =
-        Base::hold_of(Base::mask_row(given_.hold, row), given_.options.zoneout, u, lanes);
-    const V h = cells::held(next, load(state), hold);
+    const V h = cells::held(next, load(state), Base::hold(u));
     store_n<C>(Base::step_row(args_.y, row, s_.H) + u, h, lanes);
     store_n<C>(state, h, lanes);
   }
@@ -198,19 +199,16 @@ class VariedForwardPass : VariedPass<C, cell> {
   void lstm(int64_t p, int64_t row, const Part& x, const Part& r) {
     const int64_t H = s_.H;
     const auto act = given_.options.activations;
-    const uint8_t* mask = Base::candidate_mask(row);
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
       const auto pre = [&](int g) { return this->pre(x, r, g, u, n); };
       C* c = cell_at(p, 0) + u;
       const V c_prev = load(c);
       const auto s = cells::varied_lstm_cell<M>(act, pre(0), pre(1), pre(2), c_prev,
-                                                Base::peephole(u, n), Base::kept(mask, u, n));
+                                                Base::peephole(u, n), Base::kept(u));
       store(cells_ + u, s.c);
       store(exits_ + u, pre(3));
-      const V hold =
-          Base::hold_of(Base::mask_row(given_.hold_cell, row), given_.options.zoneout_cell, u, n);
-      const V held = cells::held(s.c, c_prev, hold);
+      const V held = cells::held(s.c, c_prev, Base::hold_cell(u));
       store_n<C>(c, held, n);
       keep(row, 0, u, s.i, n);
       keep(row, 1, u, s.f, n);
@@ -256,15 +254,13 @@ class VariedForwardPass : VariedPass<C, cell> {
   void others(int64_t p, int64_t row, const Part& x, const Part& r) {
     const int64_t H = s_.H;
     const auto act = given_.options.activations;
-    const uint8_t* mask = Base::candidate_mask(row);
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
       const auto pre = [&](int g) { return this->pre(x, r, g, u, n); };
       if constexpr (cell == Cell::kGru) {
         const V q = r.at(2, 2 * H + u, n);
-        const auto s =
-            cells::varied_gru<M>(act, pre(0), pre(1), x.at(2, 2 * H + u, n), q,
-                                 load(shared_.state + p * ld_ + u), Base::kept(mask, u, n));
+        const auto s = cells::varied_gru<M>(act, pre(0), pre(1), x.at(2, 2 * H + u, n), q,
+                                            load(shared_.state + p * ld_ + u), Base::kept(u));
         keep(row, 0, u, s.r, n);
         keep(row, 1, u, s.z, n);
         keep(row, 2, u, s.n, n);

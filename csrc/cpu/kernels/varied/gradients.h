@@ -10,17 +10,11 @@ template <class C, Cell cell>
 void VariedBackwardPass<C, cell>::lstm(const Step& at) const {
   const int64_t H = s_.H;
   const auto act = given_.options.activations;
-  const uint8_t* mask = Base::candidate_mask(at.row);
-  const auto kept = [&](int64_t u, int64_t n) { return Base::kept(mask, u, n); };
-  const auto hold_cell = [&](int64_t u, int64_t n) {
-    return Base::hold_of(Base::mask_row(given_.hold_cell, at.row), given_.options.zoneout_cell, u,
-                         n);
-  };
   // The cell before zoneout.
   for (int64_t u = 0; u < H; u += L) {
     const int64_t n = min(H - u, L);
     store(cells_ + u, saved(at, 1, u, n) * value(at.c_prev, u, n) +
-                          saved(at, 0, u, n) * saved(at, 2, u, n) * kept(u, n));
+                          saved(at, 0, u, n) * saved(at, 2, u, n) * Base::kept(u));
   }
   const C *scale = Base::of_units(given_.c_scale, H), *bias = Base::of_units(given_.c_bias, H);
   Moments<C> of{};
@@ -28,7 +22,7 @@ void VariedBackwardPass<C, cell>::lstm(const Step& at) const {
   V sum{}, sum_normal{};
   for (int64_t u = 0; u < H; u += L) {
     const int64_t n = min(H - u, L);
-    const V dh = output_grad(at, u, n), hold = this->hold(at, u, n);
+    const V dh = output_grad(at, u, n), hold = Base::hold(u);
     store(shared_.passed + at.p * ld_ + u, dh * hold);
     V shown = load_n<C>(cells_ + u, n), normal{};
     if (scale) {
@@ -57,11 +51,11 @@ void VariedBackwardPass<C, cell>::lstm(const Step& at) const {
     if (scale) dc = of.backward(dc, of.normal(cells_ + u, n), mean, mean_normal);
     C* carried = dcell_at(at.p, 0) + u;
     const V reached = (at.cut ? V{} : load(carried)) + shown_grad(at, 0, u, n);
-    const V hold = hold_cell(u, n);
+    const V hold = Base::hold_cell(u);
     const V c_prev = value(at.c_prev, u, n);
     const auto d = cells::varied_lstm_cell_backward(
         act, saved(at, 0, u, n), saved(at, 1, u, n), saved(at, 2, u, n), c_prev, do_,
-        dc + do_ * w.o + (reached - reached * hold), w, kept(u, n));
+        dc + do_ * w.o + (reached - reached * hold), w, Base::kept(u));
     store_n<C>(carried, d.dc_prev + reached * hold, n);
     store_n<C>(at.dx + u, d.di, n);
     store_n<C>(at.dx + H + u, d.df, n);
@@ -106,16 +100,15 @@ template <class C, Cell cell>
 void VariedBackwardPass<C, cell>::others(const Step& at) const {
   const int64_t H = s_.H;
   const auto act = given_.options.activations;
-  const uint8_t* mask = Base::candidate_mask(at.row);
   for (int64_t u = 0; u < H; u += L) {
     const int64_t n = min(H - u, L);
-    const V dh = output_grad(at, u, n), hold = this->hold(at, u, n);
+    const V dh = output_grad(at, u, n), hold = Base::hold(u);
     V passed = dh * hold;
     const V dnext = dh - passed;
     if constexpr (cell == Cell::kGru) {
-      const auto d = cells::varied_gru_backward(
-          act, saved(at, 0, u, n), saved(at, 1, u, n), saved(at, 2, u, n), saved(at, 3, u, n),
-          value(at.h_prev, u, n), dnext, Base::kept(mask, u, n));
+      const auto d = cells::varied_gru_backward(act, saved(at, 0, u, n), saved(at, 1, u, n),
+                                                saved(at, 2, u, n), saved(at, 3, u, n),
+                                                value(at.h_prev, u, n), dnext, Base::kept(u));
       passed += d.dh_prev;
       const V to_x[] = {d.dr, d.dz, d.dn}, to_parts[] = {d.dr, d.dz, d.dq};
       for (int g = 0; g < G; ++g) {

@@ -17,32 +17,9 @@
 #include "../product.h"
 #include "../rows.h"
 #include "../vec.h"
+#include "draws.h"
 
 namespace fused_rnn::cpu::FUSED_RNN_ISA {
-
-// A byte for each lane.
-template <class C>
-struct BytesOf;
-template <>
-struct BytesOf<float> {
-  typedef ByteV type;
-};
-template <>
-struct BytesOf<double> {
-  typedef int8_t type __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 8)));
-};
-
-// The first n of some bytes, 0 or 1, as numbers.
-template <class C>
-VEC_FN Vec<C> load_mask(const uint8_t* p, int64_t n) {
-  typename BytesOf<C>::type bytes{};
-  if (n >= kLanes<C>) {
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-  } else {
-    for (int64_t l = 0; l < n; ++l) bytes[l] = int8_t(p[l]);
-  }
-  return __builtin_convertvector(bytes, Vec<C>);
-}
 
 template <class C>
 VEC_FN C sum_of_lanes(Vec<C> v) {
@@ -109,7 +86,31 @@ class VariedPass {
         arena_(workspace),
         gates_(G * s_.H),
         ld_(round_up(s_.H, 16)),
-        slots_(varied_slots(cell) + (args.h_scale ? G : 0)) {}
+        slots_(varied_slots(cell) + (args.h_scale ? G : 0)),
+        ld_bits_(drawn_size(s_.H)),
+        hold_(args.options.zoneout),
+        hold_cell_(args.options.zoneout_cell),
+        keep_(1 - args.options.dropout),
+        kept_(args.options.dropout < 1 ? C(1 / (1 - args.options.dropout)) : C(0)) {
+    const bool draws = args.seeds && args.options.dropout > 0;
+    drops_state_ = draws && args.options.drops_state;
+    for (int g = 0; g < split_.recurrence_groups && drops_state_; ++g) {
+      int16_t* bits = arena_.template take<int16_t>(s_.B * ld_bits_);
+      int64_t* segments = arena_.template take<int64_t>(s_.B);
+      if (g != place_.recurrence_group) continue;
+      state_bits_ = bits;
+      segments_ = segments;
+    }
+    const bool own[] = {args.seeds && args.options.zoneout > 0,
+                        args.seeds && args.options.zoneout_cell > 0, draws && !drops_state_};
+    for (int i = 0; i < split_.recurrence_groups * place_.recurrence_size(); ++i) {
+      for (int use = 0; use < 3; ++use) {
+        if (!own[use]) continue;
+        int16_t* bits = arena_.template take<int16_t>(ld_bits_);
+        if (i == place_.rank()) bits_[use] = bits;
+      }
+    }
+  }
 
   // Runs f for each recurrence of this thread's, all threads together.
   template <class F>
@@ -164,26 +165,47 @@ class VariedPass {
   const C* tape_row(const void* tape, int64_t row, int slot) const {
     return step_row(tape, row, slots_ * s_.H) + slot * s_.H;
   }
-  const uint8_t* mask_row(const uint8_t* mask, int64_t row) const {
-    return step_row(mask, row, s_.H);
+
+  // ---- what is drawn
+
+  // The state's dropout from here on, in the walk's own direction until it meets a mark. A row's
+  // segment is the number of marks up to a step.
+  void begin_segment(int64_t p, int64_t t) {
+    if (!drops_state_) return;
+    const int64_t b = given_.rows.order[p];
+    segments_[p] = rows_.marks(t, b);
+    draw_state(p, b);
+  }
+  void next_segment(int64_t p, int64_t by) {
+    if (!drops_state_) return;
+    segments_[p] += by;
+    draw_state(p, given_.rows.order[p]);
+  }
+  void draw_state(int64_t p, int64_t b) const {
+    draw_bits(state_bits_ + p * ld_bits_, s_.H, given_.seeds[b], segments_[p], n_, Use::kKeep);
+  }
+
+  // All else that a row draws at a step.
+  void draw_step(int64_t b, int64_t t) const {
+    for (int use = 0; use < 3; ++use) {
+      if (bits_[use]) draw_bits(bits_[use], s_.H, given_.seeds[b], t, n_, Use(use));
+    }
+  }
+
+  // How much of a vector of the state before is held, and of the cell's.
+  V hold(int64_t u) const {
+    return bits_[0] ? hold_.of(bits_[0] + u) : V{} + C(given_.options.zoneout);
+  }
+  V hold_cell(int64_t u) const {
+    return bits_[1] ? hold_cell_.of(bits_[1] + u) : V{} + C(given_.options.zoneout_cell);
+  }
+  // What dropout multiplies a vector of a candidate with, or of a row's state.
+  V kept(int64_t u) const { return bits_[2] ? keep_.of(bits_[2] + u) * kept_ : V{} + C(1); }
+  V kept_state(int64_t p, int64_t u) const {
+    return drops_state_ ? keep_.of(state_bits_ + p * ld_bits_ + u) * kept_ : V{} + C(1);
   }
 
   // ---- options at a vector of units
-
-  // How much of the state before is held.
-  static V hold_of(const uint8_t* mask, double probability, int64_t u, int64_t lanes) {
-    return mask ? load_mask<C>(mask + u, lanes) : V{} + C(probability);
-  }
-  // What is kept of a candidate or of a state.
-  V kept(const uint8_t* mask, int64_t u, int64_t lanes) const {
-    return mask ? load_mask<C>(mask + u, lanes) * C(given_.options.kept) : V{} + C(1);
-  }
-  const uint8_t* candidate_mask(int64_t row) const {
-    return given_.options.drops_state ? nullptr : mask_row(given_.keep, row);
-  }
-  const uint8_t* state_mask(int64_t row) const {
-    return given_.options.drops_state ? mask_row(given_.keep, row) : nullptr;
-  }
 
   cells::Peephole<V> peephole(int64_t u, int64_t lanes) const {
     const C* w = of_units(given_.peephole, 3 * s_.H);
@@ -222,8 +244,16 @@ class VariedPass {
   const Place place_;
   RowGroup rows_;
   Arena arena_;
-  const int64_t gates_, ld_, slots_;
+  const int64_t gates_, ld_, slots_, ld_bits_;
+  const Chance<C> hold_, hold_cell_, keep_;
+  const C kept_;
+  bool drops_state_ = false;
   int64_t n_ = 0;
+
+ private:
+  int16_t* state_bits_ = nullptr;  // (B, ld_bits) by position, and the segment of each
+  int64_t* segments_ = nullptr;
+  int16_t* bits_[3] = {};  // of a row at a step, by use; null where nothing is drawn
 };
 
 }  // namespace fused_rnn::cpu::FUSED_RNN_ISA

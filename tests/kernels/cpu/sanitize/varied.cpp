@@ -15,7 +15,7 @@ namespace {
 struct VariedProblem {
   std::unique_ptr<Problem> base;
   Buffers buffers;
-  std::vector<std::vector<uint8_t>> masks;
+  std::vector<int64_t> seeds;
   VariedLayer layer{};
   Buffer *dy, *dhn, *dcn, *dcells;
   int64_t gates;
@@ -36,7 +36,7 @@ struct VariedProblem {
                       cells::Activation::kTanh},
                      plain ? 0 : 0.25 * double(draw(0, 1)),
                      lstm ? 0.25 * double(draw(0, 1)) : 0,
-                     1.25,
+                     plain ? 0 : 0.25 * double(draw(0, 1)),
                      gate_count(s.cell) == 1 || draw(0, 1) == 1,
                      1e-5};
     const int64_t states = cell_states(s.cell);
@@ -52,9 +52,8 @@ struct VariedProblem {
     layer.c_scale = normal && lstm ? random(s.N * s.H) : nullptr;
     layer.c_bias = normal && lstm ? random(s.N * s.H) : nullptr;
     layer.peephole = lstm ? maybe(s.N * 3 * s.H) : nullptr;
-    layer.hold = layer.options.zoneout > 0 ? mask() : nullptr;
-    layer.hold_cell = layer.options.zoneout_cell > 0 ? mask() : nullptr;
-    layer.keep = plain ? nullptr : mask();
+    for (int64_t& seed : seeds = std::vector<int64_t>(size_t(s.B))) seed = draw(0, 1 << 30);
+    layer.seeds = draw(0, 3) ? seeds.data() : nullptr;
     dy = add(buffers, s.dtype, layer.rows.count * s.N * s.H, true);
     dhn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * s.H, true) : nullptr;
     dcn = draw(0, 3) ? add(buffers, s.dtype, s.N * s.B * states * s.H, true) : nullptr;
@@ -65,14 +64,6 @@ struct VariedProblem {
 
   const void* random(int64_t count) { return add(buffers, layer.shape.dtype, count, true)->data(); }
   const void* maybe(int64_t count) { return draw(0, 1) ? random(count) : nullptr; }
-
-  const uint8_t* mask() {
-    if (draw(0, 1)) return nullptr;
-    const Shape& s = layer.shape;
-    masks.emplace_back(size_t(layer.rows.count * s.N * s.H));
-    for (uint8_t& one : masks.back()) one = uint8_t(draw(0, 1));
-    return masks.back().data();
-  }
 };
 
 // Forward and backward on one team: all results, the first four of the forward pass.
