@@ -40,8 +40,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("stored_instruction_sets", &cpu::stored_instruction_sets,
         "Those with kernels for weights of fewer bits, the fastest first.");
   m.def(
-      "stored_instruction_set", [] { return cpu::stored_kernels().name; },
-      "The one of these in use.");
+      "stored_instruction_set",
+      [](const std::string& storage) {
+        using Storage = cpu::Storage;
+        const auto kind = storage == "int8"       ? Storage::kInt8
+                          : storage == "bfloat16" ? Storage::kBf16
+                                                  : Storage::kHalf;
+        return cpu::stored_kernels(kind).name;
+      },
+      pybind11::arg("storage"), "The one of these in use for int8, bfloat16 or float16.");
   m.def("set_stored_instruction_set", &cpu::set_stored_instruction_set, pybind11::arg("name"),
         "Uses one of these from now on; ValueError if this machine does not run it.");
   m.def("instruction_set", &cpu::instruction_set, "The instruction set in use.");

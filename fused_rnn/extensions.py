@@ -227,20 +227,24 @@ def stored_instruction_sets() -> list[str]:
     return [] if _C is None else list(_C.stored_instruction_sets())
 
 
-def stored_instruction_set() -> str:
+def stored_instruction_set(storage: str) -> str:
     """Returns the instruction set in use for weights of fewer bits.
+
+    Args:
+        storage: "int8", "bfloat16" or "float16".
 
     Raises:
         RuntimeError: there is no extension.
     """
-    return str(_loaded().stored_instruction_set())
+    return str(_loaded().stored_instruction_set(storage))
 
 
 def set_stored_instruction_set(name: str) -> None:
-    """Makes every later call of a quantized module use one instruction set.
+    """Makes every later call of a quantized module use one instruction set for all that it serves.
 
     Args:
-        name: one of `stored_instruction_sets()`, or "auto", the fastest, as at first.
+        name: one of `stored_instruction_sets()`; "auto", the fastest, as at first; or
+            "amx_int8_twin", the kernels of "amx_int8" on any machine, slowly, to test them.
 
     Raises:
         ValueError: this machine does not run it.

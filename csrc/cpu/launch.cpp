@@ -49,6 +49,7 @@ const std::vector<const StoredKernels*>& stored_available() {
     std::vector<const StoredKernels*> sets;
     [[maybe_unused]] const Processor& has = processor();
 #if defined(__x86_64__)
+    if (has.amx_int8) sets.push_back(&kStoredAmx);
     if (has.avx512_vnni) sets.push_back(&kStoredAvx512);
     if (has.avx2) sets.push_back(&kStoredAvx2);
 #elif defined(__aarch64__)
@@ -149,15 +150,20 @@ std::vector<std::string> stored_instruction_sets() {
 
 void set_stored_instruction_set(const std::string& name) {
   if (name == "auto") return stored_asked_for.store(nullptr);
+  if (name == kStoredAmxTwin.name) return stored_asked_for.store(&kStoredAmxTwin);
   for (const StoredKernels* kernels : stored_available()) {
     if (name == kernels->name) return stored_asked_for.store(kernels);
   }
   refuse(name, stored_instruction_sets());
 }
 
-const StoredKernels& stored_kernels() {
+const StoredKernels& stored_kernels(Storage storage) {
   const StoredKernels* asked = stored_asked_for.load(std::memory_order_relaxed);
-  return asked ? *asked : *stored_available().front();
+  if (asked && asked->serves(storage)) return *asked;
+  for (const StoredKernels* kernels : stored_available()) {
+    if (kernels->serves(storage)) return *kernels;
+  }
+  return kStoredPortable;
 }
 
 std::string why_not_amx() { return processor().why_not_amx; }

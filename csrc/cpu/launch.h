@@ -49,11 +49,12 @@ const Kernels& varied_kernels(Dtype dtype);
 // For one call of a layer that packs its weights itself.
 const Kernels& layer_kernels(const Shape& shape);
 
-// Sets with kernels for weights of fewer bits, the fastest first; the one in use is the first, or
-// what was asked for, "auto" for the first again.
+// Sets with kernels for weights of fewer bits, the fastest first. In use is what was asked for, if
+// it serves a storage, else the first that does; "auto" asks for none. "amx_int8_twin", which is
+// not listed, runs the kernels of amx_int8 anywhere, slowly.
 FUSED_RNN_EXPORTED std::vector<std::string> stored_instruction_sets();
 FUSED_RNN_EXPORTED void set_stored_instruction_set(const std::string& name);
-FUSED_RNN_EXPORTED const StoredKernels& stored_kernels();
+FUSED_RNN_EXPORTED const StoredKernels& stored_kernels(Storage storage);
 
 // Threads that are worth waking for so many multiply-adds.
 int team_size(double multiply_adds);

@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor, std::optional<Tensor>> stored_forward(
     args.reverse = reverse.data();
     args.storage = storage;
     args.stored = stored.data();
-    const StoredKernels& kernels = stored_kernels();
+    const StoredKernels& kernels = stored_kernels(storage);
     const int threads = team_size(layer.multiply_adds());
     const Workspace workspace(kernels.workspace(args, threads));
     run_team(threads,

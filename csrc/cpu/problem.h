@@ -189,11 +189,13 @@ struct Kernels {
 // Those that run layers whose weights are stored in fewer bits, forward, in float32.
 struct StoredKernels {
   const char* name;
+  bool (*serves)(Storage);
   size_t (*workspace)(const Forward&, int threads);
   void (*forward)(const Forward&, char* workspace, Team&, int rank);
 };
 
-extern const StoredKernels kStoredAvx512, kStoredAvx2, kStoredNeon, kStoredPortable;
+extern const StoredKernels kStoredAmx, kStoredAvx512, kStoredAvx2, kStoredNeon, kStoredPortable,
+    kStoredAmxTwin;
 
 // Those of the processor family that was built for, and the twin of AMX.
 extern const Kernels kAmx, kAvx512Bf16, kAvx512, kAvx2, kNeonBf16, kNeon, kPortable, kAmxTwin;

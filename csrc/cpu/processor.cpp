@@ -72,6 +72,7 @@ Processor ask() {
   found.fast_bf16 = !(maker.b == signature_INTEL_ebx && maker.c == signature_INTEL_ecx);
   found.why_not_amx = found.avx512 ? why_not_amx(saved) : "the processor has no AVX-512";
   found.amx = found.why_not_amx.empty();
+  found.amx_int8 = found.amx && found.avx512_vnni && bit(extended.d, 25);
   return found;
 }
 

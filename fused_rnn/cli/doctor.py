@@ -100,8 +100,9 @@ def _facts() -> Iterator[tuple[str, str]]:
         sets = ", ".join(extensions.instruction_sets())
         yield "instruction sets", f"{sets}; in use: {extensions.instruction_set()}"
         stored = extensions.stored_instruction_sets()
-        used = extensions.stored_instruction_set()
-        yield "quantized weights", f"{', '.join(stored)}; in use: {used}"
+        used = {kind: extensions.stored_instruction_set(kind) for kind in ("int8", "bfloat16")}
+        in_use = f"{used['int8']} for int8, {used['bfloat16']} for 16 bits"
+        yield "quantized weights", f"{', '.join(stored)}; in use: {in_use}"
         yield "AMX", extensions.why_not_amx() or "yes, and the kernel permits it"
     yield "threads", str(torch.get_num_threads())
     if not torch.cuda.is_available():

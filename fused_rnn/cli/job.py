@@ -212,6 +212,8 @@ def run_training(
         if saving.log is not None and world().main:
             write_log(Path(saving.log), trainer)
 
+    if saving.log is not None and world().main:
+        refuse_unwritable(Path(saving.log))
     with interruption() as asked:
         # Before the first step, so that a folder that cannot be written to costs no time.
         note()

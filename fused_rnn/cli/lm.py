@@ -107,7 +107,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
     )
     if data.get("validation"):
         # The checkpoint may be gone on from elsewhere.
-        data["validation"] = str(Path(data["validation"]).resolve())
+        data["validation"] = str(Path(data["validation"]).absolute())
     if arguments.resume:
         job = _resumed(arguments.file, folder, {**codec, **config, **training}, data)
     elif arguments.continue_from:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..seq2seq.training.files import replace_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_NAMED = 20  # letters that a warning shows
 
 
 def figure(*, width: float, height: float = 4.5) -> Figure:
@@ -49,7 +52,7 @@ def tidy(axes: Axes) -> None:
 def families(texts: Iterable[str]) -> list[str]:
     """Returns families of fonts that have the letters of texts: the usual ones, then others.
 
-    Letters that no font of this machine has are left to show as boxes.
+    Letters that no font of this machine has are left to show as boxes; a warning names them.
     """
     from matplotlib import rcParams
     from matplotlib.font_manager import fontManager
@@ -60,9 +63,17 @@ def families(texts: Iterable[str]) -> list[str]:
     for font in fontManager.ttflist:
         if not missing:
             break
-        if missing & _letters(font.fname):
+        # The placeholder that matplotlib brings has a box for every letter there is.
+        if missing & _letters(font.fname) and not font.name.startswith("Last Resort"):
             missing -= _letters(font.fname)
             found.append(font.name)
+    if missing:
+        letters = "".join(map(chr, sorted(missing)[:_NAMED]))
+        warnings.warn(
+            f"no font of this machine has {len(missing)} of the letters in a picture, which show "
+            f"as boxes: {letters}",
+            stacklevel=2,
+        )
     return found
 
 

@@ -133,7 +133,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
     for name in pair_data.PATHS:
         if given.data.get(name):
             # The checkpoint may be gone on from elsewhere.
-            given.data[name] = str(Path(given.data[name]).resolve())
+            given.data[name] = str(Path(given.data[name]).absolute())
     place = Place(arguments.pairs, arguments.target)
     if arguments.resume:
         job = _resumed(place, folder, given)
@@ -228,7 +228,7 @@ def _job(
 def _describe(job: _Job) -> str:
     """Lines on what a training is about to do."""
     model, options, pairs = job.model, job.trainer.options, job.trainer.pairs
-    count, cut = "a stream of", ""
+    count, cut = "a stream", ""
     if isinstance(pairs, Pairs):
         eos = job.codecs[0].vocab.eos, job.codecs[1].vocab.eos
         long = sum(p.source[-1] != eos[0] or p.target[-1] != eos[1] for p in pairs.encoded)

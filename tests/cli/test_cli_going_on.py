@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,17 @@ def test_what_is_held_out_may_move_but_not_change(
     assert "expected what the checkpoint held out, got something else" in capsys.readouterr().err
 
 
+def test_what_is_held_out_may_come_from_a_pipe(kind: Kind) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, (kind.folder / "held").read_bytes())
+    os.close(writing)
+    held = f"--validation=/dev/fd/{reading}"
+    assert kind.train("data", "out", held, "--steps=3") == 0
+    os.close(reading)
+    again = ("--resume", f"--validation={kind.folder / 'held'}")
+    assert kind.train("data", "out", *again) == 0
+
+
 def test_the_end_of_a_text_is_part_of_what_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +150,7 @@ def test_the_end_of_a_text_is_part_of_what_it_is(
     assert "expected what the checkpoint held out" in capsys.readouterr().err
 
 
-def test_a_log_of_the_losses(kind: Kind) -> None:
+def test_a_log_of_the_losses(kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
     log = kind.folder / "log.csv"
     more = ("--accumulate=2", "--schedule=plateau", "--optimizer=adamw", "--label-smoothing=0.1")
     more = (*more, "--average=2")
@@ -151,6 +163,9 @@ def test_a_log_of_the_losses(kind: Kind) -> None:
     assert held == dict(saved.position["validations"]) and set(held) == {2, 4, 5}
     wrong = kind.folder / "absent" / "log.csv"
     assert kind.train("data", "other-out", "--steps=5", f"--log={wrong}") == 1
+    assert str(wrong) in capsys.readouterr().err
+    # Nothing stands in the way of the same command with another place.
+    assert not (kind.folder / "other-out" / "checkpoint.json").exists()
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "tqdm", "safetensors"])

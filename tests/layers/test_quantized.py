@@ -17,7 +17,8 @@ import fused_rnn
 from fused_rnn import extensions
 from fused_rnn.testing import assert_within_budget, errors
 
-SETS = ("avx512_vnni", "avx2", "neon", "portable")
+SETS = ("amx_int8", "avx512_vnni", "avx2", "neon", "portable")
+TWIN = "amx_int8_twin"  # the tiles of AMX in plain C++
 
 
 @pytest.fixture
@@ -70,10 +71,41 @@ def test_the_same_bits_of_every_instruction_set(name: str, storage: str, any_set
     truth = arguments.of(quantized)
     known = extensions.stored_instruction_sets()
     assert set(known) <= set(SETS) and known[-1] == "portable"
-    for own in known:
+    for own in (*known, TWIN):
         extensions.set_stored_instruction_set(own)
         for found, expected in zip(arguments.of(quantized), truth, strict=True):
             assert torch.equal(found, expected), own
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+@pytest.mark.parametrize("inputs", [3, 64, 77, 200])
+def test_tiles_of_integers(kind: str, inputs: int, any_set: None) -> None:
+    """Every number of rows in a tile, and inputs that do and do not fill tiles."""
+    torch.manual_seed(inputs)
+    layer = fused_rnn.quantize(getattr(fused_rnn, f"Fused{kind}")(inputs, 150).eval(), "int8")
+    x = torch.randn(3, 37, inputs)
+    x[1, 20] = 0
+    extensions.set_stored_instruction_set("portable")
+    truth = layer(x)[0]
+    for name in (TWIN, *extensions.stored_instruction_sets()):
+        extensions.set_stored_instruction_set(name)
+        for batch in (1, 2, 3, 4, 15, 16, 17, 33, 37):
+            assert torch.equal(layer(x[:, :batch])[0], truth[:, :batch]), (name, batch)
+    x[0, 5] = float("nan")
+    for name in (TWIN, "auto"):
+        extensions.set_stored_instruction_set(name)
+        y = layer(x)[0]
+        assert y[:, 5].isnan().all()
+        assert torch.equal(
+            torch.cat((y[:, :5], y[:, 6:]), 1), torch.cat((truth[:, :5], truth[:, 6:]), 1)
+        )
+
+
+def test_tiles_serve_integers_only(any_set: None) -> None:
+    extensions.set_stored_instruction_set(TWIN)
+    assert extensions.stored_instruction_set("int8") == TWIN
+    for storage in ("bfloat16", "float16"):
+        assert extensions.stored_instruction_set(storage) in SETS[1:]
 
 
 def test_an_unknown_instruction_set_is_refused(any_set: None) -> None:

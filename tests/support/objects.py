@@ -24,9 +24,9 @@ ARM = (
 FEW_REGISTERS = ("avx2", "portable")
 TILED = ("amx", "amx_twin")
 # Those of weights of 8 and 16 bits, and what they multiply integers by; on portable code each
-# float32 product calls a function, and keeps all sums on the stack.
+# float32 product calls a function and keeps all sums on the stack. So do wide vectors in plain C++.
 STORED = "stored_"
-CALLING = ("stored_portable",)
+CALLING = ("stored_portable", "stored_amx_twin")
 INTEGERS = r"\b(vpmaddubsw|vpdpbusd|smull)\b"
 TILE = re.compile(r"tile<(?:fused_rnn::)?(float|double|Bf16), (\d+), (\d+)>\(")
 STORED_TILE = re.compile(r"multiply_tile<(\d+), (\d+)(?:, fused_rnn::(Bf16|Half))?>\(")

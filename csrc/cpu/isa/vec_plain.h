@@ -33,13 +33,19 @@ VEC_FN void store(Half* p, FloatV v) {
 VEC_FN IntV widen(ShortV bits) { return __builtin_convertvector(bits, IntV); }
 VEC_FN ByteV narrow(IntV v) { return __builtin_convertvector(v, ByteV); }
 
+#ifdef FUSED_RNN_DOT_INT8
+constexpr int kDotOffset = 128;
+VEC_FN IntV byte_of_factor(IntV x, int left) { return (x >> (24 - left)) & 0xFF; }
+#else
 constexpr int kDotOffset = 0;
+VEC_FN IntV byte_of_factor(IntV x, int left) { return (x << left) >> 24; }
+#endif
 
 typedef IntV DotFactor;
 VEC_FN DotFactor dot_factor(int32_t four) { return four + IntV{}; }
 VEC_FN IntV add_fours(IntV sum, DotFactor x, IntV w) {
 #pragma GCC unroll 4
-  for (int left = 24; left >= 0; left -= 8) sum += ((x << left) >> 24) * ((w << left) >> 24);
+  for (int left = 24; left >= 0; left -= 8) sum += byte_of_factor(x, left) * ((w << left) >> 24);
   return sum;
 }
 

@@ -5,8 +5,10 @@
 //   FUSED_RNN_INTRINSICS    the header with its instructions, as vec.h finds it; or
 //   FUSED_RNN_PLAIN:
 //                           none, with FUSED_RNN_FUSED for multiply-adds that round once
-//   FUSED_RNN_DOT_BF16, FUSED_RNN_DOT_INT8  that it has dot products of bfloat16, of int8
+//   FUSED_RNN_DOT_BF16      that it has dot products of bfloat16,
+//   FUSED_RNN_DOT_INT8      or of int8, of which the first factor has no sign
 //   FUSED_RNN_TILES         that products run on tiles; with FUSED_RNN_TILES_TWIN, in plain C++
+//   FUSED_RNN_INTEGER_TILES that those of int8 do, and that nothing else is served
 #pragma once
 
 // A header that is opened by itself, as an editor does, has all of them and a namespace of its own.
@@ -19,4 +21,5 @@
 #define FUSED_RNN_DOT_INT8
 #define FUSED_RNN_TILES
 #define FUSED_RNN_TILES_TWIN
+#define FUSED_RNN_INTEGER_TILES
 #endif

@@ -88,8 +88,15 @@ constexpr int stored_units(Cell cell) {
 constexpr int64_t kTileBytes = 1024;
 
 // Rows that a micro-kernel multiplies at once, at most.
+#ifdef FUSED_RNN_INTEGER_TILES
+constexpr int kIntegerRows = 16;
+#else
+constexpr int kIntegerRows = 12;
+#endif
 template <class Op>
-constexpr int kBlockRows = kTiled<Op> ? 32 : 12;
+constexpr int kBlockRows = kTiled<Op>                      ? 32
+                           : std::is_same<Op, Int8>::value ? kIntegerRows
+                                                           : 12;
 
 // Where column k of a row lies, a multiple of kDepth.
 template <class Op>

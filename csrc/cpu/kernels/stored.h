@@ -16,6 +16,9 @@
 #include "product.h"
 #include "tile.h"
 #include "vec.h"
+#ifdef FUSED_RNN_INTEGER_TILES
+#include "tiled/integers.h"
+#endif
 
 namespace fused_rnn::cpu::FUSED_RNN_ISA {
 
@@ -80,6 +83,19 @@ struct StoredTile {
   int64_t c_stride;
 };
 
+// Vector v of row r from the sum of its integers.
+VEC_FN void finish_sum(const StoredTile<Int8>& tile, const Int8* row, int64_t r, int v, IntV sum) {
+  constexpr int L = kLanes<float>;
+  float scale;
+  __builtin_memcpy(&scale, row + 4 * tile.steps, sizeof scale);
+  IntV sums;
+  __builtin_memcpy(&sums, tile.sums + v * L, sizeof sums);
+  sum -= kDotOffset * sums;
+  FloatV value = __builtin_convertvector(sum, FloatV) * (load(tile.scales + v * L) * scale);
+  if (tile.init) value += load(tile.init + v * L);
+  store(tile.c + r * tile.c_stride + v * L, value);
+}
+
 template <int R, int V>
 void multiply_tile(const StoredTile<Int8>& tile) {
   constexpr int L = kLanes<float>;
@@ -106,17 +122,8 @@ void multiply_tile(const StoredTile<Int8>& tile) {
   }
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
-    float scale;
-    __builtin_memcpy(&scale, a[r] + 4 * tile.steps, sizeof scale);
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      IntV sums;
-      __builtin_memcpy(&sums, tile.sums + v * L, sizeof sums);
-      const IntV sum = acc[r][v] - kDotOffset * sums;
-      FloatV value = __builtin_convertvector(sum, FloatV) * (load(tile.scales + v * L) * scale);
-      if (tile.init) value += load(tile.init + v * L);
-      store(tile.c + r * tile.c_stride + v * L, value);
-    }
+    for (int v = 0; v < V; ++v) finish_sum(tile, a[r], r, v, acc[r][v]);
   }
 }
 
@@ -198,16 +205,25 @@ void multiply_tile(const StoredTile<Wide<W>>& tile) {
   }
 }
 
+// From so many rows of integers on, tiles take less time than vectors: 16 columns and 64 elements
+// along k are 16 cycles on tiles, and of vectors 8 for each row.
+#ifdef FUSED_RNN_INTEGER_TILES
+constexpr int64_t kLeastTileRows = 3;
+#else
+constexpr int64_t kLeastTileRows = kMaxRows + 1;
+#endif
+
 // Rows of V vectors whose sums registers hold, beside each row's factor, which takes two of AVX2's
 // for integers, and what is widened, of pairs all of them.
 template <class Op>
 constexpr int stored_rows(int vecs) {
   constexpr bool kFew = kAccumulators < 24;
+  constexpr int kMost = std::is_same<Op, Int8>::value ? int(kLeastTileRows) - 1 : kMaxRows;
   const int rows = std::is_same<Op, Int8>::value ? (kFew ? 13 / (vecs + 2) : 29 / (vecs + 1))
                    : std::is_same<Op, Wide<Bf16>>::value
                        ? ((kFew ? 14 : 30) - vecs) / (vecs + 1)
                        : (kAccumulators - (kFew && vecs == 4 ? 0 : 4)) / vecs;
-  return rows < kMaxRows ? rows : kMaxRows;
+  return rows < kMost ? rows : kMost;
 }
 
 template <class Op, int V, int R = stored_rows<Op>(V)>
@@ -218,9 +234,30 @@ VEC_FN void run_stored_tile(int rows, const StoredTile<Op>& tile) {
   }
 }
 
+#ifdef FUSED_RNN_INTEGER_TILES
+// Rows of integers, which put_row leaves one behind another, times V vectors of a panel.
+template <int V>
+VEC_FN void multiply_on_tiles(int64_t count, const StoredTile<Int8>& tile) {
+  constexpr int L = kLanes<float>;
+  alignas(64) int32_t sums[V * kTileRows * L];
+  multiply_integers<V>(int(count), tile.a[0], tile.a[1] - tile.a[0], tile.b, tile.b_step,
+                       tile.steps, sums);
+  for (int64_t r = 0; r < count; ++r) {
+    for (int v = 0; v < V; ++v) {
+      IntV sum;
+      __builtin_memcpy(&sum, sums + (v * count + r) * L, sizeof sum);
+      finish_sum(tile, tile.a[r], r, v, sum);
+    }
+  }
+}
+#endif
+
 // Rows times `V` vectors of a panel, as many rows at once as registers hold.
 template <class Op, int V>
 VEC_FN void multiply_vectors(int64_t count, StoredTile<Op> tile) {
+#ifdef FUSED_RNN_INTEGER_TILES
+  if (count >= kLeastTileRows) return multiply_on_tiles<V>(count, tile);
+#endif
   constexpr int kRows = stored_rows<Op>(V);
   for (int64_t r = 0; r < count; r += kRows) {
     run_stored_tile<Op, V>(int(min(kRows, count - r)), tile);

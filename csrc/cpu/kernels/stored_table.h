@@ -31,15 +31,28 @@ VEC_FN auto with_storage(const Forward& args, const F& f) {
         return f.template operator()<Op, Cell::kLstm>();
     }
   };
+#ifdef FUSED_RNN_INTEGER_TILES
+  return with_cell.template operator()<Int8>();
+#else
   switch (args.storage) {
     case Storage::kInt8:
       return with_cell.template operator()<Int8>();
     case Storage::kBf16:
-      return with_cell.template operator()<Wide<Bf16>>();
+      return with_cell.template operator()<Wide<Bf16> >();
     default:
-      return with_cell.template operator()<Wide<Half>>();
+      return with_cell.template operator()<Wide<Half> >();
   }
+#endif
 }
+
+#ifdef FUSED_RNN_INTEGER_TILES
+constexpr bool serves(Storage storage) { return storage == Storage::kInt8; }
+#else
+constexpr bool serves(Storage) { return true; }
+
+// What threads hold while they run kernels.
+struct IntegerTileScope {};
+#endif
 
 inline size_t workspace(const Forward& args, int threads) {
   return with_storage(args, [&]<class Op, Cell cell>() {
@@ -48,13 +61,14 @@ inline size_t workspace(const Forward& args, int threads) {
 }
 
 inline void forward(const Forward& args, char* memory, Team& team, int rank) {
+  [[maybe_unused]] const IntegerTileScope scope;
   with_storage(args, [&]<class Op, Cell cell>() {
     ForwardPass<float, Op, cell>::run(args, memory, team, rank);
   });
 }
 
 constexpr StoredKernels make_stored_kernels(const char* name) {
-  return StoredKernels{name, workspace, forward};
+  return StoredKernels{name, serves, workspace, forward};
 }
 
 }  // namespace fused_rnn::cpu::FUSED_RNN_ISA

@@ -158,7 +158,7 @@ class Quantized(Passing, FixedTypes):
             elsewhere = f"its kernels run on the CPU, not on {x.device}"
             reason = extensions.why_unavailable() or elsewhere
             return f"reference runs this with {self.storage} weights\n  not native: {reason}"
-        used = extensions.stored_instruction_set()
+        used = extensions.stored_instruction_set(self.storage)
         return f"native runs this with {self.storage} weights on {used}"
 
     def _check(self, *inputs: Tensor) -> None:

@@ -209,7 +209,8 @@ def generate(
         ValueError: the prefix is empty, an option does not fit, or a ban leaves no token.
     """
     if prefix.dim() != 1 or len(prefix) == 0:
-        raise ValueError(f"prefix: expected tokens in one dimension, got {tuple(prefix.shape)}")
+        got = "none" if prefix.shape == (0,) else f"shape {tuple(prefix.shape)}"
+        raise ValueError(f"prefix: expected one token or more in one dimension, got {got}")
     if length < 0:
         raise ValueError(f"length: expected 0 or more, got {length}")
     size = model.config.vocab_size

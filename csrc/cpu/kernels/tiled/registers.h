@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The eight tile registers of AMX, each of 16 rows of 64 bytes, and what kernels do with them.
-// With FUSED_RNN_TILES_TWIN they are plain memory, so that the same kernels run on any machine:
-// the same operations in the same order, to the same bits.
+// The eight tile registers of AMX, each of up to 16 rows of 64 bytes, and what kernels do with
+// them. With FUSED_RNN_TILES_TWIN they are plain memory, so that the same kernels run on any
+// machine: the same operations in the same order, to the same bits.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "../operand.h"
@@ -11,23 +12,32 @@
 
 namespace fused_rnn::cpu::FUSED_RNN_ISA {
 
-constexpr int kTileRows = 16;
+constexpr int kTileRows = 16, kTileRowBytes = 64, kTileRegisters = 8;
+
+// What a register holds: so many rows of so many bytes.
+struct TileShape {
+  int rows = kTileRows, bytes = kTileRowBytes;
+};
+struct TileShapes {
+  TileShape of[kTileRegisters];
+};
 
 #ifdef FUSED_RNN_TILES_TWIN
 
 struct Tile {
   alignas(64) char bytes[kTileBytes];
 };
-inline thread_local Tile tile_registers[8];
+inline thread_local Tile tile_registers[kTileRegisters];
+inline thread_local TileShapes tile_shapes;
 inline thread_local bool tiles_configured = false;
 
-class TileScope {
- public:
-  TileScope() { tiles_configured = true; }
-  ~TileScope() { tiles_configured = false; }
-};
+inline void tile_configure(const TileShapes& shapes) {
+  tile_shapes = shapes;
+  tiles_configured = true;
+}
+inline void tile_release() { tiles_configured = false; }
 
-// The memory of a register; outside a TileScope the processor would refuse as well.
+// The memory of a register; before tile_configure the processor would refuse as well.
 template <int t>
 inline char* tile_register() {
   if (!tiles_configured) __builtin_trap();
@@ -41,15 +51,18 @@ inline void tile_zero() {
 
 template <int t>
 inline void tile_load(const void* from, int64_t stride) {
-  for (int r = 0; r < kTileRows; ++r) {
-    __builtin_memcpy(tile_register<t>() + r * 64, static_cast<const char*>(from) + r * stride, 64);
+  tile_zero<t>();
+  for (int r = 0; r < tile_shapes.of[t].rows; ++r) {
+    __builtin_memcpy(tile_register<t>() + r * kTileRowBytes,
+                     static_cast<const char*>(from) + r * stride, size_t(tile_shapes.of[t].bytes));
   }
 }
 
 template <int t>
 inline void tile_store(void* to, int64_t stride) {
-  for (int r = 0; r < kTileRows; ++r) {
-    __builtin_memcpy(static_cast<char*>(to) + r * stride, tile_register<t>() + r * 64, 64);
+  for (int r = 0; r < tile_shapes.of[t].rows; ++r) {
+    __builtin_memcpy(static_cast<char*>(to) + r * stride, tile_register<t>() + r * kTileRowBytes,
+                     size_t(tile_shapes.of[t].bytes));
   }
 }
 
@@ -89,21 +102,37 @@ inline void tile_product() {
   }
 }
 
+// c += a b in integers of 32 bits: bytes of a without a sign, those of b with one, in fours.
+template <int c, int a, int b>
+inline void tile_product_integers() {
+  const TileShape sums = tile_shapes.of[c], x = tile_shapes.of[a], w = tile_shapes.of[b];
+  // Else the processor would refuse.
+  if (sums.rows != x.rows || sums.bytes != w.bytes || x.bytes != 4 * w.rows) __builtin_trap();
+  for (int m = 0; m < sums.rows; ++m) {
+    for (int n = 0; n < sums.bytes; n += 4) {
+      uint32_t sum;
+      __builtin_memcpy(&sum, tile_register<c>() + m * kTileRowBytes + n, sizeof sum);
+      for (int k = 0; k < x.bytes; ++k) {
+        const char first = tile_register<a>()[m * kTileRowBytes + k];
+        const char second = tile_register<b>()[k / 4 * kTileRowBytes + n + k % 4];
+        sum += uint32_t(int(uint8_t(first)) * int(int8_t(second)));
+      }
+      __builtin_memcpy(tile_register<c>() + m * kTileRowBytes + n, &sum, sizeof sum);
+    }
+  }
+}
+
 #else
 
-// A thread's registers in use, all of them 16 rows of 64 bytes.
-class TileScope {
- public:
-  TileScope() {
-    alignas(64) uint8_t configuration[64] = {1};
-    for (int t = 0; t < 8; ++t) {
-      configuration[16 + 2 * t] = 64;
-      configuration[48 + t] = kTileRows;
-    }
-    asm volatile("ldtilecfg %0" ::"m"(configuration));
+VEC_FN void tile_configure(const TileShapes& shapes) {
+  alignas(64) uint8_t configuration[64] = {1};
+  for (int t = 0; t < kTileRegisters; ++t) {
+    configuration[16 + 2 * t] = uint8_t(shapes.of[t].bytes);
+    configuration[48 + t] = uint8_t(shapes.of[t].rows);
   }
-  ~TileScope() { asm volatile("tilerelease" ::); }
-};
+  asm volatile("ldtilecfg %0" ::"m"(configuration));
+}
+VEC_FN void tile_release() { asm volatile("tilerelease" ::); }
 
 template <int t>
 VEC_FN void tile_zero() {
@@ -125,6 +154,18 @@ VEC_FN void tile_product() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
 }
 
+template <int c, int a, int b>
+VEC_FN void tile_product_integers() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
+}
+
 #endif
+
+// A thread's registers in use, all of them 16 rows of 64 bytes.
+class TileScope {
+ public:
+  TileScope() { tile_configure({}); }
+  ~TileScope() { tile_release(); }
+};
 
 }  // namespace fused_rnn::cpu::FUSED_RNN_ISA

@@ -125,8 +125,8 @@ inline void on_team(int size, const std::function<void(Team&, int)>& f) {
 extern const Kernels kAmx FUSED_RNN_MAYBE, kAvx512Bf16 FUSED_RNN_MAYBE, kAvx512 FUSED_RNN_MAYBE,
     kAvx2 FUSED_RNN_MAYBE, kNeonBf16 FUSED_RNN_MAYBE, kNeon FUSED_RNN_MAYBE,
     kAmxTwin FUSED_RNN_MAYBE;
-extern const StoredKernels kStoredAvx512 FUSED_RNN_MAYBE, kStoredAvx2 FUSED_RNN_MAYBE,
-    kStoredNeon FUSED_RNN_MAYBE;
+extern const StoredKernels kStoredAmx FUSED_RNN_MAYBE, kStoredAvx512 FUSED_RNN_MAYBE,
+    kStoredAvx2 FUSED_RNN_MAYBE, kStoredNeon FUSED_RNN_MAYBE, kStoredAmxTwin FUSED_RNN_MAYBE;
 #undef FUSED_RNN_MAYBE
 
 // An instruction set's table, null if it was not built, and whether this machine runs it.
@@ -153,10 +153,12 @@ inline std::vector<Set<Kernels>> sets() {
 
 // The same of weights of fewer bits.
 inline std::vector<Set<StoredKernels>> stored_sets() {
-  std::vector<Set<StoredKernels>> all{{"portable, stored", &kStoredPortable, true}};
+  std::vector<Set<StoredKernels>> all{{"portable, stored", &kStoredPortable, true},
+                                      {"amx_int8_twin, stored", &kStoredAmxTwin, true}};
 #if defined(__x86_64__)
   const Processor& has = processor();
-  all.insert(all.end(), {{"avx512_vnni, stored", &kStoredAvx512, has.avx512_vnni},
+  all.insert(all.end(), {{"amx_int8, stored", &kStoredAmx, has.amx_int8},
+                         {"avx512_vnni, stored", &kStoredAvx512, has.avx512_vnni},
                          {"avx2, stored", &kStoredAvx2, has.avx2}});
 #elif defined(__aarch64__)
   all.push_back({"neon, stored", &kStoredNeon, true});
@@ -174,7 +176,7 @@ int for_problems(const std::vector<Set<Table>>& sets, int problems,
       continue;
     }
     // The twin does what a processor's tiles do number by number.
-    const int count = std::strcmp(name, "amx_twin") ? problems : (problems + 7) / 8;
+    const int count = std::strstr(name, "twin") ? (problems + 7) / 8 : problems;
     for (int seed = 0; seed < count; ++seed) {
       generator.seed(unsigned(seed));
       if (check(*kernels)) continue;

@@ -100,7 +100,8 @@ bool same(const Buffers& a, const Buffers& b) {
 
 bool check(const StoredKernels& kernels) {
   Problem problem(Dtype::kFloat);
-  const Storage storage = Storage(draw(0, 2));
+  const Storage drawn = Storage(draw(0, 2)),
+                storage = kernels.serves(drawn) ? drawn : Storage::kInt8;
   const StoredLayer layer(problem, storage);
   const Buffers portable = run(kStoredPortable, problem, layer, storage, 1);
   for (int threads = 1; threads <= 4; ++threads) {
