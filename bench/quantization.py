@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_rnn
 from bench import machine
@@ -28,6 +29,7 @@ from fused_rnn.cli.timing import alternate
 from fused_rnn.nn.quantization.stored import STORAGES
 from fused_rnn.seq2seq import (
     SearchOptions,
+    Translator,
     corpus_scores,
     evaluate,
     evaluate_translator,
@@ -78,7 +80,22 @@ def dynamic(model: nn.Module) -> nn.Module:
         # It says that it is deprecated.
         warnings.simplefilter("ignore")
         quantized: nn.Module = torch.ao.quantization.quantize_dynamic(plain, {nn.LSTM, nn.GRU})
+    if isinstance(quantized, Translator):
+        quantized.encoder.rnn = cast(Any, _OfLengths(quantized.encoder.rnn))
     return quantized
+
+
+class _OfLengths(nn.Module):
+    """A layer of quantize_dynamic that takes lengths, as packed input."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.hidden_size, self.bidirectional = layer.hidden_size, layer.bidirectional
+
+    def forward(self, x: Tensor, *, lengths: Tensor) -> tuple[Tensor, Any]:
+        y, state = self.layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return pad_packed_sequence(y, total_length=x.shape[0])[0], state
 
 
 def _speed(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -129,7 +146,7 @@ def _variants(model: Any) -> Iterator[tuple[str, Any]]:
 def _trust(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.language_model:
         saved = load_language_model(options.language_model)
-        tokens = torch.tensor(saved.codec.encode(python_topics()))
+        tokens = saved.codec.encode(python_topics())
         held_out = tokens[-(len(tokens) // 10) :]
         figures = {
             name: {"perplexity": evaluate(model, held_out, batch_size=16).perplexity}
