@@ -115,8 +115,8 @@ def search(rows: Sequence[Row]) -> list[str]:
             lines.append([name, f"{1e3 * times['median']:.1f} ({spread})", of_bound, over])
         said = (
             f"{row['machine']}: {row['search']}, batch {row['batch']}, "
-            f"vocabulary {row['vocab']:,}, {row['layers']} GRU layers of {row['hidden']}, {row['steps']} steps: "
-            f"{row['flop'] / 1e9:.2f} GFLOP, "
+            f"vocabulary {row['vocab']:,}, {row['layers']} GRU layers of {row['hidden']}, "
+            f"{row['steps']} steps: {row['flop'] / 1e9:.2f} GFLOP, "
             f"at {row['flop_per_second'] / 1e9:.0f} GFLOP/s {1e3 * row['bound']:.1f} ms. "
             f"{_machine([row])}"
         )
