@@ -16,7 +16,7 @@ X86 = (
     r"\b(v?mov[au]p[sd]|v?movdq\w+)\b.*\(%rsp",
 )
 ARM = (
-    r"\b(fmla\s+v\d+\.4s|bfdot)\b",
+    r"\b(fmla\s+v\d+\.4s|bfdot|bfmmla)\b",
     r"\b(fmla\s+v\d+\.2d)\b",
     r"\b(ldr|ldp|str|stp)\s+q\d+.*\[sp",
 )

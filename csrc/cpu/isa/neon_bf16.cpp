@@ -4,6 +4,7 @@
 #define FUSED_RNN_VECTOR_BYTES 16
 #define FUSED_RNN_INTRINSICS "../isa/vec_neon.h"
 #define FUSED_RNN_DOT_BF16
+#define FUSED_RNN_MATRIX_BF16
 #include "../kernels/table.h"
 
 namespace fused_rnn::cpu {

@@ -48,6 +48,11 @@ VEC_FN FloatV add_pairs(FloatV sum, IntV a, IntV b) {
   return (FloatV)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)a, (bfloat16x8_t)b);
 }
 
+// Of two rows and two columns, four elements each.
+VEC_FN FloatV add_squares(FloatV sum, IntV rows, IntV columns) {
+  return (FloatV)vbfmmlaq_f32((float32x4_t)sum, (bfloat16x8_t)rows, (bfloat16x8_t)columns);
+}
+
 VEC_FN IntV round_pairs(FloatV first, FloatV second) {
   typedef int16_t Shorts __attribute__((vector_size(16)));
   const bfloat16x8_t low = vcvtq_low_bf16_f32((float32x4_t)first);

@@ -6,6 +6,7 @@
 //   FUSED_RNN_PLAIN:
 //                           none, with FUSED_RNN_FUSED for multiply-adds that round once
 //   FUSED_RNN_DOT_BF16      that it has dot products of bfloat16,
+//   FUSED_RNN_MATRIX_BF16   and of two rows and two columns at once,
 //   FUSED_RNN_DOT_INT8      or of int8, of which the first factor has no sign
 //   FUSED_RNN_TILES         that products run on tiles; with FUSED_RNN_TILES_TWIN, in plain C++
 //   FUSED_RNN_INTEGER_TILES that those of int8 do, and that nothing else is served

@@ -8,10 +8,14 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "operand.h"
 #include "vec.h"
+#ifdef FUSED_RNN_MATRIX_BF16
+#include "matrix_tile.h"
+#endif
 
 namespace fused_rnn::cpu::FUSED_RNN_ISA {
 
@@ -110,8 +114,47 @@ struct SumType<Parts<parts>> {
 template <class Op>
 using SumOf = typename SumType<Op>::type;
 
+#ifdef FUSED_RNN_MATRIX_BF16
+template <int R, int V>
+VEC_FN void matrix_tile(const TileArgs<float>& args) {
+  constexpr int L = kLanes<float>;
+  MatrixPlace<R> at;
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) at.a[r] = static_cast<const Bf16*>(args.a[r]);
+  at.a_step = args.a_step;
+  at.b = static_cast<const Bf16*>(args.b);
+  at.b_step = args.b_step;
+  const float* base = args.init;
+  int64_t base_stride = args.init_stride, k = 0;
+  do {
+    const int64_t end = k + args.chain < args.K ? k + args.chain : args.K;
+    MatrixSums<R, V> sums;
+    if (at.a_step == 1) {
+      add_chain<true>(sums, at, k, end);
+    } else {
+      add_chain<false>(sums, at, k, end);
+    }
+    k = end;
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        FloatV sum = sums_of(sums, r, v);
+        if (base) sum += load(base + r * base_stride + v * L);
+        store(args.c + r * args.c_stride + v * L, sum);
+      }
+    }
+    base = args.c;
+    base_stride = args.c_stride;
+  } while (k < args.K);
+}
+#endif
+
 template <class Op, int R, int V>
 void tile(const TileArgs<SumOf<Op>>& args) {
+#ifdef FUSED_RNN_MATRIX_BF16
+  if constexpr (std::is_same<Op, Bf16>::value) return matrix_tile<R, V>(args);
+#endif
   typedef SumOf<Op> C;
   typedef TileStep<Op, R, V> Step;
   constexpr int L = kLanes<C>;
