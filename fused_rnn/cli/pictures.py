@@ -63,7 +63,7 @@ def families(texts: Iterable[str]) -> list[str]:
     for font in fontManager.ttflist:
         if not missing:
             break
-        # The placeholder that matplotlib brings has a box for every letter there is.
+        # The placeholder that matplotlib (3.11) brings has a box for every letter there is.
         if missing & _letters(font.fname) and not font.name.startswith("Last Resort"):
             missing -= _letters(font.fname)
             found.append(font.name)
