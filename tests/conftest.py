@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What every test runs under: seeded numbers, and hypothesis profiles without a clock."""
 
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -19,6 +20,13 @@ hypothesis.settings.load_profile("fused_rnn")
 def seeded() -> None:
     """The same random numbers in every run, whatever ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_compiler() -> None:
+    """No graphs of other files: torch.compile makes only so many of one function."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture
