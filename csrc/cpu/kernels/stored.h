@@ -86,11 +86,8 @@ struct StoredTile {
 // Vector v of row r from the sum of its integers.
 VEC_FN void finish_sum(const StoredTile<Int8>& tile, const Int8* row, int64_t r, int v, IntV sum) {
   constexpr int L = kLanes<float>;
-  float scale;
-  __builtin_memcpy(&scale, row + 4 * tile.steps, sizeof scale);
-  IntV sums;
-  __builtin_memcpy(&sums, tile.sums + v * L, sizeof sums);
-  sum -= kDotOffset * sums;
+  const float scale = read<float>(row + 4 * tile.steps);
+  sum -= kDotOffset * read<IntV>(tile.sums + v * L);
   FloatV value = __builtin_convertvector(sum, FloatV) * (load(tile.scales + v * L) * scale);
   if (tile.init) value += load(tile.init + v * L);
   store(tile.c + r * tile.c_stride + v * L, value);
@@ -108,14 +105,11 @@ void multiply_tile(const StoredTile<Int8>& tile) {
     DotFactor x[R];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-      int32_t four;
-      __builtin_memcpy(&four, a[r] + 4 * k, sizeof four);
-      x[r] = dot_factor(four);
+      x[r] = dot_factor(read<int32_t>(a[r] + 4 * k));
     }
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
-      IntV w;
-      __builtin_memcpy(&w, b + 4 * v * L, sizeof w);
+      const IntV w = read<IntV>(b + 4 * v * L);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) acc[r][v] = add_fours(acc[r][v], x[r], w);
     }
@@ -131,8 +125,7 @@ void multiply_tile(const StoredTile<Int8>& tile) {
 // they have to be spread out first.
 template <int d>
 VEC_FN FloatV numbers(const Wide<Bf16>* p) {
-  IntV pairs;
-  __builtin_memcpy(&pairs, p, sizeof pairs);
+  const IntV pairs = read<IntV>(p);
   return (FloatV)(d == 0 ? pairs << 16 : pairs & int32_t(0xFFFF0000));
 }
 template <int d>
@@ -244,9 +237,7 @@ VEC_FN void multiply_on_tiles(int64_t count, const StoredTile<Int8>& tile) {
                        tile.steps, sums);
   for (int64_t r = 0; r < count; ++r) {
     for (int v = 0; v < V; ++v) {
-      IntV sum;
-      __builtin_memcpy(&sum, sums + (v * count + r) * L, sizeof sum);
-      finish_sum(tile, tile.a[r], r, v, sum);
+      finish_sum(tile, tile.a[r], r, v, read<IntV>(sums + (v * count + r) * L));
     }
   }
 }

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 #include <utility>
 
 #include "operand.h"
@@ -51,22 +50,27 @@ struct TileArgs {
 template <int R>
 constexpr bool kFetches = R >= 4;
 
-// One step along k: what Tile adds to its sums. `columns`: k walks down columns.
+// One step along k: what Tile adds to its sums. `columns`: k walks down columns, which kTwoForms
+// tells apart.
 template <class Op, int R, int V>
 struct TileStep {
   typedef Op C;
   static constexpr int64_t kAtOnce = 1;
+  static constexpr bool kTwoForms = kFetches<R>;
+  typedef Vec<C> Sums[R][V];
+
+  VEC_FN Vec<C> sum(const Sums& acc, int r, int v) { return acc[r][v]; }
 
   template <bool columns>
-  VEC_FN void add(Vec<C> (&acc)[R][V], const C* const (&a)[R], int64_t a_offset, const C* b,
-                  int64_t ahead) {
+  VEC_FN void add(Sums& acc, const C* const (&a)[R], int64_t a_offset, int64_t a_step, const C* b,
+                  int64_t) {
     Vec<C> w[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes<C>);
     // No hardware foresees the next rows.
     if constexpr (columns && kFetches<R>) {
-      __builtin_prefetch(a[0] + a_offset + ahead);
-      __builtin_prefetch(a[R - 1] + a_offset + ahead);
+      __builtin_prefetch(a[0] + a_offset + kAhead * a_step);
+      __builtin_prefetch(a[R - 1] + a_offset + kAhead * a_step);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -77,25 +81,30 @@ struct TileStep {
   }
 };
 
-#ifdef FUSED_RNN_DOT_BF16
+#ifdef FUSED_RNN_MATRIX_BF16
+template <int R, int V>
+struct TileStep<Bf16, R, V> : MatrixStep<R, V> {};
+#elif defined(FUSED_RNN_DOT_BF16)
 // bfloat16 operands in pairs of k, float sums.
 template <int R, int V>
 struct TileStep<Bf16, R, V> {
   typedef float C;
   static constexpr int64_t kAtOnce = 2;
+  static constexpr bool kTwoForms = false;
+  typedef Vec<C> Sums[R][V];
+
+  VEC_FN Vec<C> sum(const Sums& acc, int r, int v) { return acc[r][v]; }
 
   template <bool>
-  VEC_FN void add(Vec<C> (&acc)[R][V], const Bf16* const (&a)[R], int64_t a_offset, const Bf16* b,
+  VEC_FN void add(Sums& acc, const Bf16* const (&a)[R], int64_t a_offset, int64_t, const Bf16* b,
                   int64_t) {
     constexpr int L = kLanes<C>;
     IntV w[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) __builtin_memcpy(&w[v], b + 2 * v * L, sizeof w[v]);
+    for (int v = 0; v < V; ++v) w[v] = read<IntV>(b + 2 * v * L);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-      int32_t pair;
-      __builtin_memcpy(&pair, a[r] + a_offset, sizeof pair);
-      const IntV x = pair + IntV{};
+      const IntV x = read<int32_t>(a[r] + a_offset) + IntV{};
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[r][v] = add_pairs(acc[r][v], x, w[v]);
     }
@@ -114,47 +123,8 @@ struct SumType<Parts<parts>> {
 template <class Op>
 using SumOf = typename SumType<Op>::type;
 
-#ifdef FUSED_RNN_MATRIX_BF16
-template <int R, int V>
-VEC_FN void matrix_tile(const TileArgs<float>& args) {
-  constexpr int L = kLanes<float>;
-  MatrixPlace<R> at;
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) at.a[r] = static_cast<const Bf16*>(args.a[r]);
-  at.a_step = args.a_step;
-  at.b = static_cast<const Bf16*>(args.b);
-  at.b_step = args.b_step;
-  const float* base = args.init;
-  int64_t base_stride = args.init_stride, k = 0;
-  do {
-    const int64_t end = k + args.chain < args.K ? k + args.chain : args.K;
-    MatrixSums<R, V> sums;
-    if (at.a_step == 1) {
-      add_chain<true>(sums, at, k, end);
-    } else {
-      add_chain<false>(sums, at, k, end);
-    }
-    k = end;
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        FloatV sum = sums_of(sums, r, v);
-        if (base) sum += load(base + r * base_stride + v * L);
-        store(args.c + r * args.c_stride + v * L, sum);
-      }
-    }
-    base = args.c;
-    base_stride = args.c_stride;
-  } while (k < args.K);
-}
-#endif
-
 template <class Op, int R, int V>
 void tile(const TileArgs<SumOf<Op>>& args) {
-#ifdef FUSED_RNN_MATRIX_BF16
-  if constexpr (std::is_same<Op, Bf16>::value) return matrix_tile<R, V>(args);
-#endif
   typedef SumOf<Op> C;
   typedef TileStep<Op, R, V> Step;
   constexpr int L = kLanes<C>;
@@ -168,19 +138,26 @@ void tile(const TileArgs<SumOf<Op>>& args) {
   int64_t base_stride = args.init_stride, k = 0;
   do {
     const int64_t end = k + args.chain < args.K ? k + args.chain : args.K;
-    Vec<C> acc[R][V] = {};
-    if (kFetches<R> && a_step == 1) {
-      for (; k < end; k += Step::kAtOnce) Step::template add<false>(acc, a, k, b + k * b_step, 0);
+    typename Step::Sums sums = {};
+    if (Step::kTwoForms && a_step == 1) {
+      for (; k + Step::kAtOnce <= end; k += Step::kAtOnce)
+        Step::template add<false>(sums, a, k, 1, b + k * b_step, b_step);
     } else {
-      for (; k < end; k += Step::kAtOnce)
-        Step::template add<true>(acc, a, k * a_step, b + k * b_step, kAhead * a_step);
+      for (; k + Step::kAtOnce <= end; k += Step::kAtOnce)
+        Step::template add<true>(sums, a, k * a_step, a_step, b + k * b_step, b_step);
     }
+    // Operands go in pairs where they do not go alone.
+    if constexpr (Step::kAtOnce > 2) {
+      if (k < end) Step::add_rest(sums, a, k * a_step, b + k * b_step);
+    }
+    k = end;
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        if (base) acc[r][v] += load(base + r * base_stride + v * L);
-        store(c + r * c_stride + v * L, acc[r][v]);
+        Vec<C> sum = Step::sum(sums, r, v);
+        if (base) sum += load(base + r * base_stride + v * L);
+        store(c + r * c_stride + v * L, sum);
       }
     }
     base = c;

@@ -87,18 +87,17 @@ VEC_FN void from_float(Half* to, float v) { to->bits = float_to_half(v); }
 VEC_FN void from_float(float* to, float v) { *to = v; }
 VEC_FN void from_float(double* to, double v) { *to = v; }
 
-// Whole vectors, any alignment.
-VEC_FN FloatV load(const float* p) {
-  FloatV v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
+// A value, whatever lies there and however it is aligned.
+template <class T>
+VEC_FN T read(const void* p) {
+  T value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
 }
 
-VEC_FN DoubleV load(const double* p) {
-  DoubleV v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
+// Whole vectors, any alignment.
+VEC_FN FloatV load(const float* p) { return read<FloatV>(p); }
+VEC_FN DoubleV load(const double* p) { return read<DoubleV>(p); }
 
 VEC_FN void store(float* p, FloatV v) { __builtin_memcpy(p, &v, sizeof v); }
 VEC_FN void store(double* p, DoubleV v) { __builtin_memcpy(p, &v, sizeof v); }

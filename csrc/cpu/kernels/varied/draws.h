@@ -13,6 +13,7 @@
 namespace fused_rnn::cpu::FUSED_RNN_ISA {
 
 enum class Use { kHold, kHoldCell, kKeep };
+constexpr int kUses = 3;
 
 // Numbers of 32 bits, which products fill up: one of each block.
 typedef uint64_t WordV __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
@@ -73,10 +74,9 @@ class Chance {
   explicit Chance(double probability) : limit_(C(int64_t(probability * 65536 + 0.5) - 32768)) {}
 
   Vec<C> of(const int16_t* bits) const {
-    typename BitsOf<C>::type some;
-    __builtin_memcpy(&some, bits, sizeof some);
     const Vec<C> zero{}, one = zero + 1;
-    return __builtin_convertvector(some, Vec<C>) < limit_ ? one : zero;
+    const auto numbers = __builtin_convertvector(read<typename BitsOf<C>::type>(bits), Vec<C>);
+    return numbers < limit_ ? one : zero;
   }
 
  private:

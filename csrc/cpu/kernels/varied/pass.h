@@ -104,7 +104,7 @@ class VariedPass {
     const bool own[] = {args.seeds && args.options.zoneout > 0,
                         args.seeds && args.options.zoneout_cell > 0, draws && !drops_state_};
     for (int i = 0; i < split_.recurrence_groups * place_.recurrence_size(); ++i) {
-      for (int use = 0; use < 3; ++use) {
+      for (int use = 0; use < kUses; ++use) {
         if (!own[use]) continue;
         int16_t* bits = arena_.template take<int16_t>(ld_bits_);
         if (i == place_.rank()) bits_[use] = bits;
@@ -187,20 +187,25 @@ class VariedPass {
 
   // All else that a row draws at a step.
   void draw_step(int64_t b, int64_t t) const {
-    for (int use = 0; use < 3; ++use) {
+    for (int use = 0; use < kUses; ++use) {
       if (bits_[use]) draw_bits(bits_[use], s_.H, given_.seeds[b], t, n_, Use(use));
     }
   }
 
   // How much of a vector of the state before is held, and of the cell's.
   V hold(int64_t u) const {
-    return bits_[0] ? hold_.of(bits_[0] + u) : V{} + C(given_.options.zoneout);
+    const int16_t* bits = bits_[int(Use::kHold)];
+    return bits ? hold_.of(bits + u) : V{} + C(given_.options.zoneout);
   }
   V hold_cell(int64_t u) const {
-    return bits_[1] ? hold_cell_.of(bits_[1] + u) : V{} + C(given_.options.zoneout_cell);
+    const int16_t* bits = bits_[int(Use::kHoldCell)];
+    return bits ? hold_cell_.of(bits + u) : V{} + C(given_.options.zoneout_cell);
   }
   // What dropout multiplies a vector of a candidate with, or of a row's state.
-  V kept(int64_t u) const { return bits_[2] ? keep_.of(bits_[2] + u) * kept_ : V{} + C(1); }
+  V kept(int64_t u) const {
+    const int16_t* bits = bits_[int(Use::kKeep)];
+    return bits ? keep_.of(bits + u) * kept_ : V{} + C(1);
+  }
   V kept_state(int64_t p, int64_t u) const {
     return drops_state_ ? keep_.of(state_bits_ + p * ld_bits_ + u) * kept_ : V{} + C(1);
   }
@@ -253,7 +258,7 @@ class VariedPass {
  private:
   int16_t* state_bits_ = nullptr;  // (B, ld_bits) by position, and the segment of each
   int64_t* segments_ = nullptr;
-  int16_t* bits_[3] = {};  // of a row at a step, by use; null where nothing is drawn
+  int16_t* bits_[kUses] = {};  // of a row at a step, by use; null where nothing is drawn
 };
 
 }  // namespace fused_rnn::cpu::FUSED_RNN_ISA
