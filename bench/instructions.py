@@ -34,20 +34,20 @@ class Kernel(NamedTuple):
 
 
 KERNELS = (
-    Kernel("cluster forward", "H 512", "cluster_forward", "Li6ELi3EE", False, 840, 450),
-    Kernel("cluster backward", "H 512", "cluster_backward", "Li6ELi3EE", False, 1150, 650),
-    Kernel("grid forward", "H 1024, B 16", "grid_forward", "Li8ELi0EE", True, 1030, 600),
+    Kernel("cluster forward", "H 512", "cluster_forward", "Li3ELi16EE", False, 440, 450),
+    Kernel("cluster backward", "H 512", "cluster_backward", "Li3ELi16EE", False, 530, 650),
+    Kernel("grid forward", "H 1024, B 16", "grid_forward", "Li8ELi0EE", True, 580, 600),
     Kernel(
         "grid backward by two dimensions",
         "H 1024, B 16",
         "grid_cluster_backward",
-        "E",
+        "Li8ELb0EE",
         True,
-        1720,
+        800,
         800,
     ),
-    Kernel("block forward", "H 128", "block_forward", "Li8EE", False, 840, 550),
-    Kernel("block backward", "H 128", "block_backward", "Li8EE", False, 1200, 880),
+    Kernel("block forward", "H 128", "block_forward", "Li8ELb1EE", False, 410, 550),
+    Kernel("block backward", "H 128", "block_backward", "Li8ELb1EE", False, 660, 880),
 )
 
 

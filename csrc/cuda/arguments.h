@@ -86,9 +86,9 @@ struct Layer {
     I = x.size(2);
     const int64_t T = x.size(0), B = x.size(1), H = weights[1].size(1);
     FUSED_RNN_CHECK(T > 0, "x: expected at least one step, got shape ", shape_text(x.sizes()));
-    FUSED_RNN_CHECK(T <= INT_MAX / std::max<int64_t>(B, 1) && G * H * N <= INT_MAX,
-                    "x: expected at most ", INT_MAX, " steps of rows, got shape ",
-                    shape_text(x.sizes()));
+    const int64_t rows = INT_MAX / std::max<int64_t>(B, 1);
+    FUSED_RNN_CHECK(T <= rows && N <= rows && G * H * N <= INT_MAX, "x: expected at most ", INT_MAX,
+                    " steps of rows, got shape ", shape_text(x.sizes()));
     sizes = Sizes{int(T), int(B), int(N), int(H), named, dtype_of_type(x.scalar_type())};
     dtype = x.scalar_type();
     device = x.get_device_index();

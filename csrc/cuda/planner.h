@@ -94,7 +94,7 @@ inline Plan grid_cluster_plan(const Sizes& s, const Device& device) {
     const int blocks = grid_blocks(s.H, ranks) * s.N;
     const int most = clusters_at_once(device, ranks) * ranks / blocks;
     if (ranks > device.cluster || most == 0) continue;
-    const int rows = round_up((s.B + most - 1) / most, kPassRows);
+    const int rows = grid_rows((s.B + most - 1) / most);
     const int64_t bytes = grid_cluster_bytes(s.cell, s.H, ranks, rows);
     if (rows > kMostPasses * kPassRows || bytes > device.shared_bytes ||
         gate_count(s.cell) * column_peers(s.H, ranks) > kMostColumnSteps) {
@@ -135,7 +135,7 @@ inline Plan grid_plan(const Sizes& s, const Device& device, bool backward) {
     return stepwise_plan(std::to_string(blocks) + " blocks would have to run at once, on " +
                          std::to_string(device.processors) + " multiprocessors");
   }
-  const int rows = round_up((s.B + most - 1) / most, kPassRows);
+  const int rows = grid_rows((s.B + most - 1) / most);
   if (rows > kMostPasses * kPassRows) {
     return stepwise_plan(std::to_string(rows) + " rows of the batch for each block are above " +
                          std::to_string(kMostPasses * kPassRows));

@@ -4,6 +4,7 @@
 // global memory for the weight gradients, which are products over all steps afterwards.
 #pragma once
 
+#include "../device/inputs.cuh"
 #include "../device/numbers.cuh"
 #include "../device/primitives.cuh"
 #include "../device/tile.cuh"
@@ -15,13 +16,12 @@
 namespace fused_rnn {
 namespace cuda {
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, bool kPaired>
 struct BlockBackward {
-  static constexpr int G = gate_count(cell), S = saved_slots(cell), D = grad_count(cell);
-  static constexpr bool kBefore = cell == Cell::kGruResetBefore, kLstm = cell == Cell::kLstm;
-  static constexpr bool kPlain = S == 0;
+  static constexpr int G = gate_count(cell), D = grad_count(cell);
+  static constexpr bool kBefore = cell == Cell::kGruResetBefore;
   // Per row: the tape's slots (a plain network's y), the state before, dy.
-  static constexpr int kSaved = kPlain ? 1 : S, kWords = kSaved + 2;
+  static constexpr int kSaved = BackwardInputs<cell, IO>::kSaved, kWords = kSaved + 2;
   static constexpr int kStride = tile_stride(kSteps), kTile = kTileRows * kStride;
   static constexpr int kTiles = backward_tiles(cell);
   using Inputs = Ring<backward_words(cell)>;
@@ -29,7 +29,9 @@ struct BlockBackward {
   const Backward& p;
   const Walk walk;
   const Place at;
-  const int H, b;
+  const int H, left, b;  // left: units from the thread's first on
+  const BackwardSource<cell, IO> source;
+  const Rows<IO> gates;  // dG
   IO* const tiles;
   const Inputs inputs;
   uint32_t w[G][kSteps][4];
@@ -42,19 +44,22 @@ struct BlockBackward {
         walk(p, blockIdx.y),
         at(threadIdx.x / 32 * kTileUnits),
         H(p.sizes.H),
+        left(H - at.unit),
         b(blockIdx.x * kTileRows + at.row),
+        source(p, walk, at.unit),
+        gates(walk, static_cast<IO*>(p.dg), D, at.unit),
         tiles(reinterpret_cast<IO*>(shared)),
-        inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))} {
+        inputs(shared + kTiles * kTile * sizeof(IO)) {
     load_columns(w, static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H, at.unit, 0, H,
-                 p.paired, at.lane);
+                 kPaired, at.lane);
     load_grads();
   }
 
   DEVICE_FN void load_grads() {
     inputs.clear();
     for (int i = threadIdx.x; i < kTiles * kTile; i += blockDim.x) tiles[i] = IO{};
-    load_own<IO>(dh, p.dhn, walk, b, at.unit, H, p.paired);
-    load_own<IO>(dc, p.dcn, walk, b, at.unit, H, p.paired);
+    load_own<IO>(dh, p.dhn, walk, b, at.unit, H, kPaired);
+    load_own<IO>(dc, p.dcn, walk, b, at.unit, H, kPaired);
 #pragma unroll
     for (int i = 0; i < 2; ++i) length[i] = walk.length(b + i);
     __syncthreads();
@@ -62,35 +67,33 @@ struct BlockBackward {
 
   // Units past the last keep zeros: what infinite gradients make of their sums would meet all
   // others.
-  DEVICE_FN bool there(int j) const { return at.unit + j < H; }
+  DEVICE_FN bool there(int j) const { return kPaired ? left > 0 : left > j; }
+  DEVICE_FN bool in_batch(int i) const { return b + i < walk.B; }
 
-  DEVICE_FN void fetch_or_clear(int k, int word, const IO* row) {
-    if (row) {
-      inputs.fetch(k, word, row, at.unit, H, p.paired);
+  DEVICE_FN void fetch_or_clear(uint32_t* to, const IO* units) {
+    if (units) {
+      fetch_pair<kPaired>(to, units, left);
     } else {
-      *inputs.slot(k, word) = 0;
+      *to = 0;
     }
   }
 
   // Stages are counted from the last step, as they are used.
   DEVICE_FN void fetch(int stage) {
-    const int k = walk.T - 1 - stage;
-    if (k >= 0) {
-      const int t = walk.time(k);
-      const auto* y = static_cast<const IO*>(p.y);
-      const auto* tape = static_cast<const IO*>(p.tape);
-      const auto* dy = static_cast<const IO*>(p.dy);
+    if (stage < walk.T) {
+      const int t = walk.stage_time(stage);
+      uint32_t* to = inputs.stage(stage);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < 2; ++i, to += kWords) {
         if (t >= length[i]) continue;
-        const IO* saved = kPlain ? y + walk.row(t, b + i, 1) : tape + walk.row(t, b + i, S);
+        const uint32_t number = walk.number(t, b + i);
+        const IO* slots = source.saved[number];
 #pragma unroll
-        for (int s = 0; s < kSaved; ++s) fetch_or_clear(stage, i * kWords + s, saved + s * H);
-        const IO* before =
-            kLstm ? walk.before(t, b + i, length[i], tape, S, 4, static_cast<const IO*>(p.c0))
-                  : walk.before(t, b + i, length[i], y, 1, 0, static_cast<const IO*>(p.h0));
-        fetch_or_clear(stage, i * kWords + kSaved, before);
-        fetch_or_clear(stage, i * kWords + kSaved + 1, dy ? dy + walk.row(t, b + i, 1) : nullptr);
+        for (int s = 0; s < kSaved; ++s) fetch_pair<kPaired>(to + s, slots + s * H, left);
+        const bool before = source.has_before(walk, t, b + i, length[i]);
+        fetch_or_clear(to + kSaved,
+                       before ? source.before(walk, t, b + i, length[i], number) : nullptr);
+        fetch_or_clear(to + kSaved + 1, p.dy ? source.dy[number] : nullptr);
       }
     }
     cp_async_commit();
@@ -126,16 +129,17 @@ struct BlockBackward {
   }
 
   DEVICE_FN void step(int stage) {
-    const int t = walk.time(walk.T - 1 - stage);
+    const int t = walk.stage_time(stage);
     fetch(stage + Inputs::kStages - 1);
     cp_async_wait<Inputs::kStages - 1>();
     // By row, slot and unit.
     float in[2][kWords][2], dg[2][2][D], products[4];
+    const uint32_t* words = inputs.stage(stage);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int word = 0; word < kWords; ++word) {
-        from_pair<IO>(*inputs.slot(stage, i * kWords + word), in[i][word]);
+        from_pair<IO>(words[i * kWords + word], in[i][word]);
       }
     }
     // The rows' gradients of h_t; what lies past a row's end passes through to its last step.
@@ -146,13 +150,13 @@ struct BlockBackward {
       for (int j = 0; j < 2; ++j) {
         kept[j][i] = dh[j][i];
         dh[j][i] += in[i][kSaved + 1][j];
-        float saved[kSaved], new_dc = dc[j][i];
+        float slots[kSaved], new_dc = dc[j][i];
 #pragma unroll
-        for (int s = 0; s < kSaved; ++s) saved[s] = in[i][s][j];
+        for (int s = 0; s < kSaved; ++s) slots[s] = in[i][s][j];
         if constexpr (kBefore) {
-          backward_output(saved, in[i][kSaved][j], dh[j][i], dg[i][j]);
+          backward_output(slots, in[i][kSaved][j], dh[j][i], dg[i][j]);
         } else {
-          backward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, saved, in[i][kSaved][j], dh[j][i],
+          backward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, slots, in[i][kSaved][j], dh[j][i],
                                   new_dc, dg[i][j]);
         }
         if (t < length[i]) dc[j][i] = new_dc;
@@ -196,19 +200,19 @@ struct BlockBackward {
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const float saved[1] = {in[i][0][j]};
+        const float slots[1] = {in[i][0][j]};
         const float d_reset_h = there(j) ? products[2 * j + i] : 0;
-        backward_gates(saved, in[i][kSaved][j], d_reset_h, dh[j][i], dg[i][j]);
+        backward_gates(slots, in[i][kSaved][j], d_reset_h, dh[j][i], dg[i][j]);
       }
     }
   }
 
   DEVICE_FN void store(int t, int i, const float (&dg)[2][D]) const {
-    if (b + i >= walk.B) return;
-    IO* columns = static_cast<IO*>(p.dg) + walk.row(t, b + i, D);
+    if (!in_batch(i)) return;
+    IO* columns = gates[walk.number(t, b + i)];
 #pragma unroll
     for (int d = 0; d < D; ++d) {
-      store_pair(columns + d * H, at.unit, H, p.paired,
+      store_pair(columns + d * H, left, kPaired,
                  t < length[i] ? to_pair<IO>(dg[0][d], dg[1][d]) : 0);
     }
   }
@@ -220,23 +224,22 @@ struct BlockBackward {
     cp_async_wait<0>();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (b + i >= walk.B) continue;
+      if (!in_batch(i)) continue;
+      const int64_t state = walk.state(b + i) + at.unit;
       if (p.dh0) {
-        store_pair(static_cast<IO*>(p.dh0) + walk.state(b + i), at.unit, H, p.paired,
-                   to_pair<IO>(dh[0][i], dh[1][i]));
+        store_pair(static_cast<IO*>(p.dh0) + state, left, kPaired, to_pair<IO>(dh[0][i], dh[1][i]));
       }
       if (p.dc0) {
-        store_pair(static_cast<IO*>(p.dc0) + walk.state(b + i), at.unit, H, p.paired,
-                   to_pair<IO>(dc[0][i], dc[1][i]));
+        store_pair(static_cast<IO*>(p.dc0) + state, left, kPaired, to_pair<IO>(dc[0][i], dc[1][i]));
       }
     }
   }
 };
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, bool kPaired>
 __global__ void __launch_bounds__(kSteps * 32, 1) block_backward_kernel(const Backward p) {
   SHARED_MEMORY(shared);
-  BlockBackward<cell, IO, kSteps> block(p, shared);
+  BlockBackward<cell, IO, kSteps, kPaired> block(p, shared);
   block.run();
 }
 

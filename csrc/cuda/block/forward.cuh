@@ -14,7 +14,7 @@
 namespace fused_rnn {
 namespace cuda {
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, bool kPaired>
 struct BlockForward {
   static constexpr int G = gate_count(cell), S = saved_slots(cell);
   static constexpr int kSummed = summed_gates(cell);
@@ -26,12 +26,14 @@ struct BlockForward {
   const Forward& p;
   const Walk walk;
   const Place at;
-  const int H, b;
+  const int H, left, b;  // left: units from the thread's first on
+  const Rows<const IO> xg;
+  const Rows<IO> y, tape;
   IO* const tiles;
   const Inputs inputs;
   uint32_t w[G][kSteps][4];
-  // By gate and unit; x_bias is that of the GRU's n, whose recurrent part is scaled apart.
-  float bias[G][2], x_bias[2];
+  // What the sums begin with; x_bias is that of the GRU's n, whose recurrent part is scaled apart.
+  float bias[G][4], x_bias[2];
   // By unit and row.
   float h[2][2], c[2][2];
   int length[2];
@@ -41,17 +43,22 @@ struct BlockForward {
         walk(p, blockIdx.y),
         at(threadIdx.x / 32 * kTileUnits),
         H(p.sizes.H),
+        left(H - at.unit),
         b(blockIdx.x * kTileRows + at.row),
+        xg(walk, static_cast<const IO*>(p.xg), G, at.unit),
+        y(walk, static_cast<IO*>(p.y), 1, at.unit),
+        tape(walk, static_cast<IO*>(p.tape), S, at.unit),
         tiles(reinterpret_cast<IO*>(shared)),
-        inputs{reinterpret_cast<uint32_t*>(shared + kTiles * kTile * sizeof(IO))} {
+        inputs(shared + kTiles * kTile * sizeof(IO)) {
     load_rows(w, static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H, at.unit, 0, H,
-              p.paired, at.lane);
+              kPaired, at.lane);
     load_bias();
     load_states();
   }
 
   // Units past the last keep zeros: what infinite states make of their sums would meet all others.
-  DEVICE_FN bool there(int j) const { return at.unit + j < H; }
+  DEVICE_FN bool there(int j) const { return kPaired ? left > 0 : left > j; }
+  DEVICE_FN bool in_batch(int i) const { return b + i < walk.B; }
 
   DEVICE_FN float bias_of(const void* biases, int g, int u) const {
     if (!biases || u >= H) return 0;
@@ -64,8 +71,9 @@ struct BlockForward {
       const int u = at.unit + j;
 #pragma unroll
       for (int g = 0; g < G; ++g) {
-        bias[g][j] = bias_of(p.b_hh, g, u);
-        if (g < kSummed) bias[g][j] += bias_of(p.b_ih, g, u);
+        float both = bias_of(p.b_hh, g, u);
+        if (g < kSummed) both += bias_of(p.b_ih, g, u);
+        bias[g][2 * j] = bias[g][2 * j + 1] = both;
       }
       x_bias[j] = kSummed < G ? bias_of(p.b_ih, G - 1, u) : 0;
     }
@@ -74,8 +82,8 @@ struct BlockForward {
   DEVICE_FN void load_states() {
     inputs.clear();
     for (int i = threadIdx.x; i < kTiles * kTile; i += blockDim.x) tiles[i] = IO{};
-    load_own<IO>(h, p.h0, walk, b, at.unit, H, p.paired);
-    load_own<IO>(c, p.c0, walk, b, at.unit, H, p.paired);
+    load_own<IO>(h, p.h0, walk, b, at.unit, H, kPaired);
+    load_own<IO>(c, p.c0, walk, b, at.unit, H, kPaired);
 #pragma unroll
     for (int i = 0; i < 2; ++i) length[i] = walk.length(b + i);
     __syncthreads();
@@ -102,28 +110,28 @@ struct BlockForward {
   DEVICE_FN void fetch(int k) {
     if (k < walk.T) {
       const int t = walk.time(k);
-      const auto* xg = static_cast<const IO*>(p.xg);
+      uint32_t* to = inputs.stage(k);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (t >= length[i]) continue;
-        const IO* row = xg + walk.row(t, b + i, G);
+        const IO* row = xg[walk.number(t, b + i)];
 #pragma unroll
-        for (int g = 0; g < G; ++g) inputs.fetch(k, i * G + g, row + g * H, at.unit, H, p.paired);
+        for (int g = 0; g < G; ++g) fetch_pair<kPaired>(to + i * G + g, row + g * H, left);
       }
     }
     cp_async_commit();
   }
 
   DEVICE_FN void store(int t, int i, const float (&saved)[2][S + 1]) const {
+    if (!in_batch(i)) return;
+    const uint32_t number = walk.number(t, b + i);
     const bool active = t < length[i];
-    if (b + i >= walk.B) return;
-    store_pair(static_cast<IO*>(p.y) + walk.row(t, b + i, 1), at.unit, H, p.paired,
-               active ? to_pair<IO>(h[0][i], h[1][i]) : 0);
+    store_pair(y[number], left, kPaired, active ? to_pair<IO>(h[0][i], h[1][i]) : 0);
     if (!active || !p.tape) return;
-    IO* slots = static_cast<IO*>(p.tape) + walk.row(t, b + i, S);
+    IO* slots = tape[number];
 #pragma unroll
     for (int s = 0; s < S; ++s) {
-      store_pair(slots + s * H, at.unit, H, p.paired, to_pair<IO>(saved[0][s], saved[1][s]));
+      store_pair(slots + s * H, left, kPaired, to_pair<IO>(saved[0][s], saved[1][s]));
     }
   }
 
@@ -134,7 +142,7 @@ struct BlockForward {
 #pragma unroll
     for (int g = 0; g < G; ++g) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) acc[g][e] = bias[g][e / 2];
+      for (int e = 0; e < 4; ++e) acc[g][e] = bias[g][e];
     }
     const IO* own = tiles + k % 2 * kTile + matrix_place(kStride, at.lane);
     if constexpr (kBefore) {
@@ -146,14 +154,15 @@ struct BlockForward {
     cp_async_wait<Inputs::kStages - 1>();
     // By row and unit, as the tape is stored.
     float x[2][2][G], saved[2][2][S + 1];
+    const uint32_t* words = inputs.stage(k);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int g = 0; g < G; ++g) {
         float pair[2];
-        from_pair<IO>(*inputs.slot(k, i * G + g), pair);
+        from_pair<IO>(words[i * G + g], pair);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) x[i][j][g] = pair[j] + (g < kSummed ? 0 : x_bias[j]);
+        for (int j = 0; j < 2; ++j) x[i][j][g] = g < kSummed ? pair[j] : pair[j] + x_bias[j];
       }
     }
     if constexpr (kBefore) reset_gate(x, acc, saved);
@@ -206,21 +215,20 @@ struct BlockForward {
     cp_async_wait<0>();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (b + i >= walk.B) continue;
-      store_pair(static_cast<IO*>(p.hn) + walk.state(b + i), at.unit, H, p.paired,
-                 to_pair<IO>(h[0][i], h[1][i]));
+      if (!in_batch(i)) continue;
+      const int64_t state = walk.state(b + i) + at.unit;
+      store_pair(static_cast<IO*>(p.hn) + state, left, kPaired, to_pair<IO>(h[0][i], h[1][i]));
       if constexpr (cell == Cell::kLstm) {
-        store_pair(static_cast<IO*>(p.cn) + walk.state(b + i), at.unit, H, p.paired,
-                   to_pair<IO>(c[0][i], c[1][i]));
+        store_pair(static_cast<IO*>(p.cn) + state, left, kPaired, to_pair<IO>(c[0][i], c[1][i]));
       }
     }
   }
 };
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kSteps, bool kPaired>
 __global__ void __launch_bounds__(kSteps * 32, 1) block_forward_kernel(const Forward p) {
   SHARED_MEMORY(shared);
-  BlockForward<cell, IO, kSteps> block(p, shared);
+  BlockForward<cell, IO, kSteps, kPaired> block(p, shared);
   block.run();
 }
 

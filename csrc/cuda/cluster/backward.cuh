@@ -8,6 +8,7 @@
 #include "../device/inputs.cuh"
 #include "../device/numbers.cuh"
 #include "../device/primitives.cuh"
+#include "../device/records.cuh"
 #include "../device/tile.cuh"
 #include "../device/units.cuh"
 #include "../device/waits.cuh"
@@ -18,258 +19,260 @@
 namespace fused_rnn {
 namespace cuda {
 
-template <Cell cell, class IO, int kSteps, int kGroups>
+template <Cell cell, class IO, int kGroups, int kBlocks>
 struct ClusterBackward {
   static constexpr int G = gate_count(cell), D = grad_count(cell);
   static constexpr bool kBefore = cell == Cell::kGruResetBefore;
-  static constexpr int kMostTiles = kLargestCluster / kGroupWarps;
-  static constexpr int kHeld =
-      kSteps < backward_steps(cell, kGroups) ? kSteps : backward_steps(cell, kGroups);
+  // K-steps of a warp, and those of them whose weights are in registers; its tiles of units.
+  static constexpr int kSteps = backward_steps(cell, kGroups);
+  static constexpr int kHeld = kSteps < held_steps(kGroups) ? kSteps : held_steps(kGroups);
+  static constexpr int kTiles = kBlocks / kGroupWarps;
+  static constexpr int kColumns = kSteps * 16, kStride = twin_stride(kColumns);
 
   using Inputs = BackwardInputs<cell, IO>;
 
   const Backward& p;
-  const ClusterPlace at;
+  const ClusterPlace<kGroups, kBlocks> at;
   const Walk walk;
-  const int H, steps, stride;
-  const int count;               // tiles of units of a warp
-  const Fragments<1> fragments;  // (warps, steps - kSteps, count)
-  IO* const tiles;               // (2, rows, stride): gates of the block's units
-  float* const inbox;            // (2, passes, blocks, groups, kSumWords)
-  float *const dh, *const dc;    // (rows, units)
-  int* const lengths;            // (rows,)
+  const BackwardSource<cell, IO> source;
+  const Rows<IO> gates;  // dG
+  const int H;
   const Pushes pushes;
-  uint32_t w[kMostTiles][kHeld][4];
+  const Fragments<1> fragments;  // (warps, (kSteps - kHeld) * kTiles)
+  unsigned char* const passes;   // of each: records, tile and letters
+  uint32_t w[kTiles][kHeld][4];
+  Inputs inputs;  // of the row that comes next
 
   DEVICE_FN ClusterBackward(const Backward& p, int rows, unsigned char* shared)
       : p(p),
-        at(p.sizes.H, rows),
+        at(p.sizes, rows),
         walk(p, blockIdx.z),
+        source(p, walk, at.unit()),
+        gates(walk, static_cast<IO*>(p.dg), D, at.unit()),
         H(p.sizes.H),
-        steps(backward_steps(cell, at.groups)),
-        stride(steps * 16 + kPad),
-        count(at.blocks / kGroupWarps),
-        fragments{reinterpret_cast<Vector*>(shared), (steps > kSteps ? steps - kSteps : 0) * count},
-        tiles(reinterpret_cast<IO*>(&fragments.at(blockDim.x / 32, 0, 0, 0))),
-        inbox(reinterpret_cast<float*>(tiles + 2 * rows * stride)),
-        dh(inbox + 2 * (rows / kTileRows) * at.blocks * at.groups * kSumWords),
-        dc(dh + rows * at.units),
-        lengths(reinterpret_cast<int*>(dc + rows * at.units)),
-        pushes{reinterpret_cast<uint64_t*>(lengths + rows), p.stuck} {
+        pushes{reinterpret_cast<uint64_t*>(shared), p.stuck},
+        fragments{reinterpret_cast<Vector*>(shared + 16), (kSteps - kHeld) * kTiles},
+        passes(reinterpret_cast<unsigned char*>(&fragments.at(at.warps, 0, 0, 0))) {
     load_weights();
-    for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
-    for (int i = threadIdx.x; i < 2 * rows * stride; i += blockDim.x) tiles[i] = IO{};
-    for (int pass = 0; pass * kTileRows < rows; ++pass) {
-      const ClusterSpot spot(at, pass);
-      const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
-      dh[spot.index] = there(spot) && p.dhn ? widen(static_cast<const IO*>(p.dhn)[state]) : 0;
-      dc[spot.index] = there(spot) && p.dcn ? widen(static_cast<const IO*>(p.dcn)[state]) : 0;
-    }
+#pragma unroll 1
+    for (int pass = 0; pass * kTileRows < rows; ++pass) start(pass);
     pushes.start();
   }
 
-  DEVICE_FN int unit(const ClusterSpot& spot) const { return at.first_unit + spot.unit; }
-  DEVICE_FN bool there(const ClusterSpot& spot) const {
-    return at.first_row + spot.row < walk.B && unit(spot) < H;
+  DEVICE_FN Records records(int pass) const {
+    return {reinterpret_cast<float*>(passes + pass * pass_bytes(cell, kGroups, kBlocks))};
+  }
+  DEVICE_FN OwnRow row(int pass) const {
+    return {at, records(pass), at.row, at.first_row + at.row + pass * kTileRows};
+  }
+  // Gates of the block's units, twice: while some warps have all they wait for, others may still
+  // read.
+  DEVICE_FN IO* tile(int pass, int stage) const {
+    float* behind = records(pass).memory + kTileRows * at.record;
+    return reinterpret_cast<IO*>(behind) + (stage & 1) * kColumns;
+  }
+  // Of pushes in turns.
+  DEVICE_FN float* letter(int pass, int push, int from, int group) const {
+    float* first = reinterpret_cast<float*>(tile(pass, 0) + kTileRows * kStride);
+    return first + (push & 1) * letters(kGroups, kBlocks) + (from * kGroups + group) * kSumWords;
+  }
+
+  // Lengths, which are not read before the cluster has met, zeros and the gradients of the states.
+  DEVICE_FN void start(int pass) const {
+    const int first = at.first_row + pass * kTileRows, b = first + at.row;
+    if (threadIdx.x < kTileRows) {
+      records(pass).length(at, threadIdx.x) = walk.length(first + threadIdx.x);
+    }
+    for (int i = threadIdx.x; i < kTileRows * kStride; i += at.threads) tile(pass, 0)[i] = IO{};
+    const bool there = at.in_layer && b < at.end_row;
+    const int64_t state = walk.state(b) + at.unit();
+    float* own = &records(pass).state(at, at.row);
+    own[0] = there && p.dhn ? widen(static_cast<const IO*>(p.dhn)[state]) : 0;
+    own[at.units] = there && p.dcn ? widen(static_cast<const IO*>(p.dcn)[state]) : 0;
   }
 
   // Of tile m of this warp: rows of W_hh are the block's own, gate after gate.
   DEVICE_FN void load_fragment(uint32_t (&a)[4], int m, int step) const {
-    const int gate = step / at.groups, own = step % at.groups * 16 + at.lane % 4 * 2;
+    const int gate = step / kGroups, own = step % kGroups * 16 + at.lane % 4 * 2;
     if (gate >= G) {
       a[0] = a[1] = a[2] = a[3] = 0;
       return;
     }
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + (int64_t(walk.n) * G + gate) * H * H;
-    load_transposed(a, w_hh, (at.warp * count + m) * kTileUnits + at.lane / 4 * 2,
+    load_transposed(a, w_hh, (at.warp * kTiles + m) * kTileUnits + at.lane / 4 * 2,
                     at.first_unit + own, H, p.paired);
   }
 
   DEVICE_FN void load_weights() {
 #pragma unroll
-    for (int m = 0; m < kMostTiles; ++m) {
+    for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
       for (int s = 0; s < kHeld; ++s) load_fragment(w[m][s], m, s);
+      // Tile after tile: what is on its way takes registers, too.
+      __syncwarp();
     }
 #pragma unroll 1
     for (int i = 0; i < fragments.steps; ++i) {
       uint32_t a[4];
-      load_fragment(a, i % count, kSteps + i / count);
+      load_fragment(a, i % kTiles, kHeld + i / kTiles);
       fragments.at(at.warp, i, 0, at.lane) = {a[0], a[1], a[2], a[3]};
     }
   }
 
-  // What a stage needs of the tape, the state before and dy; stages are counted from the last step.
-  DEVICE_FN Inputs load_inputs(int stage, int pass) const {
-    Inputs in = {};
-    const ClusterSpot spot(at, pass);
-    if (stage >= walk.T || !there(spot)) return in;
-    const int t = walk.time(walk.T - 1 - stage), length = lengths[spot.row];
-    if (t < length) in.load(p, walk, t, at.first_row + spot.row, unit(spot), length);
-    return in;
-  }
+  // Stages are counted from the last step.
+  DEVICE_FN int time(int stage) const { return walk.stage_time(stage); }
 
-  // Asks for what a later stage reads.
-  DEVICE_FN void prefetch_inputs(int stage, int pass) const {
-    const ClusterSpot spot(at, pass);
-    if (stage >= walk.T || !there(spot)) return;
-    Inputs::fetch(p, walk, walk.time(walk.T - 1 - stage), at.first_row + spot.row, unit(spot));
+  // Takes what a stage needs of the tape, the state before and dy, and asks for what its rows need
+  // two stages later.
+  DEVICE_FN void load_inputs(int stage, int pass) {
+    if (stage >= walk.T) return;
+    const OwnRow own = row(pass);
+    source.load(inputs, walk, time(stage), own.b, own.length);
+    if (stage + 2 < walk.T) source.prefetch(walk, time(stage + 2), own.b, own.length);
   }
-
-  // Two in turns: while some warps have all they wait for, others may still read.
-  DEVICE_FN IO* tile(int stage) const { return tiles + stage % 2 * at.rows * stride; }
+  // Of the next pass, else of what comes behind the last.
+  DEVICE_FN void load_next(int stage, int pass, int next_stage) {
+    const bool more = pass * kTileRows < at.rows;
+    load_inputs(more ? stage : next_stage, more ? pass : 0);
+  }
 
   // Puts the gradient that meets the rows of gate g where the product reads it.
-  DEVICE_FN void put(int stage, const ClusterSpot& spot, int g, float value) const {
-    tile(stage)[spot.row * stride + g * at.units + spot.unit] = narrow<IO>(value);
+  DEVICE_FN void put(IO* tile, int g, float value) const {
+    tile[at.row * kStride + g * at.units + at.own] = narrow<IO>(value);
   }
 
-  DEVICE_FN void store(int t, const ClusterSpot& spot, int column, float value) const {
-    if (!there(spot)) return;
-    IO* columns = static_cast<IO*>(p.dg) + walk.row(t, at.first_row + spot.row, D);
-    columns[column * H + unit(spot)] = narrow<IO>(value);
-  }
-
-  // The gates' gradients of one unit and row, of the textbook GRU all but r's; dh keeps the path
-  // past the products.
-  DEVICE_FN void differentiate(int stage, int t, const ClusterSpot& spot, const Inputs& in) {
+  // The gates' gradients of a pass, of the textbook GRU all but r's; dh keeps the path past the
+  // products.
+  DEVICE_FN void differentiate(int stage, int pass, const OwnRow& own) {
+    const int t = time(stage);
     float dg[D] = {}, saved[Inputs::kSaved];
-    if (there(spot) && t < lengths[spot.row]) {
-      in.widened(saved);
-      float& own = dh[spot.index];
-      own += widen(in.dy);
+    if (t < own.length) {
+      inputs.widened(saved);
+      float dh = own.h + widen(inputs.dy), dc = own.c;
       if constexpr (kBefore) {
-        backward_output(saved, widen(in.before), own, dg);
+        backward_output(saved, widen(inputs.before), dh, dg);
       } else {
-        backward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, saved, widen(in.before), own,
-                                dc[spot.index], dg);
+        backward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, saved, widen(inputs.before), dh, dc,
+                                dg);
       }
+      own.h = dh, own.c = dc;
     }
+    IO* to = tile(pass, stage);
 #pragma unroll
-    for (int g = kBefore ? 1 : 0; g < G; ++g) put(stage, spot, g, dg[recurrent_column(cell, g)]);
+    for (int g = kBefore ? 1 : 0; g < G; ++g) put(to, g, dg[recurrent_column(cell, g)]);
+    load_next(stage, pass + 1, kBefore ? stage : stage + 1);
+    if (!own.there) return;
+    IO* columns = gates[walk.number(t, own.b)];
 #pragma unroll
-    for (int d = kBefore ? 1 : 0; d < D; ++d) store(t, spot, d, dg[d]);
+    for (int d = kBefore ? 1 : 0; d < D; ++d) columns[d * H] = narrow<IO>(dg[d]);
   }
 
   // The textbook GRU's second half: what d(r * h) gives r and h.
-  DEVICE_FN void differentiate_reset_gate(int stage, int t, int push, bool lost,
-                                          const ClusterSpot& spot, const Inputs& in) {
+  DEVICE_FN void differentiate_reset_gate(int stage, int pass, int push, bool lost) {
+    const OwnRow own = row(pass);
+    const int t = time(stage);
     float dg[1] = {};
-    if (there(spot) && t < lengths[spot.row]) {
-      const float saved[1] = {widen(in.saved[0])};
-      const float d_reset_h = lost ? missing() : collected(push, spot);
-      backward_gates(saved, widen(in.before), d_reset_h, dh[spot.index], dg);
+    if (t < own.length) {
+      const float saved[1] = {widen(inputs.saved[0])};
+      const float d_reset_h = lost ? missing() : collected(pass, push);
+      backward_gates(saved, widen(inputs.before), d_reset_h, own.h, dg);
     }
-    put(stage, spot, 0, dg[0]);
-    store(t, spot, 0, dg[0]);
-  }
-
-  DEVICE_FN float* letter(int push, int pass, int from, int group) const {
-    const int passes = at.rows / kTileRows;
-    return inbox +
-           (((push % 2 * passes + pass) * at.blocks + from) * at.groups + group) * kSumWords;
+    put(tile(pass, stage), 0, dg[0]);
+    load_next(stage, pass + 1, stage + 1);
+    if (own.there) *gates[walk.number(t, own.b)] = narrow<IO>(dg[0]);
   }
 
   // The sum of all blocks' parts of a push, in rank order.
-  DEVICE_FN float collected(int push, const ClusterSpot& spot) const {
+  DEVICE_FN float collected(int pass, int push) const {
+    const float* first = letter(pass, push, 0, at.group) + at.word;
     float total = 0;
-    for (int from = 0; from < at.blocks; ++from) {
-      total += letter(push, spot.row / kTileRows, from, at.group)[spot.word];
-    }
+#pragma unroll
+    for (int from = 0; from < kBlocks; ++from) total += first[from * kGroups * kSumWords];
     return total;
   }
 
   // The products of k-steps first to end, an even number, each tile to its units' block.
-  DEVICE_FN void multiply_and_push(int stage, int push, int pass, int first, int end) const {
-    float acc[kMostTiles][4] = {};
-    const IO* own = tile(stage) + pass * kTileRows * stride + matrix_place(stride, at.lane);
+  template <int first, int end>
+  DEVICE_FN void multiply_and_push(int stage, int push, int pass) const {
+    constexpr int kMiddle = kHeld < first ? first : kHeld < end ? kHeld : end;
+    float acc[kTiles][4] = {};
+    const IO* own = tile(pass, stage) + matrix_place(kStride, at.lane);
 #pragma unroll
-    for (int s = 0; s < kHeld; s += 2) {
-      if (s < first || s >= end) continue;
+    for (int s = first; s < kMiddle; s += 2) {
       uint32_t b[4];
       ldmatrix_x4(b, own + s * 16);
 #pragma unroll
-      for (int m = 0; m < kMostTiles; ++m) {
-        if (m < count) mma<IO>(acc[m], w[m][s], b[0], b[1]);
-      }
+      for (int m = 0; m < kTiles; ++m) mma<IO>(acc[m], w[m][s], b[0], b[1]);
 #pragma unroll
-      for (int m = 0; m < kMostTiles; ++m) {
-        if (m < count) mma<IO>(acc[m], w[m][s + 1], b[2], b[3]);
-      }
+      for (int m = 0; m < kTiles; ++m) mma<IO>(acc[m], w[m][s + 1], b[2], b[3]);
     }
 #pragma unroll 1
-    for (int s = first > kSteps ? first : kSteps; s < end; s += 2) {
+    for (int s = kMiddle; s < end; s += 2) {
       uint32_t b[4];
       ldmatrix_x4(b, own + s * 16);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
 #pragma unroll
-        for (int m = 0; m < kMostTiles; ++m) {
-          if (m >= count) continue;
-          const Vector a = fragments.at(at.warp, (s + i - kSteps) * count + m, 0, at.lane);
+        for (int m = 0; m < kTiles; ++m) {
+          const Vector a = fragments.at(at.warp, (s + i - kHeld) * kTiles + m, 0, at.lane);
           mma<IO>(acc[m], a.words, b[2 * i], b[2 * i + 1]);
         }
       }
     }
 #pragma unroll
-    for (int m = 0; m < kMostTiles; ++m) {
-      if (m >= count) continue;
-      const int which = at.warp * count + m;
+    for (int m = 0; m < kTiles; ++m) {
+      const int which = at.warp * kTiles + m;
       Vector value;
       memcpy(&value, acc[m], sizeof(value));
-      pushes.send(push, which / at.groups,
-                  letter(push, pass, at.rank, which % at.groups) + fragment_word(at.lane), value);
+      pushes.send(push, which / kGroups,
+                  letter(pass, push, at.rank, which % kGroups) + fragment_word(at.lane), value);
     }
   }
 
   // Sends the products of some k-steps, once all gradients are in the tile. False, and nothing is
   // sent, where a thread has lost the push before.
-  DEVICE_FN bool exchange(int stage, int push, bool lost, int first, int end) const {
+  template <int first, int end>
+  DEVICE_FN bool exchange(int stage, int push, bool lost) const {
     pushes.expect(push, at.rows / kTileRows * at.blocks * at.groups * 512);
     if (__syncthreads_or(lost)) return false;
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      multiply_and_push(stage, push, pass, first, end);
+      multiply_and_push<first, end>(stage, push, pass);
     }
     return true;
   }
 
-  // Returns the number of a push that is not sent, as the one before it did not come; or -1.
-  DEVICE_FN int step(int stage, bool& lost, Inputs& ahead) {
-    const int t = walk.time(walk.T - 1 - stage), push = kBefore ? 2 * stage + 1 : stage;
-#pragma unroll 1
-    for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      differentiate(stage, t, ClusterSpot(at, pass), pass ? load_inputs(stage, pass) : ahead);
-    }
+  // The products of a stage whose gates are there, of the textbook GRU all but r's, and the gates
+  // of the next. Returns the number of a push that is not sent, as the one before it did not come;
+  // or -1.
+  DEVICE_FN int step(int stage, bool& lost) {
+    const int push = kBefore ? 2 * stage + 1 : stage;
     if constexpr (kBefore) {
       // The row blocks of r and z come first, then that of n.
-      if (!exchange(stage, push - 1, lost, 2 * at.groups, steps)) return push - 1;
+      if (!exchange<2 * kGroups, kSteps>(stage, push - 1, lost)) return push - 1;
       lost = !pushes.wait(push - 1);
 #pragma unroll 1
       for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-        differentiate_reset_gate(stage, t, push - 1, lost, ClusterSpot(at, pass),
-                                 pass ? load_inputs(stage, pass) : ahead);
+        differentiate_reset_gate(stage, pass, push - 1, lost);
       }
     }
-    if (!exchange(stage, push, lost, 0, kBefore ? 2 * at.groups : steps)) return push;
-    ahead = load_inputs(stage + 1, 0);
-#pragma unroll 1
-    for (int pass = 0; pass * kTileRows < at.rows; ++pass) prefetch_inputs(stage + 2, pass);
+    if (!exchange<0, kBefore ? 2 * kGroups : kSteps>(stage, push, lost)) return push;
     lost = !pushes.wait(push);
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      collect(t, push, lost, ClusterSpot(at, pass));
+      const OwnRow own = row(pass);
+      collect(time(stage), pass, push, lost, own);
+      if (stage + 1 < walk.T) differentiate(stage + 1, pass, own);
     }
     return -1;
   }
 
   // dh of the step before, where the rows are not cut off from it.
-  DEVICE_FN void collect(int t, int push, bool lost, const ClusterSpot& spot) {
-    const int length = lengths[spot.row];
-    if (!there(spot) || t >= length) return;
-    const bool cut = walk.cut(t, at.first_row + spot.row, length);
-    dh[spot.index] = cut ? 0 : dh[spot.index] + (lost ? missing() : collected(push, spot));
-    if (cut) dc[spot.index] = 0;
+  DEVICE_FN void collect(int t, int pass, int push, bool lost, const OwnRow& own) const {
+    if (t >= own.length) return;
+    const bool cut = walk.cut(t, own.b, own.length);
+    own.h = cut ? 0 : own.h + (lost ? missing() : collected(pass, push));
+    if (cut) own.c = 0;
   }
 
   DEVICE_FN void give_up(int stage, int push) const {
@@ -278,31 +281,34 @@ struct ClusterBackward {
   }
 
   DEVICE_FN void run() {
-    Inputs ahead = load_inputs(0, 0);
+    load_inputs(0, 0);
+#pragma unroll 1
+    for (int pass = 0; pass * kTileRows < at.rows; ++pass) differentiate(0, pass, row(pass));
     bool lost = false;
 #pragma unroll 1
     for (int stage = 0; stage < walk.T; ++stage) {
-      const int unsent = step(stage, lost, ahead);
+      const int unsent = step(stage, lost);
       if (unsent >= 0) return give_up(stage, unsent);
     }
     // Where the last push was lost, dh is no number already.
     if (__any_sync(0xFFFFFFFF, lost)) pushes.drain((1 + kBefore) * walk.T);
+#pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      const ClusterSpot spot(at, pass);
-      if (!there(spot)) continue;
-      const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
-      if (p.dh0) static_cast<IO*>(p.dh0)[state] = narrow<IO>(dh[spot.index]);
-      if (p.dc0) static_cast<IO*>(p.dc0)[state] = narrow<IO>(dc[spot.index]);
+      const OwnRow own = row(pass);
+      if (!own.there) continue;
+      const int64_t state = walk.state(own.b) + at.unit();
+      if (p.dh0) static_cast<IO*>(p.dh0)[state] = narrow<IO>(own.h);
+      if (p.dc0) static_cast<IO*>(p.dc0)[state] = narrow<IO>(own.c);
     }
   }
 };
 
-template <Cell cell, class IO, int kSteps, int kGroups>
+template <Cell cell, class IO, int kGroups, int kBlocks>
 __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)
     cluster_backward_kernel(const Backward p, int rows) {
   if constexpr (kHasClusters) {
     SHARED_MEMORY(shared);
-    ClusterBackward<cell, IO, kSteps, kGroups> block(p, rows, shared);
+    ClusterBackward<cell, IO, kGroups, kBlocks> block(p, rows, shared);
     block.run();
   }
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../device/primitives.cuh"
+#include "../device/records.cuh"
 #include "../device/tile.cuh"
 #include "../device/waits.cuh"
 #include "../shapes.h"
@@ -15,41 +16,39 @@
 namespace fused_rnn {
 namespace cuda {
 
-// Blocks (rank, batch group, n); the blocks of a cluster are all ranks of one batch group.
+// Blocks (rank, batch group, n); the blocks of a cluster are all ranks of one batch group. A thread
+// computes one unit, and of each pass one row.
+template <int kGroups, int kBlocks>
 struct ClusterPlace {
-  const int blocks, groups, units, rank, first_unit, first_row, rows;
+  static constexpr int groups = kGroups, blocks = kBlocks, units = kGroups * kTileUnits;
+  static constexpr int threads = kGroups * kGroupThreads, warps = threads / 32;
+  static constexpr int record = record_words(kGroups);
+
+  const int rank, first_unit, first_row, rows, end_row;
   // A warp's group of units, its number in the block and among the four of its group.
   const int warp, group, part, lane;
+  // The thread's unit, counted in the block; its row of the first pass; where its sum stands among
+  // those of its group.
+  const int own, row, word;
+  const bool in_layer;
 
-  DEVICE_FN ClusterPlace(int H, int rows)
-      : blocks(gridDim.x),
-        groups(blockDim.x / kGroupThreads),
-        units(groups * kTileUnits),
-        rank(blockIdx.x),
+  DEVICE_FN ClusterPlace(const Sizes& s, int rows)
+      : rank(blockIdx.x),
         first_unit(rank * units),
         first_row(blockIdx.y * rows),
         rows(rows),
+        end_row(s.B),
         warp(threadIdx.x / 32),
         group(warp / kGroupWarps),
         part(warp % kGroupWarps),
-        lane(threadIdx.x % 32) {}
+        lane(threadIdx.x % 32),
+        own(group * kTileUnits + lane % kTileUnits),
+        row(part * 2 + lane / kTileUnits),
+        word(sum_word(lane % kTileUnits, row)),
+        in_layer(first_unit + own < s.H) {}
 
   DEVICE_FN Share share() const { return {first_unit, units, first_row, rows}; }
-};
-
-// The unit and row of a pass that a thread computes, counted within the block.
-struct ClusterSpot {
-  int unit, row;
-  int index;  // in the block's states
-  int word;   // in the sums of its group
-
-  DEVICE_FN ClusterSpot(const ClusterPlace& at, int pass) {
-    const int own = threadIdx.x % kTileUnits, r = threadIdx.x % kGroupThreads / kTileUnits;
-    unit = at.group * kTileUnits + own;
-    row = pass * kTileRows + r;
-    index = row * at.units + unit;
-    word = sum_word(own, r);
-  }
+  DEVICE_FN int unit() const { return first_unit + own; }
 };
 
 // Pushes from every block of the cluster to every other, numbered from 0. There are two barriers:
@@ -71,7 +70,7 @@ struct Pushes {
     push(to, uint32_t(rank), value, barriers + low_bits(n, 1));
   }
   DEVICE_FN bool there(int n) const {
-    return landed(barriers + low_bits(n, 1), uint32_t(n / 2 % 2));
+    return landed(barriers + (uint32_t(n) & 1), uint32_t(n) / 2 & 1);
   }
   // False where push n does not come; then the block sends none behind it.
   DEVICE_FN bool wait(int n) const {

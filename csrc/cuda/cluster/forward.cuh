@@ -6,6 +6,7 @@
 
 #include "../device/numbers.cuh"
 #include "../device/primitives.cuh"
+#include "../device/records.cuh"
 #include "../device/tile.cuh"
 #include "../device/units.cuh"
 #include "../device/waits.cuh"
@@ -16,64 +17,77 @@
 namespace fused_rnn {
 namespace cuda {
 
-template <Cell cell, class IO, int kSteps>
+template <Cell cell, class IO, int kGroups, int kBlocks>
 struct ClusterForward {
   static constexpr int G = gate_count(cell), S = saved_slots(cell), kSummed = summed_gates(cell);
   static constexpr bool kBefore = cell == Cell::kGruResetBefore;
   static constexpr int kHalves = kBefore ? 2 : 1;
+  // K-steps of a warp, and those of them whose weights are in registers.
+  static constexpr int kSteps = forward_steps(kGroups, kBlocks);
+  static constexpr int kHeld = kSteps < held_steps(kGroups) ? kSteps : held_steps(kGroups);
+  static constexpr int kColumns = cluster_columns(kGroups, kBlocks);
+  static constexpr int kStride = twin_stride(kColumns), kSums = cluster_sums(cell, kGroups);
 
   const Forward& p;
-  const ClusterPlace at;
+  const ClusterPlace<kGroups, kBlocks> at;
   const Walk walk;
-  const int H, steps, stride;
-  const Fragments<G> fragments;  // (warps, steps - kSteps, G)
-  IO* const tiles;               // (2, rows, stride)
-  float* const sums;             // (1 or 2 passes, 4 parts, G, groups, kSumWords)
-  float *const h, *const c;      // (rows, units); of the textbook GRU, c is z between its halves
-  int* const lengths;            // (rows,)
+  const Rows<const IO> xg;
+  const Rows<IO> y, tape;
+  const int H;
   const Pushes pushes;
-  uint32_t w[G][kSteps][4];
+  IO* const outgoing;            // (warps, 32)
+  const Fragments<G> fragments;  // (warps, kSteps - kHeld, G)
+  float* const sums;             // (groups, 4 parts, G, kSumWords), of even passes
+  const Records records;         // of the textbook GRU, c is z between its halves
+  IO* const tiles;               // (rows, 2 exchanges, kColumns)
+  float* const odd_sums;
+  uint32_t w[G][kHeld][4];
   float bias[G], x_bias;
+  IO inputs[G];  // of the pass that comes next
 
   DEVICE_FN ClusterForward(const Forward& p, int rows, unsigned char* shared)
       : p(p),
-        at(p.sizes.H, rows),
+        at(p.sizes, rows),
         walk(p, blockIdx.z),
+        xg(walk, static_cast<const IO*>(p.xg), G, at.unit()),
+        y(walk, static_cast<IO*>(p.y), 1, at.unit()),
+        tape(walk, static_cast<IO*>(p.tape), S, at.unit()),
         H(p.sizes.H),
-        steps(forward_steps(at.groups, at.blocks)),
-        stride(cluster_columns(at.groups, at.blocks) + kPad),
-        fragments{reinterpret_cast<Vector*>(shared), steps > kSteps ? steps - kSteps : 0},
-        tiles(reinterpret_cast<IO*>(&fragments.at(blockDim.x / 32, 0, 0, 0))),
-        sums(reinterpret_cast<float*>(tiles + 2 * rows * stride)),
-        h(sums + sum_buffers(rows) * kGroupWarps * G * at.groups * kSumWords),
-        c(h + rows * at.units),
-        lengths(reinterpret_cast<int*>(c + rows * at.units)),
-        pushes{reinterpret_cast<uint64_t*>(lengths + rows), p.stuck} {
+        pushes{reinterpret_cast<uint64_t*>(shared), p.stuck},
+        outgoing(reinterpret_cast<IO*>(shared + 16)),
+        fragments{reinterpret_cast<Vector*>(outgoing + at.threads), kSteps - kHeld},
+        sums(reinterpret_cast<float*>(&fragments.at(at.warps, 0, 0, 0))),
+        records{sums + kSums},
+        tiles(reinterpret_cast<IO*>(records.memory + rows * at.record)),
+        odd_sums(reinterpret_cast<float*>(tiles + rows * kStride)) {
     load_weights();
     load_bias();
-    for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
+    for (int i = threadIdx.x; i < rows; i += at.threads) {
+      records.length(at, i) = walk.length(at.first_row + i);
+    }
     __syncthreads();
     load_states();
     pushes.start();
   }
 
-  DEVICE_FN IO* tile(int exchange) const { return tiles + exchange % 2 * at.rows * stride; }
-  DEVICE_FN bool there(const ClusterSpot& spot) const {
-    return at.first_row + spot.row < walk.B && at.first_unit + spot.unit < H;
+  DEVICE_FN IO* tile(int exchange) const { return tiles + low_bits(exchange, 1) * kColumns; }
+  DEVICE_FN OwnRow row(int pass) const {
+    const int place = at.row + pass * kTileRows;
+    return {at, records, place, at.first_row + place};
   }
 
   DEVICE_FN void load_weights() {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
     const int unit = at.first_unit + at.group * kTileUnits + at.lane / 4 * 2;
-    const int first = at.part * steps * 16;
+    const int first = at.part * kSteps * 16;
     load_rows(w, w_hh, unit, first, H, p.paired, at.lane);
     fragments.fill(at.warp, at.lane, [=, this](uint32_t (&one)[G][1][4], int s) {
-      load_rows(one, w_hh, unit, first + (kSteps + s) * 16, H, p.paired, at.lane);
+      load_rows(one, w_hh, unit, first + (kHeld + s) * 16, H, p.paired, at.lane);
     });
   }
 
   DEVICE_FN void load_bias() {
-    const int unit = at.first_unit + ClusterSpot(at, 0).unit;
+    const int unit = at.unit();
     const auto* b_ih = static_cast<const IO*>(p.b_ih);
     const auto* b_hh = static_cast<const IO*>(p.b_hh);
     x_bias = 0;
@@ -94,56 +108,52 @@ struct ClusterForward {
   DEVICE_FN void load_states() {
     const auto* h0 = static_cast<const IO*>(p.h0);
     const auto* c0 = static_cast<const IO*>(p.c0);
-    const int t = walk.time(0), columns = stride - kPad;
-    for (int i = threadIdx.x; i < at.rows * columns; i += blockDim.x) {
-      const int row = i / columns, u = i % columns, b = at.first_row + row;
-      const bool given = h0 && b < walk.B && u < H && !walk.cut(t, b, lengths[row]);
-      tile(0)[row * stride + u] = given ? h0[walk.state(b) + u] : IO{};
-      tile(1)[row * stride + u] = IO{};
+    const int t = walk.time(0);
+    for (int i = threadIdx.x; i < at.rows * kColumns; i += at.threads) {
+      const int row = i / kColumns, u = i % kColumns, b = at.first_row + row;
+      const bool given = h0 && b < at.end_row && u < H && !walk.cut(t, b, records.length(at, row));
+      tile(0)[row * kStride + u] = given ? h0[walk.state(b) + u] : IO{};
+      tile(1)[row * kStride + u] = IO{};
     }
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      const ClusterSpot spot(at, pass);
-      const int b = at.first_row + spot.row;
-      const int64_t state = walk.state(b) + at.first_unit + spot.unit;
-      const bool kept = there(spot) && !walk.cut(t, b, lengths[spot.row]);
-      h[spot.index] = kept && h0 ? widen(h0[state]) : 0;
-      c[spot.index] = kept && c0 ? widen(c0[state]) : 0;
+      const OwnRow own = row(pass);
+      const int64_t state = walk.state(own.b) + at.unit();
+      const bool kept = own.there && !walk.cut(t, own.b, own.length);
+      own.h = kept && h0 ? widen(h0[state]) : 0;
+      own.c = kept && c0 ? widen(c0[state]) : 0;
     }
   }
 
-  template <int first, int count>
-  DEVICE_FN void load_inputs(int t, int pass, IO (&x)[count]) const {
-    const ClusterSpot spot(at, pass);
-    if (!there(spot) || t >= lengths[spot.row]) return;
-    const IO* row = static_cast<const IO*>(p.xg) + walk.row(t, at.first_row + spot.row, G);
+  // Takes what a pass of the k-th step will need of gates `first` to `end`, and asks for what its
+  // rows need two steps later, one lane for all that lies together.
+  template <int first, int end>
+  DEVICE_FN void load_inputs(int k, int pass) {
+    if (k >= walk.T) return;
+    const OwnRow own = row(pass);
+    const uint32_t number = walk.number(walk.time(k), own.b);
+    if (walk.time(k) < own.length) {
+      const IO* units = xg[number];
 #pragma unroll
-    for (int g = 0; g < count; ++g) x[g] = row[(first + g) * H + at.first_unit + spot.unit];
+      for (int g = first; g < end; ++g) inputs[g] = units[g * H];
+    }
+    if (at.lane % kTileUnits || k + 2 >= walk.T || walk.time(k + 2) >= own.length) return;
+    const IO* later = xg[walk.reverse ? number - 2 * walk.B : number + 2 * walk.B];
+#pragma unroll
+    for (int g = first; g < end; ++g) prefetch(later + g * H);
   }
 
-  // Asks for what a later step reads.
-  template <int first, int count>
-  DEVICE_FN void prefetch_inputs(int k, int pass) const {
-    const ClusterSpot spot(at, pass);
-    if (k >= walk.T || !there(spot) || walk.time(k) >= lengths[spot.row]) return;
-    const IO* row =
-        static_cast<const IO*>(p.xg) + walk.row(walk.time(k), at.first_row + spot.row, G);
-#pragma unroll
-    for (int g = 0; g < count; ++g) prefetch(row + (first + g) * H + at.first_unit + spot.unit);
-  }
-
-  // Where a part of the sums of gate g stands; two passes in turns, as warps part after the first.
-  DEVICE_FN float* sums_of(int pass, int part, int g) const {
-    return sums + (((pass % 2 * kGroupWarps + part) * G + g) * at.groups + at.group) * kSumWords;
+  // Where the sums of a group stand; of two passes in turns, as warps part after the first.
+  DEVICE_FN float* group_sums(int pass) const {
+    return (low_bits(pass, 1) ? odd_sums : sums) + at.group * kGroupWarps * G * kSumWords;
   }
 
   // This warp's part of the sums of `count` gates of a pass.
   template <int first, int count>
   DEVICE_FN void multiply_pass(int pass, const IO* from) const {
     float acc[1][count][4] = {};
-    const IO* own = from + at.part * steps * 16 + matrix_place(stride, at.lane);
+    const IO* own = from + at.part * kSteps * 16 + matrix_place(kStride, at.lane);
 #pragma unroll
-    for (int s = 0; s < kSteps; s += 2) {
-      if (s >= steps) continue;
+    for (int s = 0; s < kHeld; s += 2) {
       uint32_t b[4];
       ldmatrix_x4(b, own + s * 16);
 #pragma unroll
@@ -151,81 +161,70 @@ struct ClusterForward {
 #pragma unroll
       for (int g = 0; g < count; ++g) mma<IO>(acc[0][g], w[first + g][s + 1], b[2], b[3]);
     }
-    multiply(acc, fragments, at.warp, first, own + kSteps * 16, 0, 1, at.lane);
+    multiply(acc, fragments, at.warp, first, own + kHeld * 16, 0, 1, at.lane);
+    float* to = group_sums(pass) + (at.part * G + first) * kSumWords;
 #pragma unroll
-    for (int g = 0; g < count; ++g) {
-      put_sums(sums_of(pass, at.part, first + g), acc[0][g], at.lane);
-    }
+    for (int g = 0; g < count; ++g) put_sums(to + g * kSumWords, acc[0][g], at.lane);
   }
 
   // The states behind the k-th step, or r * h within it; returns what the next product reads.
   template <int first, int count>
-  DEVICE_FN float update(int k, int pass, const ClusterSpot& spot, const IO (&given)[count],
-                         float (&saved)[S + 1]) {
-    const int t = walk.time(k), b = at.first_row + spot.row, length = lengths[spot.row];
-    const bool active = there(spot) && t < length;
+  DEVICE_FN float update(int k, int pass, const OwnRow& own, float (&saved)[S + 1]) {
+    const bool active = walk.time(k) < own.length;
+    const float* parts = group_sums(pass) + first * kSumWords + at.word;
     float x[count], total[count];
 #pragma unroll
     for (int g = 0; g < count; ++g) {
-      x[g] = widen(given[g]) + (first + g < kSummed ? 0 : x_bias);
+      x[g] = widen(inputs[first + g]);
+      if (first + g >= kSummed) x[g] += x_bias;
       total[g] = bias[first + g];
 #pragma unroll
-      for (int part = 0; part < kGroupWarps; ++part) {
-        total[g] += sums_of(pass, part, first + g)[spot.word];
-      }
+      for (int part = 0; part < kGroupWarps; ++part) total[g] += parts[(part * G + g) * kSumWords];
     }
-    float &own_h = h[spot.index], &own_c = c[spot.index];
     if constexpr (kBefore && first == 0) {
       if (!active) return 0;
-      const float reset_h = forward_gates<IO>(x, total, own_h, saved);
-      own_c = saved[1];
+      const float reset_h = forward_gates<IO>(x, total, own.h, saved);
+      own.c = saved[1];
       return reset_h;
     } else {
       if constexpr (kBefore) {
-        saved[1] = own_c;
-        if (active) forward_output<IO>(x[0], total[0], own_h, saved);
+        saved[1] = own.c;
+        if (active) forward_output<IO>(x[0], total[0], own.h, saved);
       } else if (active) {
-        forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, own_h, own_c, saved);
+        forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, own.h, own.c, saved);
       }
       // The output, whatever the next step makes of the state.
-      saved[S] = own_h;
-      if (k + 1 < walk.T && walk.cut(walk.time(k + 1), b, length)) own_h = own_c = 0;
-      return own_h;
+      saved[S] = own.h;
+      if (k + 1 < walk.T && walk.cut(walk.time(k + 1), own.b, own.length)) own.h = own.c = 0;
+      return own.h;
     }
   }
 
-  // To every block, this one too: eight neighbouring lanes gather the 16 bytes of their units and
+  // To every block, this one too. A warp's numbers are four vectors: eight lanes take each, and
   // share the ranks.
-  DEVICE_FN void hand_on(int exchange, const ClusterSpot& spot, float mine) const {
-    const uint32_t own = narrow<IO>(mine).bits, next = exchanged(own, 1);
-    const uint32_t pair = at.lane & 1 ? next | own << 16 : own | next << 16;
-    const uint32_t other = exchanged(pair, 2);
-    const bool second = at.lane & 2, upper = at.lane & 4;
-    const uint32_t low = second ? other : pair, high = second ? pair : other;
-    const uint32_t far_low = exchanged(low, 4), far_high = exchanged(high, 4);
-    const Vector value =
-        upper ? Vector{far_low, far_high, low, high} : Vector{low, high, far_low, far_high};
+  DEVICE_FN void hand_on(int exchange, const OwnRow& own, float mine) const {
+    IO* from = outgoing + at.warp * 32;
+    from[at.lane] = narrow<IO>(mine);
     // A push stands for all lanes that it has numbers of: what they read may be written over.
     __syncwarp();
-    IO* to = tile(exchange + 1) + spot.row * stride + at.first_unit + spot.unit / 8 * 8;
-    for (int i = at.lane % 8; i < at.blocks; i += 8) {
-      pushes.send(exchange, (at.rank + i) % at.blocks, to, value);
+    const Vector value = *reinterpret_cast<const Vector*>(from + at.lane / 8 * 8);
+    IO* to = tile(exchange + 1) + (own.b - at.first_row) * kStride + at.first_unit + at.own / 8 * 8;
+#pragma unroll
+    for (int i = 0; i < kLargestCluster; i += 8) {
+      const int turn = i + at.lane % 8;
+      // There are a power of two of them.
+      if (turn < at.blocks) pushes.send(exchange, (at.rank + turn) & (at.blocks - 1), to, value);
     }
-  }
-  DEVICE_FN static uint32_t exchanged(uint32_t word, int lanes) {
-    return __shfl_xor_sync(0xFFFFFFFF, word, lanes);
   }
 
   template <int first, int count>
-  DEVICE_FN void store(int t, const ClusterSpot& spot, const float (&saved)[S + 1]) const {
-    if (!there(spot)) return;
-    const int b = at.first_row + spot.row, u = at.first_unit + spot.unit;
-    const bool active = t < lengths[spot.row];
-    if (first + count == G) {
-      static_cast<IO*>(p.y)[walk.row(t, b, 1) + u] = active ? narrow<IO>(saved[S]) : IO{};
-    }
+  DEVICE_FN void store(int t, const OwnRow& own, const float (&saved)[S + 1]) const {
+    if (!own.there) return;
+    const uint32_t number = walk.number(t, own.b);
+    const bool active = t < own.length;
+    if (first + count == G) *y[number] = active ? narrow<IO>(saved[S]) : IO{};
     if (!active || !p.tape) return;
-    IO* slots = static_cast<IO*>(p.tape) + walk.row(t, b, S) + u;
+    IO* slots = tape[number];
 #pragma unroll
     for (int s = kBefore ? first : 0; s < (kBefore ? first + count : S); ++s) {
       slots[s * H] = narrow<IO>(saved[s]);
@@ -237,25 +236,35 @@ struct ClusterForward {
   template <int first, int count>
   DEVICE_FN bool half(int k, int exchange) {
     const bool last = exchange + 1 == walk.T * kHalves;
-    IO x[count] = {};
-    load_inputs<first, count>(walk.time(k), 0, x);
     if (!last) pushes.expect(exchange, at.rows * at.units * 2 * at.blocks);
     const bool lost = exchange > 0 && !pushes.wait(exchange - 1);
     // A warp multiplies as a whole, and not what may still be landing.
     const bool reads = !__any_sync(0xFFFFFFFF, lost);
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      const ClusterSpot spot(at, pass);
-      if (pass) load_inputs<first, count>(walk.time(k), pass, x);
-      if (reads) multiply_pass<first, count>(pass, tile(exchange) + pass * kTileRows * stride);
+      if (reads) multiply_pass<first, count>(pass, tile(exchange) + pass * kTileRows * kStride);
       if (__syncthreads_or(lost)) return false;
+      const OwnRow own = row(pass);
       float saved[S + 1];
-      const float next = update<first, count>(k, pass, spot, x, saved);
-      if (!last) hand_on(exchange, spot, next);
-      store<first, count>(walk.time(k), spot, saved);
-      prefetch_inputs<first, count>(k + 2, pass);
+      const float next = update<first, count>(k, pass, own, saved);
+      if (!last) hand_on(exchange, own, next);
+      store<first, count>(walk.time(k), own, saved);
+      load_next<first, first + count>(k, pass + 1);
     }
     return true;
+  }
+
+  // What comes behind a pass: the next, or the first of the next half or step.
+  template <int first, int end>
+  DEVICE_FN void load_next(int k, int pass) {
+    const bool more = pass * kTileRows < at.rows;
+    if (first == 0 && end == G) {
+      load_inputs<0, G>(more ? k : k + 1, more ? pass : 0);
+    } else if (more) {
+      load_inputs<first, end>(k, pass);
+    } else {
+      load_inputs<end % G, end % G ? G : 2>(first ? k + 1 : k, 0);
+    }
   }
 
   DEVICE_FN void give_up(int k, int exchange) const {
@@ -264,6 +273,7 @@ struct ClusterForward {
   }
 
   DEVICE_FN void run() {
+    load_inputs<0, kBefore ? 2 : G>(0, 0);
 #pragma unroll 1
     for (int k = 0; k < walk.T; ++k) {
       if constexpr (kBefore) {
@@ -274,21 +284,21 @@ struct ClusterForward {
       }
     }
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      const ClusterSpot spot(at, pass);
-      if (!there(spot)) continue;
-      const int64_t state = walk.state(at.first_row + spot.row) + at.first_unit + spot.unit;
-      static_cast<IO*>(p.hn)[state] = narrow<IO>(h[spot.index]);
-      if (cell == Cell::kLstm) static_cast<IO*>(p.cn)[state] = narrow<IO>(c[spot.index]);
+      const OwnRow own = row(pass);
+      if (!own.there) continue;
+      const int64_t state = walk.state(own.b) + at.unit();
+      static_cast<IO*>(p.hn)[state] = narrow<IO>(own.h);
+      if (cell == Cell::kLstm) static_cast<IO*>(p.cn)[state] = narrow<IO>(own.c);
     }
   }
 };
 
-template <Cell cell, class IO, int kSteps, int kGroups>
+template <Cell cell, class IO, int kGroups, int kBlocks>
 __global__ void __launch_bounds__(kGroups* kGroupThreads, 1)
     cluster_forward_kernel(const Forward p, int rows) {
   if constexpr (kHasClusters) {
     SHARED_MEMORY(shared);
-    ClusterForward<cell, IO, kSteps> block(p, rows, shared);
+    ClusterForward<cell, IO, kGroups, kBlocks> block(p, rows, shared);
     block.run();
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../problem.h"
+#include "../shapes.h"
 #include "numbers.cuh"
 #include "primitives.cuh"
 #include "walk.cuh"
@@ -12,41 +13,71 @@ namespace cuda {
 
 template <Cell cell, class IO>
 struct BackwardInputs {
-  static constexpr int S = saved_slots(cell);
-  static constexpr bool kLstm = cell == Cell::kLstm;
   // Slots of the tape, or a plain network's y.
-  static constexpr int kSaved = S == 0 ? 1 : S;
+  static constexpr int kSaved = saved_slots(cell) == 0 ? 1 : saved_slots(cell);
 
   IO saved[kSaved], before, dy;
-
-  // Of unit u of row b at a step within its length.
-  DEVICE_FN void load(const Backward& p, const Walk& walk, int t, int b, int u, int length) {
-    const auto* y = static_cast<const IO*>(p.y);
-    const auto* tape = static_cast<const IO*>(p.tape);
-    const int64_t row = walk.row(t, b, 1) + u;
-    if (S == 0) saved[0] = y[row];
-#pragma unroll
-    for (int s = 0; s < S; ++s) saved[s] = tape[walk.row(t, b, S) + s * walk.H + u];
-    const IO* from = kLstm ? walk.before(t, b, length, tape, S, 4, static_cast<const IO*>(p.c0))
-                           : walk.before(t, b, length, y, 1, 0, static_cast<const IO*>(p.h0));
-    if (from) before = from[u];
-    if (p.dy) dy = static_cast<const IO*>(p.dy)[row];
-  }
-
-  // Asks for what a later step loads: it comes from far away.
-  DEVICE_FN static void fetch(const Backward& p, const Walk& walk, int t, int b, int u) {
-    const int64_t row = walk.row(t, b, 1) + u;
-#pragma unroll
-    for (int s = 0; s < S; ++s) {
-      prefetch(static_cast<const IO*>(p.tape) + walk.row(t, b, S) + s * walk.H + u);
-    }
-    if (!kLstm) prefetch(static_cast<const IO*>(p.y) + row);
-    if (p.dy) prefetch(static_cast<const IO*>(p.dy) + row);
-  }
 
   DEVICE_FN void widened(float (&to)[kSaved]) const {
 #pragma unroll
     for (int s = 0; s < kSaved; ++s) to[s] = widen(saved[s]);
+  }
+};
+
+// Where that stands for a thread's unit, or two from it on.
+template <Cell cell, class IO>
+struct BackwardSource {
+  static constexpr bool kPlain = saved_slots(cell) == 0, kLstm = cell == Cell::kLstm;
+  static constexpr int kSaved = BackwardInputs<cell, IO>::kSaved;
+
+  const Backward& p;
+  const int unit;
+  const Rows<const IO> saved, y, dy;
+
+  DEVICE_FN BackwardSource(const Backward& p, const Walk& walk, int unit)
+      : p(p),
+        unit(unit),
+        saved(walk, static_cast<const IO*>(kPlain ? p.y : p.tape), kSaved, unit),
+        y(walk, static_cast<const IO*>(p.y), 1, unit),
+        dy(walk, static_cast<const IO*>(p.dy), 1, unit) {}
+
+  // Whether there is a state before step t of row b, else it is zeros.
+  DEVICE_FN bool has_before(const Walk& walk, int t, int b, int length) const {
+    const bool given = kLstm ? p.c0 : p.h0;
+    return !walk.cut(t, b, length) && (given || !walk.first(t, length));
+  }
+  // Where it stands, c of the LSTM; `number` is the step's.
+  DEVICE_FN const IO* before(const Walk& walk, int t, int b, int length, uint32_t number) const {
+    if (walk.first(t, length)) {
+      return static_cast<const IO*>(kLstm ? p.c0 : p.h0) + walk.state(b) + unit;
+    }
+    const uint32_t previous = walk.previous(number);
+    return kLstm ? saved[previous] + 4 * walk.H : y[previous];
+  }
+
+  // Takes step t of row b, if it has one.
+  DEVICE_FN void load(BackwardInputs<cell, IO>& in, const Walk& walk, int t, int b,
+                      int length) const {
+    if (t >= length) return;
+    const uint32_t number = walk.number(t, b);
+    const IO* slots = saved[number];
+#pragma unroll
+    for (int s = 0; s < kSaved; ++s) in.saved[s] = slots[s * walk.H];
+    in.before = in.dy = IO{};
+    if (has_before(walk, t, b, length)) in.before = *before(walk, t, b, length, number);
+    if (p.dy) in.dy = *dy[number];
+  }
+
+  // Asks for what a later step takes, which comes from far away: one lane for all that lies
+  // together.
+  DEVICE_FN void prefetch(const Walk& walk, int t, int b, int length) const {
+    if (threadIdx.x % kTileUnits || t >= length) return;
+    const uint32_t number = walk.number(t, b);
+    const IO* slots = saved[number];
+#pragma unroll
+    for (int s = 0; s < kSaved; ++s) fused_rnn::prefetch(slots + s * walk.H);
+    if (!kLstm && !kPlain) fused_rnn::prefetch(y[number]);
+    if (p.dy) fused_rnn::prefetch(dy[number]);
   }
 };
 

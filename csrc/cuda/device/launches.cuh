@@ -19,6 +19,17 @@ inline Launch block_launch(const Sizes& s, int64_t bytes) {
   return how;
 }
 
+// Calls f with the k-steps of the block tier, and whether units lie in pairs.
+template <class F>
+const char* with_block_steps(const Recurrence& p, F f) {
+  if (block_steps(p.sizes.H) == kSmallSteps) {
+    return p.paired ? f.template operator()<kSmallSteps, true>()
+                    : f.template operator()<kSmallSteps, false>();
+  }
+  return p.paired ? f.template operator()<kLargeSteps, true>()
+                  : f.template operator()<kLargeSteps, false>();
+}
+
 // The exact tier, float32 and float64.
 inline Launch exact_launch(const Sizes& s, int rows, int64_t bytes) {
   Launch how;
@@ -47,6 +58,19 @@ const char* with_grid_steps(int H, F f) {
                        : f.template operator()<kManyGridSteps, 0>();
 }
 
+// Calls f with the ranks of its backward pass by two dimensions, and whether shared memory keeps
+// weights. Clusters of few ranks are planned where registers hold all.
+static_assert(kMostColumnSteps / (kGridWarps / kFewRanks) <= held_column_steps(Cell::kLstm));
+static_assert(column_steps(Cell::kRnnTanh, kGridUnits, kFewRanks) <=
+              held_column_steps(Cell::kRnnTanh));
+template <class F>
+const char* with_columns(Cell cell, int H, int ranks, F f) {
+  if (ranks == kFewRanks) return f.template operator()<kFewRanks, false>();
+  return column_steps(cell, H, ranks) > held_column_steps(cell)
+             ? f.template operator()<kRanks, true>()
+             : f.template operator()<kRanks, false>();
+}
+
 // The cluster tier.
 inline Launch cluster_launch(const Sizes& s, int blocks, int rows, int64_t bytes) {
   Launch how;
@@ -55,6 +79,23 @@ inline Launch cluster_launch(const Sizes& s, int blocks, int rows, int64_t bytes
   how.shared_bytes = bytes;
   how.cluster = blocks;
   return how;
+}
+
+// Calls f with the groups of units of a block and the blocks of a cluster, of layers that are too
+// large for the block tier.
+template <class F>
+const char* with_cluster_shape(int H, int blocks, F f) {
+  const int groups = cluster_groups(H, blocks);
+  switch (blocks) {
+    case 4:
+      return f.template operator()<3, 4>();
+    case 8:
+      return groups == 2 ? f.template operator()<2, 8>() : f.template operator()<3, 8>();
+    default:
+      return groups == 1   ? f.template operator()<1, 16>()
+             : groups == 2 ? f.template operator()<2, 16>()
+                           : f.template operator()<3, 16>();
+  }
 }
 
 }  // namespace cuda

@@ -24,24 +24,24 @@ struct Place {
       : lane(threadIdx.x % 32), unit(first_unit + lane / 4 * 2), row(lane % 4 * 2) {}
 };
 
-// Two neighbouring units, `unit` and the next, of a row of H; zeros past its end.
+// Two neighbouring units of a row, of which `left` are left; zeros past its end.
 template <class IO>
-DEVICE_FN uint32_t load_pair(const IO* row, int unit, int H, bool paired) {
-  if (unit >= H) return 0;
-  if (paired) return *reinterpret_cast<const uint32_t*>(row + unit);
-  const uint32_t low = row[unit].bits;
-  return unit + 1 < H ? low | uint32_t(row[unit + 1].bits) << 16 : low;
+DEVICE_FN uint32_t load_pair(const IO* units, int left, bool paired) {
+  if (left <= 0) return 0;
+  if (paired) return *reinterpret_cast<const uint32_t*>(units);
+  const uint32_t low = units[0].bits;
+  return left > 1 ? low | uint32_t(units[1].bits) << 16 : low;
 }
 
 template <class IO>
-DEVICE_FN void store_pair(IO* row, int unit, int H, bool paired, uint32_t pair) {
-  if (unit >= H) return;
+DEVICE_FN void store_pair(IO* units, int left, bool paired, uint32_t pair) {
+  if (left <= 0) return;
   if (paired) {
-    *reinterpret_cast<uint32_t*>(row + unit) = pair;
+    *reinterpret_cast<uint32_t*>(units) = pair;
     return;
   }
-  row[unit] = IO{uint16_t(pair)};
-  if (unit + 1 < H) row[unit + 1] = IO{uint16_t(pair >> 16)};
+  units[0] = IO{uint16_t(pair)};
+  if (left > 1) units[1] = IO{uint16_t(pair >> 16)};
 }
 
 // What a thread owns of (N, B, H) states or their gradients, by unit and row, rows b and the next;
@@ -54,7 +54,7 @@ DEVICE_FN void load_own(float (&to)[2][2], const void* states, const Walk& walk,
     float pair[2] = {};
     if (states && b + i < walk.B) {
       const IO* row = static_cast<const IO*>(states) + walk.state(b + i);
-      from_pair<IO>(load_pair(row, unit, H, paired), pair);
+      from_pair<IO>(load_pair(row + unit, H - unit, paired), pair);
     }
 #pragma unroll
     for (int j = 0; j < 2; ++j) to[j][i] = pair[j];
@@ -73,7 +73,7 @@ DEVICE_FN void load_rows(uint32_t (&w)[count][kSteps][4], const IO* w_hh, int un
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int u = unit + i % 2, k = first + s * 16 + i / 2 * 8 + lane % 4 * 2;
-        w[g][s][i] = u < H ? load_pair(w_hh + int64_t(g * H + u) * H, k, H, paired) : 0;
+        w[g][s][i] = u < H ? load_pair(w_hh + int64_t(g * H + u) * H + k, H - k, paired) : 0;
       }
     }
   }
@@ -87,9 +87,9 @@ DEVICE_FN void load_transposed(uint32_t (&w)[4], const IO* matrix, int unit, int
 #pragma unroll
   for (int i = 0; i < 4; i += 2) {
     const int at = k + 4 * i;
-    const IO* row = matrix + int64_t(at) * H;
-    const uint32_t upper = at < H ? load_pair(row, unit, H, paired) : 0;
-    const uint32_t lower = at + 1 < H ? load_pair(row + H, unit, H, paired) : 0;
+    const IO* units = matrix + int64_t(at) * H + unit;
+    const uint32_t upper = at < H ? load_pair(units, H - unit, paired) : 0;
+    const uint32_t lower = at + 1 < H ? load_pair(units + H, H - unit, paired) : 0;
     w[i] = (upper & 0xFFFF) | lower << 16;
     w[i + 1] = upper >> 16 | (lower & 0xFFFF0000);
   }
@@ -196,32 +196,33 @@ DEVICE_FN void multiply(float (&acc)[tiles][count][4], const Fragments<all>& w, 
 }
 
 // Words that each thread copies for itself, some steps ahead: no other thread reads them, so no
-// barrier is needed. A stage holds `words` of each thread.
+// barrier is needed. A stage holds `words` of each thread, whose stages lie together: an odd number
+// of words, so that threads do not meet in a bank.
 template <int words>
 struct Ring {
   static constexpr int kStages = kRingStages;
-  uint32_t* memory;
+  uint32_t* const own;
 
-  DEVICE_FN uint32_t* slot(int k, int word) const {
-    return memory + (k % kStages * words + word) * int(blockDim.x) + int(threadIdx.x);
-  }
+  DEVICE_FN explicit Ring(void* memory)
+      : own(static_cast<uint32_t*>(memory) + int(threadIdx.x) * ring_words(words)) {}
+
+  DEVICE_FN uint32_t* stage(int k) const { return own + low_bits(k, kStages - 1) * words; }
   DEVICE_FN void clear() const {
-    for (int k = 0; k < kStages; ++k) {
 #pragma unroll
-      for (int word = 0; word < words; ++word) *slot(k, word) = 0;
-    }
-  }
-  // The pair at row[unit]; copied behind the back of the thread where it is a word.
-  template <class IO>
-  DEVICE_FN void fetch(int k, int word, const IO* row, int unit, int H, bool paired) const {
-    if (unit >= H) return;
-    if (paired) {
-      cp_async4(slot(k, word), row + unit);
-    } else {
-      *slot(k, word) = load_pair(row, unit, H, false);
-    }
+    for (int word = 0; word < kStages * words; ++word) own[word] = 0;
   }
 };
+
+// Fetches two neighbouring units; behind the back of the thread where they are a word.
+template <bool paired, class IO>
+DEVICE_FN void fetch_pair(uint32_t* to, const IO* units, int left) {
+  if (left <= 0) return;
+  if constexpr (paired) {
+    cp_async4(to, units);
+  } else {
+    *to = load_pair(units, left, false);
+  }
+}
 
 }  // namespace cuda
 }  // namespace fused_rnn

@@ -2,6 +2,8 @@
 // The order of a recurrence's steps, and what a ragged or reset batch makes of each.
 #pragma once
 
+#include <type_traits>
+
 #include "../problem.h"
 #include "primitives.cuh"
 
@@ -21,11 +23,13 @@ struct Walk {
         N(r.sizes.N),
         H(r.sizes.H),
         n(n),
-        reverse(r.reverse >> n & 1),
+        reverse(low_bits(uint32_t(r.reverse >> n), 1)),
         lengths(r.lengths),
         resets(r.resets) {}
 
   DEVICE_FN int time(int k) const { return reverse ? T - 1 - k : k; }
+  // Backward in time: stages are counted from the last visit.
+  DEVICE_FN int stage_time(int stage) const { return reverse ? stage : T - 1 - stage; }
 
   // Steps of row b; none past the batch.
   DEVICE_FN int length(int b) const {
@@ -37,9 +41,10 @@ struct Walk {
 
   // Whether the walk reaches step t of a row fresh, without the state before it.
   DEVICE_FN bool cut(int t, int b, int length) const {
-    if (!resets) return false;
     const int marked = reverse ? t + 1 : t;
-    return marked < length && resets[int64_t(marked) * B + b];
+    uint32_t mark = 0;
+    if (resets && marked < length) mark = resets[number(marked, b)];
+    return mark != 0;
   }
 
   DEVICE_FN bool first(int t, int length) const { return t == (reverse ? length - 1 : 0); }
@@ -48,7 +53,13 @@ struct Walk {
   DEVICE_FN int64_t row(int t, int b, int columns) const {
     return ((int64_t(t) * B + b) * N + n) * columns * H;
   }
-  DEVICE_FN int64_t state(int b) const { return (int64_t(n) * B + b) * H; }
+  DEVICE_FN int64_t state(int b) const { return uint64_t(uint32_t(n * B + b)) * uint32_t(H); }
+
+  // The number of row (t, b) among all steps'. Its tensors have fewer than 2^31.
+  DEVICE_FN uint32_t number(int t, int b) const { return uint32_t(t) * B + b; }
+
+  // That of the row's step before.
+  DEVICE_FN uint32_t previous(uint32_t number) const { return reverse ? number + B : number - B; }
 
   // Where the state before step t stands, in `steps` (T, B, N, columns, H) at `column`, or in
   // `initial` (N, B, H); null for zeros.
@@ -58,6 +69,23 @@ struct Walk {
     if (cut(t, b, length)) return nullptr;
     if (first(t, length)) return initial ? initial + state(b) : nullptr;
     return steps + row(reverse ? t + 1 : t - 1, b, columns) + int64_t(column) * H;
+  }
+};
+
+// The rows of a tensor (T, B, N, columns, H) that belong to one recurrence, by their numbers, from
+// a unit on. A product of 32 bits and an addition of 64 are one instruction.
+template <class Number>
+struct Rows {
+  using Byte = std::conditional_t<std::is_const_v<Number>, const char, char>;
+  Number* const first;
+  const uint32_t bytes;  // from row to row
+
+  DEVICE_FN Rows(const Walk& walk, Number* tensor, int columns, int unit)
+      : first(tensor + uint32_t(walk.n * walk.H * columns + unit)),
+        bytes(uint32_t(walk.N * walk.H) * uint32_t(columns * sizeof(Number))) {}
+
+  DEVICE_FN Number* operator[](uint32_t number) const {
+    return reinterpret_cast<Number*>(reinterpret_cast<Byte*>(first) + uint64_t(number) * bytes);
   }
 };
 

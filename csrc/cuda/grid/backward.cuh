@@ -20,22 +20,21 @@ struct GridBackward {
   static constexpr int kAll = kSteps + kKept;  // of a warp
   static constexpr int kStride = grid_stride(kAll), kSums = kHalves * kSumWords;
 
-  const int slots, passes, warp, lane;
+  const int slots, warp, lane;
   const Fragments<G> kept;  // (warps, kKept, G)
-  const GridGradients<cell, IO> own;
-  float* const sums;  // (warps, kSums)
-  IO* const tiles;    // (slots, kPassRows, kStride)
+  float* const sums;        // (warps, kSums)
+  IO* const tiles;          // (slots, kPassRows, kStride)
+  GridGradients<cell, IO> own;
   uint32_t w[G][kSteps][4];
 
   DEVICE_FN GridBackward(const Backward& p, const Exchange& x, unsigned char* shared)
       : slots(x.slots),
-        passes(x.rows / kPassRows),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
         kept{reinterpret_cast<Vector*>(shared), kKept},
-        own(p, x, 1, &kept.at(kGridWarps, 0, 0, 0)),
-        sums(own.end()),
-        tiles(reinterpret_cast<IO*>(sums + kGridWarps * kSums)) {
+        sums(reinterpret_cast<float*>(&kept.at(kGridWarps, 0, 0, 0))),
+        tiles(reinterpret_cast<IO*>(sums + kGridWarps * kSums)),
+        own(p, x, 1, tiles + slots * kPassRows * kStride) {
     const int H = own.at.H, pair = own.at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
     const bool paired = p.paired;
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(own.at.walk.n) * G * H * H;
@@ -43,7 +42,7 @@ struct GridBackward {
     kept.fill(warp, lane, [=, this](uint32_t (&one)[G][1][4], int s) {
       load_columns(one, w_hh, pair, first + (kSteps + s) * 16, H, paired, lane);
     });
-    for (int i = threadIdx.x; i < slots * kPassRows * kStride; i += blockDim.x) tiles[i] = IO{};
+    for (int i = threadIdx.x; i < slots * kPassRows * kStride; i += kGridThreads) tiles[i] = IO{};
     __syncthreads();
   }
 
@@ -75,7 +74,7 @@ struct GridBackward {
         found &= own.at.template gather<kAll / 2>(tile(g - first), kStride, stage, pass, g, 1);
       }
       if (__syncthreads_or(!found)) return false;
-      if (last && pass + 1 == passes) own.at.end(stage);
+      if (last && pass + 1 == own.passes) own.at.end(stage);
       multiply_gates(first, halves, acc);
       // The next gates come over these tiles.
       if (!last) __syncthreads();
@@ -88,23 +87,21 @@ struct GridBackward {
   }
 
   // While one pass is computed, the other blocks hand on what the next gathers.
-  DEVICE_FN bool step(int stage) const {
+  DEVICE_FN bool step(int stage) {
     if (!own.at.begin(stage)) return false;
 #pragma unroll 1
-    for (int pass = 0; pass < passes; ++pass) {
-      const auto ahead = own.load_inputs(stage + 1, pass);
+    for (int pass = 0; pass < own.passes; ++pass) {
       if (!multiply_pass(stage, pass)) return false;
       __syncthreads();
       float sum = 0;
-      for (int from = 0; from < kGridWarps; ++from) sum += sums[from * kSums + GridSpot(pass).word];
-      own.collect(stage, pass, sum);
-      own.differentiate(stage + 1, pass, ahead);
-      own.prefetch_inputs(stage + 3, pass);
+#pragma unroll
+      for (int from = 0; from < kGridWarps; ++from) sum += sums[from * kSums + own.at.word];
+      own.go_on(stage, pass, sum);
     }
     return true;
   }
 
-  DEVICE_FN void run() const {
+  DEVICE_FN void run() {
     own.start();
     for (int stage = 0; stage < own.walk.T; ++stage) {
       if (!step(stage)) return own.give_up(stage);

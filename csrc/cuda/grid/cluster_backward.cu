@@ -20,7 +20,9 @@ const char* grid_cluster_backward(const Backward& p, const Exchange& x, int rank
       return with_half(p.sizes.dtype, [&]<class IO>() {
         const int64_t bytes = grid_cluster_bytes(cell, p.sizes.H, ranks, x.rows);
         const Launch how = grid_launch(p.sizes, ranks, x.rows, bytes);
-        return launch(&grid_cluster_backward_kernel<cell, IO>, how, stream, p, x, ranks);
+        return with_columns(cell, p.sizes.H, ranks, [&]<int kOf, bool kKept>() {
+          return launch(&grid_cluster_backward_kernel<cell, IO, kOf, kKept>, how, stream, p, x);
+        });
       });
     }
   });

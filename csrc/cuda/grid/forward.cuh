@@ -6,6 +6,7 @@
 
 #include "../device/numbers.cuh"
 #include "../device/primitives.cuh"
+#include "../device/records.cuh"
 #include "../device/tile.cuh"
 #include "../device/units.cuh"
 #include "../device/waits.cuh"
@@ -25,32 +26,34 @@ struct GridForward {
   static constexpr int kParts = sum_parts(kKept);
 
   const Forward& p;
-  const GridPlace at;
+  const GridPlace<1> at;
   const Walk walk;
-  const int H, rows, passes, warp, lane;
-  const Fragments<G> kept;   // (warps, kKept, G)
-  int* const lengths;        // (rows,)
-  float *const h, *const c;  // (rows, 16)
-  float* const sums;         // (kParts, G, kSums)
-  IO* const tile;            // (kPassRows, kStride)
+  const Rows<const IO> xg;
+  const Rows<IO> y, tape;
+  const int H, passes, warp, lane;
+  const Fragments<G> kept;  // (warps, kKept, G)
+  float* const sums;        // (kParts, G, kSums)
+  IO* const tile;           // (kPassRows, kStride)
+  const Records records;
   uint32_t w[G][kSteps][4];
   float bias[G], x_bias;
+  IO inputs[G];  // of the pass that comes next
 
   DEVICE_FN GridForward(const Forward& p, const Exchange& x, unsigned char* shared)
       : p(p),
-        at(p, x, 1, 1),
+        at(p, x, 1),
         walk(p, blockIdx.z),
+        xg(walk, static_cast<const IO*>(p.xg), G, at.unit()),
+        y(walk, static_cast<IO*>(p.y), 1, at.unit()),
+        tape(walk, static_cast<IO*>(p.tape), S, at.unit()),
         H(at.H),
-        rows(at.rows),
-        passes(rows / kPassRows),
+        passes(at.passes()),
         warp(threadIdx.x / 32),
         lane(threadIdx.x % 32),
         kept{reinterpret_cast<Vector*>(shared), kKept},
-        lengths(reinterpret_cast<int*>(&kept.at(kGridWarps, 0, 0, 0))),
-        h(reinterpret_cast<float*>(lengths + rows)),
-        c(h + rows * kTileUnits),
-        sums(c + rows * kTileUnits),
-        tile(reinterpret_cast<IO*>(sums + kParts * G * kSums)) {
+        sums(reinterpret_cast<float*>(&kept.at(kGridWarps, 0, 0, 0))),
+        tile(reinterpret_cast<IO*>(sums + kParts * G * kSums)),
+        records{reinterpret_cast<float*>(tile + kPassRows * kStride)} {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
     const int pair = at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
     load_rows(w, w_hh, pair, first, H, p.paired, lane);
@@ -58,27 +61,23 @@ struct GridForward {
       load_rows(one, w_hh, pair, first + (kSteps + s) * 16, H, p.paired, lane);
     });
     load_bias();
-    for (int i = threadIdx.x; i < kPassRows * kStride; i += blockDim.x) tile[i] = IO{};
-    for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
+    for (int i = threadIdx.x; i < kPassRows * kStride; i += kGridThreads) tile[i] = IO{};
+    for (int i = threadIdx.x; i < at.rows; i += kGridThreads) {
+      records.length(at, i) = walk.length(at.first_row + i);
+    }
     __syncthreads();
-    for (int pass = 0; pass < passes; ++pass) start(GridSpot(pass));
-  }
-
-  DEVICE_FN int unit(const GridSpot& spot) const { return at.first_unit + spot.unit; }
-  DEVICE_FN bool there(const GridSpot& spot) const {
-    return at.first_row + spot.row < walk.B && unit(spot) < H;
+    for (int pass = 0; pass < passes; ++pass) start(pass);
   }
 
   DEVICE_FN void load_bias() {
-    const GridSpot spot(0);
     const auto* b_ih = static_cast<const IO*>(p.b_ih);
     const auto* b_hh = static_cast<const IO*>(p.b_hh);
     x_bias = 0;
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      const int64_t index = (int64_t(walk.n) * G + g) * H + unit(spot);
-      const float from_x = b_ih && unit(spot) < H ? widen(b_ih[index]) : 0;
-      bias[g] = b_hh && unit(spot) < H ? widen(b_hh[index]) : 0;
+      const int64_t index = (int64_t(walk.n) * G + g) * H + at.unit();
+      const float from_x = b_ih && at.in_layer ? widen(b_ih[index]) : 0;
+      bias[g] = b_hh && at.in_layer ? widen(b_hh[index]) : 0;
       if (g < kSummed) {
         bias[g] += from_x;
       } else {
@@ -87,29 +86,36 @@ struct GridForward {
     }
   }
 
-  DEVICE_FN void start(const GridSpot& spot) {
-    const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
-    h[spot.index] = there(spot) && p.h0 ? widen(static_cast<const IO*>(p.h0)[state]) : 0;
-    c[spot.index] = there(spot) && p.c0 ? widen(static_cast<const IO*>(p.c0)[state]) : 0;
-    hand_on(0, spot);
+  DEVICE_FN void start(int pass) {
+    const OwnRow own = at.own_row(records, pass);
+    const int64_t state = walk.state(own.b) + at.unit();
+    own.h = own.there && p.h0 ? widen(static_cast<const IO*>(p.h0)[state]) : 0;
+    own.c = own.there && p.c0 ? widen(static_cast<const IO*>(p.c0)[state]) : 0;
+    hand_on(0, pass, own);
   }
 
   // Gives h to the group's k-th step, zeros where that step starts afresh.
-  DEVICE_FN void hand_on(int k, const GridSpot& spot) {
+  DEVICE_FN void hand_on(int k, int pass, const OwnRow& own) const {
     if (k == walk.T) return;
-    const int b = at.first_row + spot.row;
-    const bool cut = b < walk.B && walk.cut(walk.time(k), b, lengths[spot.row]);
-    if (cut) h[spot.index] = c[spot.index] = 0;
-    at.template give<IO>(k, spot, 0, h[spot.index]);
+    if (walk.cut(walk.time(k), own.b, own.length)) own.h = own.c = 0;
+    at.template give<IO>(k, pass, {own.h});
   }
 
-  // The input parts of a pass.
-  DEVICE_FN void load_inputs(int k, int pass, IO (&x)[G]) const {
-    const GridSpot spot(pass);
-    if (k >= walk.T || !there(spot) || walk.time(k) >= lengths[spot.row]) return;
-    const int64_t row = walk.row(walk.time(k), at.first_row + spot.row, G) + unit(spot);
+  // Takes what a pass of the k-th step will need, and asks for what its rows need two steps later,
+  // one lane for all that lies together.
+  DEVICE_FN void load_inputs(int k, int pass) {
+    if (k >= walk.T) return;
+    const OwnRow own = at.own_row(records, pass);
+    const uint32_t number = walk.number(walk.time(k), own.b);
+    if (walk.time(k) < own.length) {
+      const IO* units = xg[number];
 #pragma unroll
-    for (int g = 0; g < G; ++g) x[g] = static_cast<const IO*>(p.xg)[row + g * H];
+      for (int g = 0; g < G; ++g) inputs[g] = units[g * H];
+    }
+    if (at.own || k + 2 >= walk.T || walk.time(k + 2) >= own.length) return;
+    const IO* later = xg[walk.reverse ? number - 2 * walk.B : number + 2 * walk.B];
+#pragma unroll
+    for (int g = 0; g < G; ++g) prefetch(later + g * H);
   }
 
   // A part of the sums of a pass for each warp, or two.
@@ -122,14 +128,13 @@ struct GridForward {
       if (half < halves) multiply(acc[half], w, own + half * kTileRows * kStride);
     }
     multiply(acc, kept, warp, 0, own + kSteps * 16, kTileRows * kStride, halves, lane);
+    float* parts = sums + warp % kParts * G * kSums;
     const auto each = [&](auto use) {
 #pragma unroll
-      for (int g = 0; g < G; ++g) {
+      for (int half = 0; half < kHalves; ++half) {
+        if (half >= halves) continue;
 #pragma unroll
-        for (int half = 0; half < kHalves; ++half) {
-          float* part = sums + (warp % kParts * G + g) * kSums + half * kSumWords;
-          if (half < halves) use(part, acc[half][g]);
-        }
+        for (int g = 0; g < G; ++g) use(parts + g * kSums + half * kSumWords, acc[half][g]);
       }
     };
     const auto put = [&](float* part, const float (&own)[4]) { put_sums(part, own, lane); };
@@ -141,71 +146,65 @@ struct GridForward {
     if (warp < kParts) each(put);
   }
 
-  DEVICE_FN void update(int k, int pass, const IO (&given)[G]) {
-    const GridSpot spot(pass);
+  DEVICE_FN void update(int k, int pass) {
+    const OwnRow own = at.own_row(records, pass);
     const int t = walk.time(k);
-    const bool active = there(spot) && t < lengths[spot.row];
+    const bool active = t < own.length;
     float x[G], total[G], saved[S + 1];
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      x[g] = widen(given[g]) + (g < kSummed ? 0 : x_bias);
+      x[g] = widen(inputs[g]);
+      if (g >= kSummed) x[g] += x_bias;
       total[g] = bias[g];
-      for (int from = 0; from < kParts; ++from) {
-        total[g] += sums[(from * G + g) * kSums + spot.word];
-      }
+#pragma unroll
+      for (int from = 0; from < kParts; ++from) total[g] += sums[(from * G + g) * kSums + at.word];
     }
-    float& own = h[spot.index];
     if (active) {
-      forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, own, c[spot.index], saved);
+      forward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, x, total, own.h, own.c, saved);
     }
-    const float value = own;
-    hand_on(k + 1, spot);
-    if (there(spot)) store(t, spot, active, value, saved);
+    // The output, whatever the next step makes of the state.
+    saved[S] = own.h;
+    hand_on(k + 1, pass, own);
+    if (own.there) store(walk.number(t, own.b), active, saved);
   }
 
-  DEVICE_FN void store(int t, const GridSpot& spot, bool active, float value,
-                       const float (&saved)[S + 1]) const {
-    const int b = at.first_row + spot.row, u = unit(spot);
-    static_cast<IO*>(p.y)[walk.row(t, b, 1) + u] = active ? narrow<IO>(value) : IO{};
+  DEVICE_FN void store(uint32_t number, bool active, const float (&saved)[S + 1]) const {
+    *y[number] = active ? narrow<IO>(saved[S]) : IO{};
     if (!active || !p.tape) return;
-    IO* slots = static_cast<IO*>(p.tape) + walk.row(t, b, S) + u;
+    IO* slots = tape[number];
 #pragma unroll
     for (int s = 0; s < S; ++s) slots[s * H] = narrow<IO>(saved[s]);
   }
 
   // While one pass is computed, the others' blocks hand on what the next gathers, and its inputs
   // come from memory. False where what it gathers does not come.
-  DEVICE_FN bool step(int k, IO (&ahead)[G]) {
+  DEVICE_FN bool step(int k) {
     if (!at.begin(k)) return false;
 #pragma unroll 1
     for (int pass = 0; pass < passes; ++pass) {
       const bool last = pass + 1 == passes;
-      IO x[G];
-#pragma unroll
-      for (int g = 0; g < G; ++g) x[g] = ahead[g];
       const bool found = at.template gather<kAll / 2>(tile, kStride, k, pass, 0, 1);
       if (__syncthreads_or(!found)) return false;
       if (last) at.end(k);
-      load_inputs(last ? k + 1 : k, last ? 0 : pass + 1, ahead);
       multiply_pass(pass);
       __syncthreads();
-      update(k, pass, x);
+      update(k, pass);
+      load_inputs(last ? k + 1 : k, last ? 0 : pass + 1);
     }
     return true;
   }
 
   DEVICE_FN void run() {
-    IO ahead[G] = {};
-    load_inputs(0, 0, ahead);
+    load_inputs(0, 0);
     for (int k = 0; k < walk.T; ++k) {
-      if (!step(k, ahead)) return spoil_forward<cell, IO>(p, walk, at.share(), k);
+      if (!step(k)) return spoil_forward<cell, IO>(p, walk, at.share(), k);
     }
     for (int pass = 0; pass < passes; ++pass) {
-      const GridSpot spot(pass);
-      if (!there(spot)) continue;
-      const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
-      static_cast<IO*>(p.hn)[state] = narrow<IO>(h[spot.index]);
-      if (cell == Cell::kLstm) static_cast<IO*>(p.cn)[state] = narrow<IO>(c[spot.index]);
+      const OwnRow own = at.own_row(records, pass);
+      if (!own.there) continue;
+      const int64_t state = walk.state(own.b) + at.unit();
+      static_cast<IO*>(p.hn)[state] = narrow<IO>(own.h);
+      if (cell == Cell::kLstm) static_cast<IO*>(p.cn)[state] = narrow<IO>(own.c);
     }
   }
 };

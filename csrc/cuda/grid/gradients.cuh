@@ -6,6 +6,7 @@
 #include "../device/inputs.cuh"
 #include "../device/numbers.cuh"
 #include "../device/primitives.cuh"
+#include "../device/records.cuh"
 #include "../device/units.cuh"
 #include "../device/waits.cuh"
 #include "../device/walk.cuh"
@@ -22,103 +23,101 @@ struct GridGradients {
   static constexpr int G = gate_count(cell), D = grad_count(cell);
 
   const Backward& p;
-  const GridPlace at;
+  const GridPlace<G> at;
   const Walk walk;
-  const int H, rows;
-  int* const lengths;          // (rows,)
-  float *const dh, *const dc;  // (rows, 16)
+  const int H, passes;
+  const BackwardSource<cell, IO> source;
+  const Rows<IO> gates;  // dG
+  const Records records;
+  Inputs inputs;  // of the pass that comes next
 
   DEVICE_FN GridGradients(const Backward& p, const Exchange& x, int columns, void* shared)
       : p(p),
-        at(p, x, G, columns),
+        at(p, x, columns),
         walk(at.walk),
         H(at.H),
-        rows(at.rows),
-        lengths(static_cast<int*>(shared)),
-        dh(reinterpret_cast<float*>(lengths + rows)),
-        dc(dh + rows * kTileUnits) {
-    for (int i = threadIdx.x; i < rows; i += blockDim.x) lengths[i] = walk.length(at.first_row + i);
-    for (int pass = 0; pass * kPassRows < rows; ++pass) {
-      const GridSpot spot(pass);
-      const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
-      dh[spot.index] = there(spot) && p.dhn ? widen(static_cast<const IO*>(p.dhn)[state]) : 0;
-      dc[spot.index] = there(spot) && p.dcn ? widen(static_cast<const IO*>(p.dcn)[state]) : 0;
+        passes(at.passes()),
+        source(p, walk, at.unit()),
+        gates(walk, static_cast<IO*>(p.dg), D, at.unit()),
+        records{static_cast<float*>(shared)} {
+    for (int i = threadIdx.x; i < at.rows; i += kGridThreads) {
+      records.length(at, i) = walk.length(at.first_row + i);
+    }
+    // From here on a row's own threads alone read and write its states.
+    for (int pass = 0; pass < passes; ++pass) {
+      const int place = at.row + pass * kPassRows, b = at.first_row + place;
+      const bool there = at.in_layer && b < at.end_row;
+      const int64_t state = walk.state(b) + at.unit();
+      float* own = &records.state(at, place);
+      own[0] = there && p.dhn ? widen(static_cast<const IO*>(p.dhn)[state]) : 0;
+      own[at.units] = there && p.dcn ? widen(static_cast<const IO*>(p.dcn)[state]) : 0;
     }
   }
 
-  DEVICE_FN float* end() const { return dc + rows * kTileUnits; }
-  DEVICE_FN int unit(const GridSpot& spot) const { return at.first_unit + spot.unit; }
-  DEVICE_FN bool there(const GridSpot& spot) const {
-    return at.first_row + spot.row < walk.B && unit(spot) < H;
-  }
+  DEVICE_FN OwnRow row(int pass) const { return at.own_row(records, pass); }
   // Stages are counted from the last step.
-  DEVICE_FN int time(int stage) const { return walk.time(walk.T - 1 - stage); }
+  DEVICE_FN int time(int stage) const { return walk.stage_time(stage); }
 
-  DEVICE_FN Inputs load_inputs(int stage, int pass) const {
-    Inputs in = {};
-    const GridSpot spot(pass);
-    if (stage >= walk.T || !there(spot)) return in;
-    const int t = time(stage), length = lengths[spot.row];
-    if (t < length) in.load(p, walk, t, at.first_row + spot.row, unit(spot), length);
-    return in;
-  }
-
-  DEVICE_FN void prefetch_inputs(int stage, int pass) const {
-    const GridSpot spot(pass);
-    if (stage >= walk.T || !there(spot)) return;
-    Inputs::fetch(p, walk, time(stage), at.first_row + spot.row, unit(spot));
-  }
-
-  // Gives the gates' gradients of one unit and row; dh keeps the path past the products.
-  DEVICE_FN void differentiate(int stage, int pass, const Inputs& in) const {
-    const GridSpot spot(pass);
+  // Takes what a stage needs of the tape, the state before and dy, and asks for what its rows need
+  // two stages later.
+  DEVICE_FN void load_inputs(int stage, int pass) {
     if (stage >= walk.T) return;
+    const OwnRow own = row(pass);
+    source.load(inputs, walk, time(stage), own.b, own.length);
+    if (stage + 2 < walk.T) source.prefetch(walk, time(stage + 2), own.b, own.length);
+  }
+
+  // Gives the gates' gradients of a pass; dh keeps the path past the products.
+  DEVICE_FN void differentiate(int stage, int pass, const OwnRow& own) {
     const int t = time(stage);
-    float dg[D] = {};
-    if (there(spot) && t < lengths[spot.row]) {
+    float dg[D] = {}, given[G];
+    if (t < own.length) {
       float saved[Inputs::kSaved];
-      in.widened(saved);
-      float& own = dh[spot.index];
-      own += widen(in.dy);
-      backward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, saved, widen(in.before), own,
-                              dc[spot.index], dg);
+      inputs.widened(saved);
+      float dh = own.h + widen(inputs.dy), dc = own.c;
+      backward_unit<cell, IO>(p.sizes.cell == Cell::kRnnRelu, saved, widen(inputs.before), dh, dc,
+                              dg);
+      own.h = dh, own.c = dc;
     }
 #pragma unroll
-    for (int g = 0; g < G; ++g) {
-      at.template give<IO>(stage, spot, g, dg[recurrent_column(cell, g)]);
-    }
-    if (!there(spot)) return;
-    IO* columns = static_cast<IO*>(p.dg) + walk.row(t, at.first_row + spot.row, D) + unit(spot);
+    for (int g = 0; g < G; ++g) given[g] = dg[recurrent_column(cell, g)];
+    at.template give<IO>(stage, pass, given);
+    const bool last = pass + 1 == passes;
+    load_inputs(last ? stage + 1 : stage, last ? 0 : pass + 1);
+    if (!own.there) return;
+    IO* columns = gates[walk.number(t, own.b)];
 #pragma unroll
     for (int d = 0; d < D; ++d) columns[d * H] = narrow<IO>(dg[d]);
   }
 
-  // dh of the step before, where the rows are not cut off from it.
-  DEVICE_FN void collect(int stage, int pass, float sum) const {
-    const GridSpot spot(pass);
-    const int t = time(stage), length = lengths[spot.row];
-    if (!there(spot) || t >= length) return;
-    const bool cut = walk.cut(t, at.first_row + spot.row, length);
-    dh[spot.index] = cut ? 0 : dh[spot.index] + sum;
-    if (cut) dc[spot.index] = 0;
+  // dh of the step before a stage's, where the rows are not cut off from it, and the gradients that
+  // the next stage gives.
+  DEVICE_FN void go_on(int stage, int pass, float sum) {
+    const OwnRow own = row(pass);
+    const int t = time(stage);
+    if (t < own.length) {
+      const bool cut = walk.cut(t, own.b, own.length);
+      own.h = cut ? 0 : own.h + sum;
+      if (cut) own.c = 0;
+    }
+    if (stage + 1 < walk.T) differentiate(stage + 1, pass, own);
   }
 
-  DEVICE_FN void start() const {
-    for (int pass = 0; pass * kPassRows < rows; ++pass) {
-      differentiate(0, pass, load_inputs(0, pass));
-    }
+  DEVICE_FN void start() {
+    load_inputs(0, 0);
+    for (int pass = 0; pass < passes; ++pass) differentiate(0, pass, row(pass));
   }
 
   // Where a stage's products do not come.
   DEVICE_FN void give_up(int stage) const { spoil_backward<cell, IO>(p, walk, at.share(), stage); }
 
   DEVICE_FN void finish() const {
-    for (int pass = 0; pass * kPassRows < rows; ++pass) {
-      const GridSpot spot(pass);
-      if (!there(spot)) continue;
-      const int64_t state = walk.state(at.first_row + spot.row) + unit(spot);
-      if (p.dh0) static_cast<IO*>(p.dh0)[state] = narrow<IO>(dh[spot.index]);
-      if (p.dc0) static_cast<IO*>(p.dc0)[state] = narrow<IO>(dc[spot.index]);
+    for (int pass = 0; pass < passes; ++pass) {
+      const OwnRow own = row(pass);
+      if (!own.there) continue;
+      const int64_t state = walk.state(own.b) + at.unit();
+      if (p.dh0) static_cast<IO*>(p.dh0)[state] = narrow<IO>(own.h);
+      if (p.dc0) static_cast<IO*>(p.dc0)[state] = narrow<IO>(own.c);
     }
   }
 };

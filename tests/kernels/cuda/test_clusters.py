@@ -41,6 +41,27 @@ def test_several_passes_of_rows(machine: Emulator, cell: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("device", "hidden", "shape"),
+    [
+        (Device.EIGHTS, 136, "clusters of 8 of 256 threads"),
+        (Device.EIGHTS, 264, "clusters of 8 of 384 threads"),
+        (Device.CLUSTERS, 136, "clusters of 16 of 128 threads"),
+        (Device.CLUSTERS, 264, "clusters of 16 of 256 threads"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cell", ["gru_reset_before", "lstm"])
+def test_every_shape_of_clusters(
+    machine: Emulator, cell: str, device: Device, hidden: int, shape: str
+) -> None:
+    machine.use(device)
+    case = replace(RAGGED, cell=cell, steps=3, hidden=hidden)
+    judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
+    for backward in (False, True):
+        assert shape in machine.last_plan(backward=backward)
+
+
+@pytest.mark.parametrize(
     ("cell", "dtype"),
     [
         ("lstm", "bf16"),

@@ -109,7 +109,9 @@ def plan(
 @pytest.mark.usefixtures("planner")
 def test_plans() -> None:
     assert "tier block, 4 blocks of 256 threads, 8 rows" in plan(torch.bfloat16, 128)
-    assert "tier grid, 18 blocks of 256 threads, 16 rows" in plan(torch.float16, 129)
+    # Half a pass each, where that lets more groups of rows run at once.
+    assert "tier grid, 36 blocks of 256 threads, 8 rows" in plan(torch.float16, 129)
+    assert "tier grid, 128 blocks of 256 threads, 8 rows" in plan(torch.float16, 512)
     assert "tier grid, 130 blocks of 256 threads, 16 rows" in plan(torch.float16, 1025)
     assert "above 2048" in plan(torch.float16, 2049)
     assert "128 blocks would have to run at once, on 72" in plan(torch.float16, 1024, A10)

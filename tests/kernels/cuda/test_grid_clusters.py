@@ -58,6 +58,15 @@ def test_a_rank_for_each_warp(machine: Emulator, cell: str) -> None:
     judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
 
 
+@pytest.mark.long
+def test_weights_beyond_the_registers(machine: Emulator) -> None:
+    """More than 1280 units: some weights of each warp are in shared memory."""
+    machine.use(Device.EIGHTS)
+    case = Case("lstm", 2, 2, 4, 1290, "bf16")
+    judge(case, run(case, make(case), emulated.NAME), emulated.NAME)
+    assert "clusters of 8 " in machine.last_plan(backward=True)
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_every_schedule_gives_the_same_bits(machine: Emulator, cell: str) -> None:
     same_bits(machine, replace(WIDE, cell=cell, lengths=False), range(2, 5))

@@ -190,6 +190,12 @@ void address_out_of_bounds(Memory* m) {
   cp_async_wait<0>();
 }
 
+template <bool faulty>
+void plain_address_out_of_bounds(Memory* m) {
+  SHARED_MEMORY(shared);
+  reinterpret_cast<uint32_t*>(shared)[threadIdx.x + (faulty ? 4096 / 4 : 0)] = m->in[0];
+}
+
 // The product of two matrices that tell their elements apart, one fragment read amiss.
 template <bool faulty>
 void wrong_fragment(Memory* m) {
@@ -236,6 +242,7 @@ const Kind kKinds[] = {
     KIND(shuffle_in_divergent_code, "deadlock", 1),
     KIND(misaligned_matrix, "not aligned", 1),
     KIND(address_out_of_bounds, "out of bounds", 1),
+    KIND(plain_address_out_of_bounds, "out of bounds", 1),
     KIND(wrong_fragment, "wrong product", 1),
     KIND(no_meeting_before_pushes, "not initialised", kPair, true),
     KIND(missing_push_wait, "unfinished copy", kPair, true),

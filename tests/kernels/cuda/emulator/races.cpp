@@ -54,6 +54,14 @@ bool ordered(const Thread& thread, const Mark& mark, bool atomic) {
        " at " + source_of(mark.where));
 }
 
+// No block has more shared memory than was asked for.
+void check_bounds(const void* address, int bytes, void* where) {
+  const size_t at = size_t(static_cast<const unsigned char*>(address) - machine.shared);
+  if (at >= machine.blocks.size() * machine.shared_stride) return;
+  if (at % machine.shared_stride + size_t(bytes) <= machine.shape.shared_bytes) return;
+  fail("out of bounds: " + place_of(address) + " at " + source_of(where));
+}
+
 void note_read(Cell& cell, const Thread& thread, const Mark& mark) {
   for (Mark& read : cell.reads) {
     if (read.thread < 0 || read.thread == thread.id || ordered(thread, read, false)) {
@@ -93,6 +101,7 @@ void learn(const Clock& clock) {
 
 void check_access(const void* address, int bytes, bool write, Access kind, void* where) {
   if (!machine.current || machine.stacks.contain(address)) return;
+  check_bounds(address, bytes, where);
   const Thread& thread = *machine.current;
   const bool atomic = kind == Access::kAtomic;
   const Mark mark{thread.id, thread.now, where, atomic};
