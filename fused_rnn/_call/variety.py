@@ -57,7 +57,11 @@ class Variety(NamedTuple):
         return (*names, *(["peephole"] if self.peephole else []))
 
 
-PLAIN = Variety()
+class _Plain(Variety):
+    """No options. Compiled graphs tell it from others by its type alone."""
+
+
+PLAIN: Variety = _Plain()
 _INERT = ("forget_bias", "recurrent_dropout_mode", "layer_norm_eps")
 # Those that plain cells can do, with other weights.
 _OF_WEIGHTS = ("coupled", "block_diagonal", "recurrent_dropout")

@@ -93,6 +93,15 @@ def test_in_a_graph(name: str) -> None:
     assert_within_budget(exported(x)[0], layer(x)[0])
 
 
+def test_a_graph_is_of_its_options() -> None:
+    torch._dynamo.reset()
+    x = torch.randn(T, B, INPUT, dtype=torch.float64)
+    for options in ({}, {"zoneout": 0.3}, {"zoneout": 0.6}, {"activation": "relu"}):
+        layer = fused_rnn.FusedGRU(INPUT, H, **options).double().eval()
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        assert_within_budget(compiled(x)[0], layer(x)[0])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_graph_for_every_length(name: str, backend: str) -> None:
