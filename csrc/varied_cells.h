@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The pointwise equations of cells with options (other activations, peepholes, dropout, zoneout)
-// and of the sLSTM, as cells.h has those of the plain cells. What is normalised comes so.
+// The pointwise equations of cells with options (other activations, bounds, peepholes, dropout,
+// zoneout) and of the sLSTM, as cells.h has those of the plain cells. What is normalised comes so.
 #pragma once
 
 #include "cells.h"
@@ -47,6 +47,33 @@ CELL_FN V activate_backward(Activation kind, V y, V dy) {
   }
 }
 
+// Bounds what gates are activated at to -limit..limit, where it is on. `beyond` tells the backward
+// pass which of them lay beyond: it is the sum of their 2^gate, numbered in PyTorch's order.
+template <class V>
+struct Clip {
+  bool on;
+  V limit, beyond;
+};
+
+template <int gate, class V>
+CELL_FN V clipped(V pre, Clip<V>& clip) {
+  if (!clip.on) return pre;
+  const V zero{}, own = zero + (1 << gate);
+  const V low = pre < -clip.limit ? -clip.limit : pre;
+  const V within = low > clip.limit ? clip.limit : low;
+  clip.beyond += within == pre ? zero : own;
+  return within;
+}
+
+// What of d passes back. From the last gate to the first: each takes its own off `beyond`.
+template <int gate, class V>
+CELL_FN V clipped_backward(V d, Clip<V>& clip) {
+  if (!clip.on) return d;
+  const V zero{}, own = zero + (1 << gate), passed = clip.beyond < own ? d : zero;
+  clip.beyond = clip.beyond < own ? clip.beyond : clip.beyond - own;
+  return passed;
+}
+
 // Zoneout: `hold` is 1 where the state before is held, 0 where not, or the probability of it.
 template <class V>
 CELL_FN V held(V next, V prev, V hold) {
@@ -73,11 +100,11 @@ struct LstmCell {
 // `kept`: what dropout leaves of the candidate, 1 / (1 - p) or 0.
 template <class Math, class V>
 CELL_FN LstmCell<V> varied_lstm_cell(Activations act, V i_pre, V f_pre, V g_pre, V c_prev,
-                                     Peephole<V> w, V kept) {
+                                     Peephole<V> w, V kept, Clip<V>& clip) {
   LstmCell<V> s;
-  s.i = activate<Math>(act.gate, i_pre + w.i * c_prev);
-  s.f = activate<Math>(act.gate, f_pre + w.f * c_prev);
-  s.g = activate<Math>(act.other, g_pre);
+  s.i = activate<Math>(act.gate, clipped<0>(i_pre + w.i * c_prev, clip));
+  s.f = activate<Math>(act.gate, clipped<1>(f_pre + w.f * c_prev, clip));
+  s.g = activate<Math>(act.other, clipped<2>(g_pre, clip));
   s.c = s.f * c_prev + s.i * s.g * kept;
   return s;
 }
@@ -89,9 +116,10 @@ struct LstmExit {
 
 // `shown`: the cell, normalised where it is.
 template <class Math, class V>
-CELL_FN LstmExit<V> varied_lstm_exit(Activations act, V o_pre, V c, V shown, Peephole<V> w) {
+CELL_FN LstmExit<V> varied_lstm_exit(Activations act, V o_pre, V c, V shown, Peephole<V> w,
+                                     Clip<V>& clip) {
   LstmExit<V> s;
-  s.o = activate<Math>(act.gate, o_pre + w.o * c);
+  s.o = activate<Math>(act.gate, clipped<3>(o_pre + w.o * c, clip));
   s.h = s.o * activate<Math>(act.other, shown);
   return s;
 }
@@ -102,10 +130,11 @@ struct LstmExitGrad {
 };
 
 template <class Math, class V>
-CELL_FN LstmExitGrad<V> varied_lstm_exit_backward(Activations act, V o, V shown, V dh) {
+CELL_FN LstmExitGrad<V> varied_lstm_exit_backward(Activations act, V o, V shown, V dh,
+                                                  Clip<V>& clip) {
   LstmExitGrad<V> d;
   const V out = activate<Math>(act.other, shown);
-  d.do_ = activate_backward(act.gate, o, dh * out);
+  d.do_ = clipped_backward<3>(activate_backward(act.gate, o, dh * out), clip);
   d.dshown = activate_backward(act.other, out, dh * o);
   return d;
 }
@@ -113,37 +142,48 @@ CELL_FN LstmExitGrad<V> varied_lstm_exit_backward(Activations act, V o, V shown,
 // dc is all that reaches c, but for what passes by by zoneout.
 template <class V>
 CELL_FN LstmGrad<V> varied_lstm_cell_backward(Activations act, V i, V f, V g, V c_prev, V do_, V dc,
-                                              Peephole<V> w, V kept) {
+                                              Peephole<V> w, V kept, Clip<V>& clip) {
   LstmGrad<V> d;
-  d.do_ = do_;
-  d.di = activate_backward(act.gate, i, dc * g * kept);
-  d.df = activate_backward(act.gate, f, dc * c_prev);
-  d.dg = activate_backward(act.other, g, dc * i * kept);
+  d.do_ = clipped_backward<3>(do_, clip);
+  d.dg = clipped_backward<2>(activate_backward(act.other, g, dc * i * kept), clip);
+  d.df = clipped_backward<1>(activate_backward(act.gate, f, dc * c_prev), clip);
+  d.di = clipped_backward<0>(activate_backward(act.gate, i, dc * g * kept), clip);
   d.dc_prev = dc * f + d.di * w.i + d.df * w.f;
   return d;
 }
 
 template <class Math, class V>
-CELL_FN GruStep<V> varied_gru(Activations act, V r_pre, V z_pre, V x_n, V q, V h_prev, V kept) {
+CELL_FN GruStep<V> varied_gru(Activations act, V r_pre, V z_pre, V x_n, V q, V h_prev, V kept,
+                              Clip<V>& clip) {
   GruStep<V> s;
-  s.r = activate<Math>(act.gate, r_pre);
-  s.z = activate<Math>(act.gate, z_pre);
-  s.n = activate<Math>(act.other, x_n + s.r * q);
+  s.r = activate<Math>(act.gate, clipped<0>(r_pre, clip));
+  s.z = activate<Math>(act.gate, clipped<1>(z_pre, clip));
+  s.n = activate<Math>(act.other, clipped<2>(x_n + s.r * q, clip));
   const V n = s.n * kept;
   s.h = n + s.z * (h_prev - n);
   return s;
 }
 
 template <class V>
-CELL_FN GruGrad<V> varied_gru_backward(Activations act, V r, V z, V n, V q, V h_prev, V dh,
-                                       V kept) {
+CELL_FN GruGrad<V> varied_gru_backward(Activations act, V r, V z, V n, V q, V h_prev, V dh, V kept,
+                                       Clip<V>& clip) {
   GruGrad<V> d;
-  d.dn = activate_backward(act.other, n, dh * (1 - z) * kept);
-  d.dz = activate_backward(act.gate, z, dh * (h_prev - n * kept));
+  d.dn = clipped_backward<2>(activate_backward(act.other, n, dh * (1 - z) * kept), clip);
+  d.dz = clipped_backward<1>(activate_backward(act.gate, z, dh * (h_prev - n * kept)), clip);
   d.dq = d.dn * r;
-  d.dr = activate_backward(act.gate, r, d.dn * q);
+  d.dr = clipped_backward<0>(activate_backward(act.gate, r, d.dn * q), clip);
   d.dh_prev = dh * z;
   return d;
+}
+
+template <class Math, class V>
+CELL_FN V varied_rnn(Activation act, V pre, Clip<V>& clip) {
+  return activate<Math>(act, clipped<0>(pre, clip));
+}
+
+template <class V>
+CELL_FN V varied_rnn_backward(Activation act, V h, V dh, Clip<V>& clip) {
+  return clipped_backward<0>(activate_backward(act, h, dh), clip);
 }
 
 // sLSTM (Beck et al. 2024, "xLSTM", equations 8 to 17): exponential gates, with c and n in units of

@@ -49,7 +49,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     std::optional<Tensor> peephole, std::optional<Tensor> seeds, std::optional<Tensor> lengths,
     std::optional<Tensor> resets, std::string cell, std::vector<int64_t> reverse,
     std::string activation, std::string gate_activation, double zoneout, double zoneout_cell,
-    double dropout, bool drops_state, double eps, bool every_cell, bool keep_tape);
+    double dropout, bool drops_state, double eps, std::optional<double> clip, bool every_cell,
+    bool keep_tape);
 
 // Returns dx, the gradient of the recurrent part (empty where it is dx), what the recurrent weights
 // were multiplied with, dh0, dc0, and the gradients from b_hh to peephole, absent ones empty.
@@ -62,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
     std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
     std::string cell, std::vector<int64_t> reverse, std::string activation,
     std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps, bool every_cell);
+    bool drops_state, double eps, std::optional<double> clip, bool every_cell);
 
 // The weights of a layer as its kernels read them, and what the calls below need know of it.
 Tensor prepack(std::vector<Tensor> weights, std::string cell, std::vector<int64_t> reverse);

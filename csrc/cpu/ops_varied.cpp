@@ -29,6 +29,7 @@ struct VariedNumbers {
   double zoneout, zoneout_cell, dropout;
   bool drops_state;
   double eps;
+  std::optional<double> clip;
 };
 
 // The sizes, rows and inputs of a call, checked.
@@ -73,8 +74,10 @@ struct VariedCall : Layer {
                     "scales: expected those of all parts, and of an LSTM's cell, or none");
     FUSED_RNN_CHECK(lstm || !given.peephole, "peephole: expected it of an LSTM, got ", cell);
     const bool varies = numbers.zoneout != 0 || numbers.zoneout_cell != 0 || numbers.dropout != 0;
-    FUSED_RNN_CHECK(sizes.cell != Cell::kSlstm || !varies,
-                    "slstm: expected neither zoneout nor dropout");
+    FUSED_RNN_CHECK(sizes.cell != Cell::kSlstm || !(varies || numbers.clip),
+                    "slstm: expected no zoneout, dropout or clip");
+    FUSED_RNN_CHECK(!numbers.clip || *numbers.clip > 0, "clip: expected a number above 0, got ",
+                    numbers.clip.value_or(0));
     check_optional("seeds", given.seeds, ScalarType::Long, {sizes.B});
     args.shape = shape;
     args.rows = rows;
@@ -85,7 +88,8 @@ struct VariedCall : Layer {
                     numbers.zoneout_cell,
                     numbers.dropout,
                     numbers.drops_state,
-                    numbers.eps};
+                    numbers.eps,
+                    numbers.clip.value_or(0)};
     args.x = x.const_data_ptr();
     args.h0 = data(given.h0);
     args.c0 = data(given.c0);
@@ -100,10 +104,7 @@ struct VariedCall : Layer {
     args.seeds = static_cast<const int64_t*>(data(given.seeds));
   }
 
-  std::vector<int64_t> tape_shape() const {
-    const int64_t slots = varied_slots(shape.cell) + (args.h_scale ? G : 0);
-    return over_rows({shape.N, slots, shape.H});
-  }
+  std::vector<int64_t> tape_shape() const { return over_rows({shape.N, all_slots(args), shape.H}); }
 
   // Of the products within the recurrence alone.
   double multiply_adds() const {
@@ -122,13 +123,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> varied_forward(
     std::optional<Tensor> peephole, std::optional<Tensor> seeds, std::optional<Tensor> lengths,
     std::optional<Tensor> resets, std::string cell, std::vector<int64_t> reverse,
     std::string activation, std::string gate_activation, double zoneout, double zoneout_cell,
-    double dropout, bool drops_state, double eps, bool every_cell, bool keep_tape) {
+    double dropout, bool drops_state, double eps, std::optional<double> clip, bool every_cell,
+    bool keep_tape) {
   const VariedCall call(
       x,
       {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, seeds, lengths,
        resets},
       cell, reverse,
-      {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps});
+      {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps, clip});
   const Shape& s = call.shape;
   const int64_t cells = cell_states(s.cell);
   Tensor y = make(call.over_rows({s.N, s.H}), call.dtype);
@@ -163,13 +165,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, std::vector<Tensor>> varied_b
     std::optional<Tensor> lengths, std::optional<Tensor> resets, Tensor y, Tensor tape,
     std::string cell, std::vector<int64_t> reverse, std::string activation,
     std::string gate_activation, double zoneout, double zoneout_cell, double dropout,
-    bool drops_state, double eps, bool /* every_cell */) {
+    bool drops_state, double eps, std::optional<double> clip, bool /* every_cell */) {
   const VariedCall call(
       x,
       {h0, c0, w_hh, b_hh, x_scale, x_bias, h_scale, c_scale, c_bias, peephole, seeds, lengths,
        resets},
       cell, reverse,
-      {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps});
+      {activation, gate_activation, zoneout, zoneout_cell, dropout, drops_state, eps, clip});
   const Shape& s = call.shape;
   const int64_t cells = cell_states(s.cell);
   check_tensor("y", y, call.dtype, call.over_rows({s.N, s.H}));

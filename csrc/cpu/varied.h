@@ -15,6 +15,7 @@ struct VariedOptions {
   double zoneout, zoneout_cell, dropout;  // probabilities
   bool drops_state;                       // dropout of h before the product, else of the candidate
   double eps;                             // of normalisation
+  double clip;                            // bounds what gates are activated at; 0 does not
 };
 
 struct VariedLayer {
@@ -43,10 +44,14 @@ constexpr int cell_states(Cell cell) {
 
 // Slots of the tape: LSTM i f g o c, sLSTM i f z o c n and the forget gate's sigmoid, GRU r z n q,
 // plain RNN h before zoneout; behind them, where it is normalised, the recurrent part as it comes
-// from the product, G slots.
+// from the product, G slots; at the end, with a clip, which gates lay beyond it (varied_cells.h).
 constexpr int varied_slots(Cell cell) {
   if (cell == Cell::kSlstm) return 7;
   return cell == Cell::kLstm ? 5 : cell == Cell::kGru ? 4 : 1;
+}
+static inline int64_t all_slots(const VariedLayer& layer) {
+  const Cell cell = layer.shape.cell;
+  return varied_slots(cell) + (layer.h_scale ? gate_count(cell) : 0) + (layer.options.clip > 0);
 }
 
 struct VariedForward : VariedLayer {

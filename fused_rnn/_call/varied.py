@@ -121,7 +121,7 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
     xg = linear(x, w_ih, early, how.backend).unflatten(-1, (len(parts), -1))
     names = ("w_hh", "b_hh", "x_scale", "h_scale", "c_scale", "c_bias", "peephole")
     named = {name: stacked(name) for name in names}
-    options = _options(how)
+    options = _options(how, inner)
     inputs = CellInputs(
         x=xg,
         h0=states[0],
@@ -138,8 +138,9 @@ def _run_layer(how: _How, given: Arguments, weights: Sequence[dict[str, Tensor]]
     return CellOutput(y.flatten(-2).to(out), hn.to(out), cn, flat)
 
 
-def _options(how: _How) -> CellOptions:
+def _options(how: _How, dtype: torch.dtype) -> CellOptions:
     own, lstm = how.variety, how.cell == "lstm"
+    clip = None if own.clip is None else min(own.clip, torch.finfo(dtype).max)
     return CellOptions(
         how.cell,
         how.reverse,
@@ -150,6 +151,7 @@ def _options(how: _How) -> CellOptions:
         own.drops,
         own.recurrent_dropout_mode == "variational",
         own.layer_norm_eps,
+        clip,
         how.every_cell and CELL_STATES[how.cell] > 0,
     )
 

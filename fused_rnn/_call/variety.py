@@ -19,6 +19,7 @@ class Variety(NamedTuple):
     peephole: bool = False
     activation: str = "tanh"
     gate_activation: str = "sigmoid"
+    clip: float | None = None
 
     def differing(self) -> list[tuple[str, Any]]:
         """The options that are not the default, with their values."""

@@ -27,6 +27,8 @@ _ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"],
 _GATED = {"LSTM": (0, 1, 3), "GRU": (0, 1)}
 _COUPLED_GATED = (0, 2)
 _GATES = {"sigmoid": "sigmoid", "hardsigmoid": "hard_sigmoid"}
+# The slope of our hard sigmoid, as an attribute's float32 has it.
+_SIXTH = torch.tensor(1 / 6, dtype=torch.float32).item()
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 
@@ -49,8 +51,9 @@ def from_onnx(
 
     Raises:
         ValueError: the graph has no such node; weights that are no constants; or what a layer
-            cannot express: clip, activations other than sigmoid, hard sigmoid, tanh and relu in
-            their places, initial states that are constants other than zeros.
+            cannot express: activations other than sigmoid, hard sigmoid, tanh and relu in their
+            places, initial states that are constants other than zeros; clip beside
+            linear_before_reset=0, or below where a hard sigmoid of another slope than 1/6 is flat.
         ModuleNotFoundError: the `onnx` package is not installed.
     """
     import onnx
@@ -106,6 +109,7 @@ def _layer(node: Any, values: Constants) -> FusedLayer:
     coupled = bool(options.get("coupled"))
     order = _COUPLED if coupled else _ORDERS[kind]
     scales = _scales(kind, attributes, options, len(weights[0]))
+    options["clip"] = _clip(attributes, scales)
     gated = _COUPLED_GATED if coupled else _GATED.get(kind, ())
     recurrences = []
     for n, scale in enumerate(scales):
@@ -133,8 +137,6 @@ def _layer(node: Any, values: Constants) -> FusedLayer:
 
 def _options(kind: str, attributes: dict[str, Any], count: int) -> dict[str, Any]:
     """The layer's own options; refuses what it cannot express."""
-    if "clip" in attributes:
-        raise refuse("clip", "none", attributes["clip"])
     expected = _ACTIVATIONS[kind]
     given = [name.decode().lower() for name in attributes.get("activations", [])]
     given = given or expected * count
@@ -169,7 +171,16 @@ def _scales(
     betas = list(attributes.get("activation_beta", [])) or [0.5] * count
     if betas != [0.5] * count or len(alphas) != count:
         raise refuse("activation_beta", [0.5] * count, betas)
-    return [6 * alpha for alpha in alphas]
+    return [1.0 if alpha == _SIXTH else 6 * alpha for alpha in alphas]
+
+
+def _clip(attributes: dict[str, Any], scales: list[float]) -> float | None:
+    """The bound of what gates are activated at; beside scaled gates it must leave these alone."""
+    clip: float | None = attributes.get("clip")
+    scaled = [scale for scale in scales if scale != 1]
+    if clip is not None and any(min(scale, 1) * clip < 3 for scale in scaled):
+        raise refuse("clip", "a bound where the hard sigmoid is flat", clip)
+    return clip
 
 
 def _scaled(weight: Tensor, gated: tuple[int, ...], count: int, scale: float) -> Tensor:

@@ -12,7 +12,7 @@ from .fused_layer import FusedLayer
 # The options that all three take.
 _OF_ALL = (
     *("block_diagonal", "recurrent_dropout", "recurrent_dropout_mode"),
-    *("layer_norm", "layer_norm_eps", "zoneout"),
+    *("layer_norm", "layer_norm_eps", "zoneout", "clip"),
 )
 
 
@@ -37,6 +37,8 @@ class FusedRNN(FusedLayer):
         layer_norm_eps: what is added to the variance.
         zoneout: probability with which a unit's h stays what it was: by a mask in training, else in
             expectation (Krueger et al. 2017).
+        clip: positive bound of what is activated, biases included, to -clip..clip, as ONNX has it;
+            gradients as torch.clamp has them. None is no bound.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -66,6 +68,7 @@ class FusedRNN(FusedLayer):
         layer_norm: bool = False,
         layer_norm_eps: float = 1e-5,
         zoneout: float = 0.0,
+        clip: float | None = None,
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
@@ -88,6 +91,7 @@ class FusedRNN(FusedLayer):
             layer_norm=layer_norm,
             layer_norm_eps=layer_norm_eps,
             zoneout=zoneout,
+            clip=clip,
             backend=backend,
         )
         self.nonlinearity = nonlinearity
@@ -123,6 +127,8 @@ class FusedGRU(FusedLayer):
             expectation (Krueger et al. 2017).
         activation: of the candidate, "tanh" or "relu".
         gate_activation: "sigmoid" or "hard_sigmoid", relu6(x + 3) / 6 as in PyTorch and Keras 3.
+        clip: positive bound of what gates and candidate are activated at, biases included, to
+            -clip..clip, as ONNX has it; gradients as torch.clamp has them. None is no bound.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -155,6 +161,7 @@ class FusedGRU(FusedLayer):
         zoneout: float = 0.0,
         activation: str = "tanh",
         gate_activation: str = "sigmoid",
+        clip: float | None = None,
         backend: str = "auto",
         proj_size: None = None,
     ) -> None:
@@ -174,6 +181,7 @@ class FusedGRU(FusedLayer):
             zoneout=zoneout,
             activation=activation,
             gate_activation=gate_activation,
+            clip=clip,
             backend=backend,
         )
         self.reset_after = reset_after
@@ -219,6 +227,9 @@ class FusedLSTM(FusedLayer):
             weights of i, f and o, (3*H,) (Gers et al. 2002); coupled those of i and o.
         activation: of the candidate and of the cell that the output shows, "tanh" or "relu".
         gate_activation: "sigmoid" or "hard_sigmoid", relu6(x + 3) / 6 as in PyTorch and Keras 3.
+        clip: positive bound of what gates and candidate are activated at, biases and peepholes
+            included, to -clip..clip, as ONNX Runtime has it (ONNX' text may be read to bound the
+            cell that the output shows, too); gradients as torch.clamp has them. None is no bound.
         backend: "native", "triton", "torch" or "reference" runs there or raises; "auto" takes
             what `fused_rnn.use_backend` names, else the fastest that can.
     """
@@ -252,6 +263,7 @@ class FusedLSTM(FusedLayer):
         peephole: bool = False,
         activation: str = "tanh",
         gate_activation: str = "sigmoid",
+        clip: float | None = None,
         backend: str = "auto",
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
@@ -273,6 +285,7 @@ class FusedLSTM(FusedLayer):
             peephole=peephole,
             activation=activation,
             gate_activation=gate_activation,
+            clip=clip,
             backend=backend,
         )
         self._start_forget_bias()

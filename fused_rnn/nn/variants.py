@@ -11,9 +11,11 @@ Some compute with weights made of their parameters, on the kernels of the plain 
   "Regularizing and Optimizing LSTM Language Models", section 2).
 
 Others have kernels of their own: layer normalisation, zoneout, dropout of the state or of the
-candidate, peepholes, other activations. Their equations are in `backends/reference/varied.py`.
+candidate, peepholes, other activations and bounds before them. Their equations are in
+`backends/reference/varied.py`.
 """
 
+import math
 from collections.abc import Container, Sequence
 from typing import Any, ClassVar
 
@@ -90,6 +92,9 @@ class VariedWeights(Convertible, nn.RNNBase):
         elif name == "layer_norm_eps":
             if not number or not value >= 0:
                 raise ValueError(f"{name}: expected a number from 0, got {value!r}")
+        elif name == "clip":
+            if value is not None and not (number and 0 < value < math.inf):
+                raise ValueError(f"{name}: expected a positive number or None, got {value!r}")
         else:
             known = {
                 "recurrent_dropout_mode": self._modes,

@@ -30,7 +30,7 @@ _VARIED = (
 )
 _VARIED_OPTIONS = (
     "str cell, int[] reverse, str activation, str gate_activation, float zoneout, "
-    "float zoneout_cell, float dropout, bool drops_state, float eps, bool every_cell"
+    "float zoneout_cell, float dropout, bool drops_state, float eps, float? clip, bool every_cell"
 )
 VARIED_FORWARD = (
     f"({_VARIED}, {_VARIED_OPTIONS}, bool keep_tape) "

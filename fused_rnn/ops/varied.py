@@ -25,6 +25,7 @@ class CellOptions(NamedTuple):
     dropout: float = 0.0
     drops_state: bool = False  # dropout is of h before the product, else of the candidate
     eps: float = 1e-5
+    clip: float | None = None  # bounds what gates are activated at
     every_cell: bool = False  # whether the forward op returns CELL_STATES after every step
 
 
@@ -79,18 +80,19 @@ class CellOutput(NamedTuple):
 
 def forward_fake(*args: Any) -> tuple[Tensor, ...]:
     """The outputs of the forward op with a tape."""
-    given, cell = _split(args)
-    every_cell, keep_tape = args[-2:]
+    given, options = _split(args)
+    cell, keep_tape = options.cell, args[-1]
     x, (count, _, hidden) = given.x, given.w_hh.shape
     steps, batch, cells = x.shape[0], x.shape[1], CELL_STATES[cell] * hidden
-    # Where parts are normalised, the tape has the recurrent one too.
+    # With normalised parts the tape has the recurrent one too, with `clip` what lay beyond it.
     slots = _TAPE_SLOTS[cell] + (_GATES[cell] if given.h_scale is not None else 0)
+    slots += options.clip is not None
     rows = (steps, batch, count)
     return (
         x.new_empty((*rows, hidden)),
         x.new_empty((count, batch, hidden)),
         x.new_empty((count, batch, cells) if cells else (0,)),
-        x.new_empty((*rows, cells) if cells and every_cell else (0,)),
+        x.new_empty((*rows, cells) if cells and options.every_cell else (0,)),
         x.new_empty((*rows, slots, hidden) if keep_tape else (0,)),
         x.new_empty((*rows, hidden) if keep_tape else (0,)),
     )
@@ -103,30 +105,31 @@ def forward_fake_without_tape(*args: Any) -> tuple[Tensor, ...]:
 
 def backward_fake(*args: Any) -> tuple[Any, ...]:
     """The outputs of the backward op, without the gradient of w_hh but with its factors."""
-    given, cell = _split(args[4:], 2)
+    given, options = _split(args[4:], 2)
     x, hidden = given.x, given.w_hh.shape[2]
-    parted = given.x_scale is not None or cell == "gru"
+    parted = given.x_scale is not None or options.cell == "gru"
     return (
         x.new_empty(x.shape),
         x.new_empty(x.shape if parted else (0,)),
         x.new_empty((*x.shape[:3], hidden)),
-        *_state_grads(given, cell),
+        *_state_grads(given, options.cell),
         [_like(t, x) for t in given.moving[4:]],
     )
 
 
 def backward_fake_without_tape(*args: Any) -> tuple[Any, ...]:
     """The outputs of the backward op of a backend that keeps no tape: all gradients."""
-    given, cell = _split(args[4:], 2)
+    given, options = _split(args[4:], 2)
     none = [given.x.new_empty(0) for _ in range(2)]
     weights = [_like(t, given.x) for t in given.moving[3:]]
-    return given.x.new_empty(given.x.shape), *none, *_state_grads(given, cell), weights
+    return given.x.new_empty(given.x.shape), *none, *_state_grads(given, options.cell), weights
 
 
-def _split(args: tuple[Any, ...], between: int = 0) -> tuple[CellInputs, str]:
-    """The tensors of an op, and the cell, with so many arguments between."""
+def _split(args: tuple[Any, ...], between: int = 0) -> tuple[CellInputs, CellOptions]:
+    """The tensors of an op, and its options, with so many arguments between."""
     count = len(CellInputs._fields)
-    return CellInputs(*args[:count]), args[count + between]
+    first = count + between
+    return CellInputs(*args[:count]), CellOptions(*args[first : first + len(CellOptions._fields)])
 
 
 def _state_grads(given: CellInputs, cell: str) -> tuple[Tensor, Tensor]:

@@ -122,6 +122,23 @@ def check(layer: Any, made: Any, kind: str, directions: int) -> None:
                 "linear_before_reset": 1,
             },
         ),
+        ("LSTM", {"clip": 0.4}),
+        ("LSTM", {"clip": 0.4, "peepholes": True}),
+        ("LSTM", {"clip": 0.4, "peepholes": True, "input_forget": 1}),
+        ("LSTM", {"clip": 0.7, "activations": ["Sigmoid", "Relu", "Relu"]}),
+        ("LSTM", {"clip": 3.0, "activations": ["HardSigmoid", "Relu", "Relu"]}),
+        ("GRU", {"clip": 0.4, "linear_before_reset": 1}),
+        (
+            "GRU",
+            {
+                "clip": 0.4,
+                "activations": ["HardSigmoid", "Tanh"],
+                "activation_alpha": [1 / 6],
+                "linear_before_reset": 1,
+            },
+        ),
+        ("RNN", {"clip": 0.4}),
+        ("RNN", {"clip": 0.4, "activations": ["Relu"]}),
     ],
     ids=str,
 )
@@ -231,7 +248,13 @@ def test_types_of_weights(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("kind", "attributes", "message"),
     [
-        ("LSTM", {"clip": 3.0}, "clip: expected none, which fused layers compute, got 3.0"),
+        ("LSTM", {"clip": -3.0}, "clip: expected a positive number or None, got -3.0"),
+        ("GRU", {"clip": 3.0}, "reset_after: expected True beside clip=3.0, got False"),
+        (
+            "LSTM",
+            {"clip": 2.5, "activations": ["HardSigmoid", "Tanh", "Tanh"]},
+            "clip: expected a bound where the hard sigmoid is flat, which fused layers compute",
+        ),
         ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"]}, "activations: expected"),
         ("LSTM", {"activations": ["Relu", "Tanh", "Tanh"]}, "activations: expected"),
         ("GRU", {"activations": ["Sigmoid", "Relu"]}, "reset_after: expected True beside activ"),

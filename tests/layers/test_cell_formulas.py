@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Normalised, held, dropped and other cells, against the formulas of the papers written out."""
 
+import math
 from typing import Any
 
 import pytest
@@ -24,14 +25,21 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
     ("LSTM", {"zoneout": 0.4}),
     ("LSTM", {"zoneout_cell": 0.4}),
     ("LSTM", {"activation": "relu", "gate_activation": "hard_sigmoid"}),
+    ("LSTM", {"clip": 0.6}),
+    ("LSTM", {"clip": 0.8, "peephole": True, "layer_norm": True, "zoneout_cell": 0.3}),
+    ("LSTM", {"clip": 0.6, "activation": "relu", "gate_activation": "hard_sigmoid"}),
     ("LSTM", {"recurrent_dropout": 0.4}),
     ("LSTM", {"recurrent_dropout": 0.4, "recurrent_dropout_mode": "update"}),
     ("GRU", {"layer_norm": True}),
+    ("GRU", {"clip": 0.6}),
+    ("GRU", {"clip": 0.6, "layer_norm": True, "recurrent_dropout": 0.4}),
     ("GRU", {"zoneout": 0.4, "activation": "relu"}),
     ("GRU", {"recurrent_dropout": 0.4, "gate_activation": "hard_sigmoid"}),
     ("GRU", {"recurrent_dropout": 0.4, "recurrent_dropout_mode": "update", "layer_norm": True}),
     ("RNN", {"layer_norm": True, "zoneout": 0.4, "nonlinearity": "relu"}),
     ("RNN", {"recurrent_dropout": 0.4}),
+    ("RNN", {"clip": 0.6, "zoneout": 0.4}),
+    ("RNN", {"clip": 0.6, "nonlinearity": "relu"}),
 ]
 
 
@@ -44,9 +52,15 @@ class ByHand:
 
     def __init__(self, kind: str, own: dict[str, Tensor], options: dict[str, Any]) -> None:
         self.kind, self.own, self.options = kind, own, options
-        self.gate = hard_sigmoid if "gate_activation" in options else torch.sigmoid
+        gate = hard_sigmoid if "gate_activation" in options else torch.sigmoid
         relu = "relu" in (options.get("activation"), options.get("nonlinearity"))
         self.act = torch.relu if relu else torch.tanh
+        self.gate = lambda a: gate(self.bound(a))
+        self.candidate = lambda a: self.act(self.bound(a))
+
+    def bound(self, a: Tensor) -> Tensor:
+        clip = self.options.get("clip", math.inf)
+        return torch.where(a > clip, clip, torch.where(a < -clip, -clip, a))
 
     def part(self, g: int, row: Tensor, side: str) -> Tensor:
         gate = slice(g * H, (g + 1) * H)
@@ -77,7 +91,7 @@ class ByHand:
             p_i, p_f, p_o = self.own.get("weight_peephole_l0", x.new_zeros(3 * H)).chunk(3)
             i = self.gate(ins[0] + outs[0] + p_i * c)
             f = self.gate(ins[1] + outs[1] + p_f * c)
-            g = self.act(ins[2] + outs[2]) * candidate
+            g = self.candidate(ins[2] + outs[2]) * candidate
             new_c = f * c + i * g
             o = self.gate(ins[3] + outs[3] + p_o * new_c)
             shown = new_c
@@ -87,10 +101,10 @@ class ByHand:
             new_h = o * self.act(shown)
         elif self.kind == "GRU":
             r, z = self.gate(ins[0] + outs[0]), self.gate(ins[1] + outs[1])
-            n = self.act(ins[2] + r * outs[2]) * candidate
+            n = self.candidate(ins[2] + r * outs[2]) * candidate
             new_h, new_c = (1 - z) * n + z * h, c
         else:
-            new_h, new_c = self.act(ins[0] + outs[0]), c
+            new_h, new_c = self.candidate(ins[0] + outs[0]), c
         held = self.hold(hold, "zoneout")
         held_cell = self.hold(hold_cell, "zoneout_cell")
         return held * h + (1 - held) * new_h, held_cell * c + (1 - held_cell) * new_c

@@ -30,7 +30,7 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_types(kind: str, dtype: torch.dtype) -> None:
     need("native")
-    options = {"layer_norm": True, "zoneout": 0.2, "bidirectional": True}
+    options = {"layer_norm": True, "zoneout": 0.2, "clip": 0.5, "bidirectional": True}
     torch.manual_seed(0)
     native, reference = (
         getattr(fused_rnn, f"Fused{kind}")(16, 48, backend=backend, **options).to(dtype)
@@ -150,9 +150,9 @@ def test_states_of_a_gru_at_every_step() -> None:
     assert torch.equal(every[:, 1], y)
 
 
-@pytest.mark.parametrize("name", ["layer_norm", "peephole", "zoneout"])
+@pytest.mark.parametrize("name", ["layer_norm", "peephole", "zoneout", "clip"])
 def test_forward_mode_and_vmap(name: str) -> None:
-    options: dict[str, Any] = {name: 0.3 if name == "zoneout" else True}
+    options: dict[str, Any] = {name: 0.3 if name in ("zoneout", "clip") else True}
     layer = fused_rnn.FusedLSTM(INPUT, H, **options).double().eval()
     x, direction = torch.randn(2, T, B, INPUT, dtype=torch.float64)
 
@@ -171,6 +171,44 @@ def test_forward_mode_and_vmap(name: str) -> None:
     for at in range(3):
         expected = torch.autograd.grad(y, leaf, cotangents[at], retain_graph=True)[0]
         assert_within_budget(batched[at], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize("kind", GATES)
+def test_gradients_at_the_bounds_and_beyond(kind: str, gate: str, dtype: torch.dtype) -> None:
+    need("native")
+    width, options = GATES[kind] * H, {} if kind == "RNN" else {"gate_activation": gate}
+    given = torch.randint(-3, 4, (1, B, width)) / 4
+    h, c = torch.randn(2, 1, B, H).to(dtype)
+
+    def gradient(backend: str, dtype: torch.dtype) -> Tensor:
+        layer = getattr(fused_rnn, f"Fused{kind}")(width, H, clip=0.5, backend=backend, **options)
+        # Gates are activated at what is given; to the n of every second unit r adds something.
+        weights = {name: torch.zeros_like(w) for name, w in layer.state_dict().items()}
+        weights["weight_ih_l0"] = torch.eye(width)
+        weights["bias_hh_l0"][-H::2] = 0.25 if kind == "GRU" else 0.0
+        layer.load_state_dict(weights)
+        state = tuple(s.to(dtype) for s in (h, c))
+        x = given.to(dtype).requires_grad_()
+        y, _ = layer.to(dtype)(x, state if kind == "LSTM" else state[0])
+        return torch.autograd.grad(y.square().sum(), x)[0]
+
+    found = gradient("native", dtype)
+    assert not found[given.abs() > 0.5].any() and found[given.abs() == 0.5].any()
+    assert_within_budget(found, gradient("reference", torch.float64), gradient("reference", dtype))
+
+
+def test_without_bounds_or_far_from_them_the_bits_are_the_same() -> None:
+    x = torch.randn(T, B, INPUT, requires_grad=True)
+    found = []
+    for clip in (None, 1e300):
+        layer = fused_rnn.FusedLSTM(INPUT, H, peephole=True, clip=clip)
+        torch.manual_seed(1)
+        layer.reset_parameters()
+        y, _ = layer(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_training_in_a_graph() -> None:
@@ -243,12 +281,24 @@ def test_options_may_change() -> None:
         ("RNN", dict(layer_norm_eps=-1), "layer_norm_eps: expected a number from 0, got -1"),
         ("GRU", dict(activation="gelu"), r"activation: expected one of \('tanh', 'relu'\), got"),
         ("LSTM", dict(gate_activation="relu"), r"expected one of \('sigmoid', 'hard_sigmoid'\)"),
+        ("LSTM", dict(clip=0), "clip: expected a positive number or None, got 0"),
+        ("GRU", dict(clip=-1.0), "clip: expected a positive number or None, got -1.0"),
+        ("RNN", dict(clip=math.inf), "clip: expected a positive number or None, got inf"),
+        ("LSTM", dict(clip=math.nan), "clip: expected a positive number or None, got nan"),
+        ("GRU", dict(clip=True), "clip: expected a positive number or None, got True"),
+        ("RNN", dict(clip="a"), "clip: expected a positive number or None, got 'a'"),
+        ("LSTM", dict(clip=1.0, proj_size=2), "clip: expected None beside proj_size, got 1.0"),
         ("RNN", dict(recurrent_dropout_mode="update"), "one of .'variational', 'weights'., got"),
         ("LSTM", dict(layer_norm=True, proj_size=2), "layer_norm: expected False beside proj_size"),
         (
             "GRU",
             dict(zoneout=0.5, reset_after=False),
             "reset_after: expected True beside zoneout=0.5, got False",
+        ),
+        (
+            "GRU",
+            dict(clip=1.0, reset_after=False),
+            "reset_after: expected True beside clip=1.0, got False",
         ),
     ],
     ids=str,

@@ -96,7 +96,7 @@ def test_in_a_graph(name: str) -> None:
 def test_a_graph_is_of_its_options() -> None:
     torch._dynamo.reset()
     x = torch.randn(T, B, INPUT, dtype=torch.float64)
-    for options in ({}, {"zoneout": 0.3}, {"zoneout": 0.6}, {"activation": "relu"}):
+    for options in ({}, {"zoneout": 0.3}, {"zoneout": 0.6}, {"activation": "relu"}, {"clip": 0.3}):
         layer = fused_rnn.FusedGRU(INPUT, H, **options).double().eval()
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         assert_within_budget(compiled(x)[0], layer(x)[0])

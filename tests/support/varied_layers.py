@@ -32,10 +32,14 @@ VARIANTS = {
     "candidate dropped": ("GRU", {"recurrent_dropout": 0.4, "recurrent_dropout_mode": "update"}),
     "peepholes": ("LSTM", {"peephole": True, "coupled": True, "block_diagonal": 3}),
     "hard gates": ("GRU", {"gate_activation": "hard_sigmoid", "activation": "relu"}),
+    "clipped": ("LSTM", {"clip": 0.3, "peephole": True, "coupled": True, "num_layers": 2}),
+    "clipped GRU": ("GRU", {"clip": 0.3, "bidirectional": True}),
+    "clipped RNN": ("RNN", {"clip": 0.3, "direction": "reverse"}),
     "all": (
         "LSTM",
         {
             "layer_norm": True,
+            "clip": 1.5,
             "zoneout": 0.2,
             "zoneout_cell": 0.1,
             "recurrent_dropout": 0.3,

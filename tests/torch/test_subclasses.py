@@ -278,6 +278,7 @@ class Named(nn.LSTM):
         self.activation = torch.relu
         self.recurrent_dropout = 0.5
         self.zoneout = "none"
+        self.clip = 5.0
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         output, state = super().forward(input, hx)
@@ -303,6 +304,7 @@ def test_names_of_options_are_left_to_subclasses() -> None:
     for one in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert_same(one(x), theirs(x))
         assert isinstance(one.layer_norm, nn.LayerNorm) and one.zoneout == "none"
+        assert one.clip == 5.0
         assert one.peephole is False
     ours.recurrent_dropout = 0.25
     theirs.recurrent_dropout = 0.25

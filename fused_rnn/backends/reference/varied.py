@@ -6,7 +6,8 @@ act and gact the activations; parts of gates and the cell that the output shows 
 (LN), each gate by itself, as Ba et al. 2016 do it for all gates together. d is what dropout keeps,
 over 1 - p, and k what zoneout holds (Krueger et al. 2017): a mask, or without one the probability.
 Dropout is of the state before the product (Gal and Ghahramani 2016) or of the candidate
-(Semeniuta et al. 2016). p_i, p_f, p_o are peepholes (Gers et al. 2002).
+(Semeniuta et al. 2016). p_i, p_f, p_o are peepholes (Gers et al. 2002). With a clip, gates and
+candidates are activated at what is bounded to -clip..clip (ONNX); the LSTM's act(LN(c')) is not.
 """
 
 from collections.abc import Callable
@@ -66,8 +67,15 @@ class _Step(NamedTuple):
     def act(self, row: Tensor) -> Tensor:
         return _ACTIVATIONS[self.options.activation](row)
 
+    def candidate(self, row: Tensor) -> Tensor:
+        return self.act(self.bounded(row))
+
     def gate(self, row: Tensor) -> Tensor:
-        return _ACTIVATIONS[self.options.gate_activation](row)
+        return _ACTIVATIONS[self.options.gate_activation](self.bounded(row))
+
+    def bounded(self, row: Tensor) -> Tensor:
+        clip = self.options.clip
+        return row if clip is None else row.clamp(-clip, clip)
 
     def held(self, new: Tensor, old: Tensor) -> Tensor:
         """h by zoneout."""
@@ -100,7 +108,7 @@ def lstm(step: _Step, state: State) -> State:
     if given.peephole is not None:
         p_i, p_f, p_o = given.peephole.chunk(3, -1)
         i, f = i + p_i * c, f + p_f * c
-    new = step.gate(f) * c + step.gate(i) * (step.act(g) * step.kept_candidate())
+    new = step.gate(f) * c + step.gate(i) * (step.candidate(g) * step.kept_candidate())
     if given.peephole is not None:
         o = o + p_o * new
     shown = step.normal(new, given.c_scale, given.c_bias)
@@ -119,7 +127,7 @@ def gru(step: _Step, state: State) -> State:
     x_r, x_z, x_n = step.input_part().chunk(3, -1)
     h_r, h_z, q = step.recurrent_part(h).chunk(3, -1)
     r, z = step.gate(x_r + h_r), step.gate(x_z + h_z)
-    n = step.act(x_n + r * q) * step.kept_candidate()
+    n = step.candidate(x_n + r * q) * step.kept_candidate()
     return (step.held(n + z * (h - n), h),)
 
 
@@ -129,7 +137,7 @@ def rnn(step: _Step, state: State) -> State:
     (1) h_t = k * h + (1 - k) * act(LN(xg) + b_ih + LN((d * h) W_hh^T) + b_hh)
     """
     (h,) = state
-    return (step.held(step.act(step.input_part() + step.recurrent_part(h)), h),)
+    return (step.held(step.candidate(step.input_part() + step.recurrent_part(h)), h),)
 
 
 def slstm(step: _Step, state: State) -> State:

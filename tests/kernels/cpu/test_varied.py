@@ -62,6 +62,7 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
         rates[1] if lstm else 0.0,
         0.0 if plain else draw.choice([0.0, 0.3]),
         gates == 1 or maybe("drops_state"),
+        clip=None if plain else fixed.get("clip", draw.choice([None, None, 1.0])),
         every_cell=bool(CELL_STATES[cell]) and maybe("every_cell"),
     )
     inputs = CellInputs(
@@ -136,7 +137,8 @@ def test_every_instruction_set(name: str, cell: str, normalised: bool) -> None:
         pytest.skip(f"this machine does not run {name}")
     extensions.set_instruction_set(name)
     for seed, dtype in ((1, torch.float32), (2, torch.float32), (3, torch.float64)):
-        judge(make(seed, (9, 12, 67), cell=cell, normalised=normalised, state=True), dtype)
+        more = {"normalised": normalised, "clip": 1.0 if seed % 2 else None}
+        judge(make(seed, (9, 12, 67), cell=cell, state=True, **more), dtype)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu", "slstm"])
@@ -239,16 +241,26 @@ def test_bad_words() -> None:
             "activation: expected tanh, sigmoid, relu or",
         ),
         (CellOptions("gru", ()), "reverse: expected at least one recurrence"),
+        (CellOptions("gru", (0,), clip=-1.0), "clip: expected a number above 0, got -1"),
     ):
         with pytest.raises(RuntimeError, match=message), torch.no_grad():
             NATIVE.forward(*given, *options, False)
 
 
-def test_an_slstm_has_no_zoneout() -> None:
+@pytest.mark.parametrize("option", ["zoneout", "clip"])
+def test_an_slstm_has_none_of_these(option: str) -> None:
     given = CellInputs(torch.zeros(2, 3, 1, 20), None, None, torch.zeros(1, 20, 5), *[None] * 7)
-    options = CellOptions("slstm", (0,), zoneout=0.5)
-    with pytest.raises(RuntimeError, match="slstm: expected neither zoneout nor dropout"):
+    options = CellOptions("slstm", (0,), **{option: 0.5})
+    with pytest.raises(RuntimeError, match="slstm: expected no zoneout, dropout or clip"):
         NATIVE.forward(*given, *options, False)
+
+
+@pytest.mark.parametrize(("cell", "slots"), [("lstm", 5), ("gru", 4), ("rnn_tanh", 1)])
+def test_a_clip_takes_one_slot_of_the_tape(cell: str, slots: int) -> None:
+    for clip in (None, 1.0):
+        options, given = make(3, (2, 3, 5), cell=cell, normalised=False, clip=clip)
+        tape = NATIVE.forward(*given, *options, True)[4]
+        assert tape.shape[-2] == slots + (clip is not None)
 
 
 def test_no_rows() -> None:

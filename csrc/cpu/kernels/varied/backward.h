@@ -13,7 +13,7 @@ class VariedBackwardPass : VariedPass<C, cell> {
   typedef Math<C> M;
   using Base::arena_, Base::gates_, Base::given_, Base::ld_, Base::n_, Base::place_, Base::rows_;
   using Base::G, Base::kCells, Base::L;
-  using Base::s_, Base::split_;
+  using Base::s_, Base::slots_, Base::split_;
   using typename Base::Part;
   using typename Base::V;
 
@@ -192,8 +192,12 @@ class VariedBackwardPass : VariedPass<C, cell> {
   }
 
   static V value(const C* row, int64_t u, int64_t n) { return row ? load_n<C>(row + u, n) : V{}; }
-  V saved(const Step& at, int slot, int64_t u, int64_t n) const {
+  V saved(const Step& at, int64_t slot, int64_t u, int64_t n) const {
     return load_n<C>(Base::tape_row(args_.tape, at.row, slot) + u, n);
+  }
+
+  V beyond(const Step& at, int64_t u, int64_t n) const {
+    return Base::clips() ? saved(at, slots_ - 1, u, n) : V{};
   }
 
   void write_factors(const Step& at) const {

@@ -57,9 +57,11 @@ class VariedForwardPass : VariedPass<C, cell> {
     for (int i = 0; i < ranks; ++i) {
       C* cells = arena_.template take<C>(cell == Cell::kLstm ? ld_ : 0);
       C* exits = arena_.template take<C>(cell == Cell::kLstm ? ld_ : 0);
+      C* beyond = arena_.template take<C>(cell == Cell::kLstm ? ld_ : 0);
       if (i == place_.rank()) {
         cells_ = cells;
         exits_ = exits;
+        beyond_ = beyond;
       }
     }
   }
@@ -169,11 +171,16 @@ class VariedForwardPass : VariedPass<C, cell> {
     if (!last) drop_state(p);
   }
 
-  C* tape(int64_t row, int slot) const {
+  C* tape(int64_t row, int64_t slot) const {
     return const_cast<C*>(Base::tape_row(args_.tape, row, slot));
   }
-  void keep(int64_t row, int slot, int64_t u, V value, int64_t lanes) const {
+  void keep(int64_t row, int64_t slot, int64_t u, V value, int64_t lanes) const {
     if (args_.tape) store_n<C>(tape(row, slot) + u, value, lanes);
+  }
+
+  // Which gates of a vector of units lay beyond their bounds.
+  void keep_beyond(int64_t row, int64_t u, const cells::Clip<V>& clip, int64_t lanes) const {
+    if (clip.on) keep(row, slots_ - 1, u, clip.beyond, lanes);
   }
 
   // What a unit has besides h after a step, for the user.
@@ -204,10 +211,12 @@ class VariedForwardPass : VariedPass<C, cell> {
       const auto pre = [&](int g) { return this->pre(x, r, g, u, n); };
       C* c = cell_at(p, 0) + u;
       const V c_prev = load(c);
+      auto clip = Base::clip();
       const auto s = cells::varied_lstm_cell<M>(act, pre(0), pre(1), pre(2), c_prev,
-                                                Base::peephole(u, n), Base::kept(u));
+                                                Base::peephole(u, n), Base::kept(u), clip);
       store(cells_ + u, s.c);
       store(exits_ + u, pre(3));
+      store(beyond_ + u, clip.beyond);
       const V held = cells::held(s.c, c_prev, Base::hold_cell(u));
       store_n<C>(c, held, n);
       keep(row, 0, u, s.i, n);
@@ -222,11 +231,16 @@ class VariedForwardPass : VariedPass<C, cell> {
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
       const V c = load_n<C>(cells_ + u, n);
-      const V shown =
-          scale ? of.normal(cells_ + u, n) * load_n<C>(scale + u, n) + load_n<C>(bias + u, n) : c;
+      V shown = c;
+      if (scale) {
+        const V w = load_n<C>(scale + u, n), b = load_n<C>(bias + u, n);
+        shown = of.normal(cells_ + u, n) * w + b;
+      }
+      auto clip = Base::clip(load(beyond_ + u));
       const auto s =
-          cells::varied_lstm_exit<M>(act, load(exits_ + u), c, shown, Base::peephole(u, n));
+          cells::varied_lstm_exit<M>(act, load(exits_ + u), c, shown, Base::peephole(u, n), clip);
       keep(row, 3, u, s.o, n);
+      keep_beyond(row, u, clip, n);
       emit(p, row, u, n, s.h);
     }
   }
@@ -257,20 +271,22 @@ class VariedForwardPass : VariedPass<C, cell> {
     for (int64_t u = 0; u < H; u += L) {
       const int64_t n = min(H - u, L);
       const auto pre = [&](int g) { return this->pre(x, r, g, u, n); };
+      auto clip = Base::clip();
       if constexpr (cell == Cell::kGru) {
         const V q = r.at(2, 2 * H + u, n);
         const auto s = cells::varied_gru<M>(act, pre(0), pre(1), x.at(2, 2 * H + u, n), q,
-                                            load(shared_.state + p * ld_ + u), Base::kept(u));
+                                            load(shared_.state + p * ld_ + u), Base::kept(u), clip);
         keep(row, 0, u, s.r, n);
         keep(row, 1, u, s.z, n);
         keep(row, 2, u, s.n, n);
         keep(row, 3, u, q, n);
         emit(p, row, u, n, s.h);
       } else {
-        const V h = cells::activate<M>(act.other, pre(0));
+        const V h = cells::varied_rnn<M>(act.other, pre(0), clip);
         keep(row, 0, u, h, n);
         emit(p, row, u, n, h);
       }
+      keep_beyond(row, u, clip, n);
     }
   }
 
@@ -280,7 +296,7 @@ class VariedForwardPass : VariedPass<C, cell> {
   const bool packs_;
   const int64_t ld_parts_;
   Shared shared_{};
-  C *cells_ = nullptr, *exits_ = nullptr;
+  C *cells_ = nullptr, *exits_ = nullptr, *beyond_ = nullptr;
 };
 
 }  // namespace fused_rnn::cpu::FUSED_RNN_ISA

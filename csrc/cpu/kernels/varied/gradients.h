@@ -29,8 +29,9 @@ void VariedBackwardPass<C, cell>::lstm(const Step& at) const {
       normal = of.normal(cells_ + u, n);
       shown = normal * load_n<C>(scale + u, n) + load_n<C>(bias + u, n);
     }
+    auto clip = Base::clip(beyond(at, u, n));
     const auto d =
-        cells::varied_lstm_exit_backward<M>(act, saved(at, 3, u, n), shown, dh - dh * hold);
+        cells::varied_lstm_exit_backward<M>(act, saved(at, 3, u, n), shown, dh - dh * hold, clip);
     V dshown = d.dshown;
     if (scale) {
       add(kCScale, u, dshown * normal);
@@ -53,9 +54,10 @@ void VariedBackwardPass<C, cell>::lstm(const Step& at) const {
     const V reached = (at.cut ? V{} : load(carried)) + shown_grad(at, 0, u, n);
     const V hold = Base::hold_cell(u);
     const V c_prev = value(at.c_prev, u, n);
+    auto clip = Base::clip(beyond(at, u, n));
     const auto d = cells::varied_lstm_cell_backward(
         act, saved(at, 0, u, n), saved(at, 1, u, n), saved(at, 2, u, n), c_prev, do_,
-        dc + do_ * w.o + (reached - reached * hold), w, Base::kept(u));
+        dc + do_ * w.o + (reached - reached * hold), w, Base::kept(u), clip);
     store_n<C>(carried, d.dc_prev + reached * hold, n);
     store_n<C>(at.dx + u, d.di, n);
     store_n<C>(at.dx + H + u, d.df, n);
@@ -105,10 +107,11 @@ void VariedBackwardPass<C, cell>::others(const Step& at) const {
     const V dh = output_grad(at, u, n), hold = Base::hold(u);
     V passed = dh * hold;
     const V dnext = dh - passed;
+    auto clip = Base::clip(beyond(at, u, n));
     if constexpr (cell == Cell::kGru) {
       const auto d = cells::varied_gru_backward(act, saved(at, 0, u, n), saved(at, 1, u, n),
                                                 saved(at, 2, u, n), saved(at, 3, u, n),
-                                                value(at.h_prev, u, n), dnext, Base::kept(u));
+                                                value(at.h_prev, u, n), dnext, Base::kept(u), clip);
       passed += d.dh_prev;
       const V to_x[] = {d.dr, d.dz, d.dn}, to_parts[] = {d.dr, d.dz, d.dq};
       for (int g = 0; g < G; ++g) {
@@ -116,7 +119,7 @@ void VariedBackwardPass<C, cell>::others(const Step& at) const {
         store_n<C>(at.dparts + g * H + u, to_parts[g], n);
       }
     } else {
-      const V da = cells::activate_backward(act.other, saved(at, 0, u, n), dnext);
+      const V da = cells::varied_rnn_backward(act.other, saved(at, 0, u, n), dnext, clip);
       store_n<C>(at.dx + u, da, n);
     }
     store(shared_.passed + at.p * ld_ + u, passed);

@@ -86,7 +86,7 @@ class VariedPass {
         arena_(workspace),
         gates_(G * s_.H),
         ld_(round_up(s_.H, 16)),
-        slots_(varied_slots(cell) + (args.h_scale ? G : 0)),
+        slots_(all_slots(args)),
         ld_bits_(drawn_size(s_.H)),
         hold_(args.options.zoneout),
         hold_cell_(args.options.zoneout_cell),
@@ -162,7 +162,7 @@ class VariedPass {
   C* step_row(void* base, int64_t row, int64_t width) const {
     return step_row(static_cast<C*>(base), row, width);
   }
-  const C* tape_row(const void* tape, int64_t row, int slot) const {
+  const C* tape_row(const void* tape, int64_t row, int64_t slot) const {
     return step_row(tape, row, slots_ * s_.H) + slot * s_.H;
   }
 
@@ -217,6 +217,11 @@ class VariedPass {
     if (!w) return cells::Peephole<V>{V{}, V{}, V{}};
     return {load_n<C>(w + u, lanes), load_n<C>(w + s_.H + u, lanes),
             load_n<C>(w + 2 * s_.H + u, lanes)};
+  }
+
+  bool clips() const { return given_.options.clip > 0; }
+  cells::Clip<V> clip(V beyond = V{}) const {
+    return {clips(), V{} + C(given_.options.clip), beyond};
   }
 
   // One part of the gates: as it comes from a product, normalised, or with a bias.

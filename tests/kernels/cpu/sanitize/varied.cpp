@@ -38,7 +38,8 @@ struct VariedProblem {
                      lstm ? 0.25 * double(draw(0, 1)) : 0,
                      plain ? 0 : 0.25 * double(draw(0, 1)),
                      gate_count(s.cell) == 1 || draw(0, 1) == 1,
-                     1e-5};
+                     1e-5,
+                     plain ? 0 : 0.5 * double(draw(0, 1))};
     const int64_t states = cell_states(s.cell);
     const bool normal = draw(0, 1);
     layer.x = random(layer.rows.count * s.N * gates);
@@ -77,8 +78,7 @@ Buffers run(const Kernels& kernels, VariedProblem& p, int threads) {
   Buffer* y = add(out, s.dtype, rows * s.N * s.H, false);
   Buffer* hn = add(out, s.dtype, s.N * s.B * s.H, false);
   Buffer* cn = add(out, s.dtype, s.N * s.B * states * s.H, false);
-  const int64_t slots = varied_slots(s.cell) + (p.layer.h_scale ? gate_count(s.cell) : 0);
-  Buffer* tape = add(saved, s.dtype, rows * s.N * slots * s.H, false);
+  Buffer* tape = add(saved, s.dtype, rows * s.N * all_slots(p.layer) * s.H, false);
   Buffer* cells = add(out, s.dtype, rows * s.N * states * s.H, false);
   const VariedForward forward{p.layer,    y->data(),    hn->data(),
                               cn->data(), tape->data(), states ? cells->data() : nullptr};
