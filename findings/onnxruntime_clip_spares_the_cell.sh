@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 # onnxruntime 1.32.0: an LSTM's clip does not bound what goes into h, the activation of the output.
 #
-# The operators' text (onnx 1.23.2) of `clip`: "Clipping bounds the elements of a tensor in the range
-# of [-threshold, +threshold] and is applied to the input of activations". An LSTM's activations are
-# f, g and h, and Ht = ot (.) h(Ct). One step each, clip=0.5, initial_c of 3s, no peepholes. Seen:
+# By the operators' text (onnx 1.23.2, printed below) `clip` bounds what activations are given. Those
+# of an LSTM are f, g and h, and its output is the gate o times h of the cell. One step each,
+# clip=0.5, initial_c of 3s, no peepholes. Seen:
 #   f and g of LSTM, f and g of GRU with either linear_before_reset, f of RNN   of bounded inputs
 #   h of LSTM                                                                   of Ct as it is
 # Who goes by the text gets other outputs from an LSTM whose cell is larger than its clip.
