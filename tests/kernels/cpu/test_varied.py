@@ -62,7 +62,6 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
         rates[1] if lstm else 0.0,
         0.0 if plain else draw.choice([0.0, 0.3]),
         gates == 1 or maybe("drops_state"),
-        clip=None if plain else fixed.get("clip", draw.choice([None, None, 1.0])),
         every_cell=bool(CELL_STATES[cell]) and maybe("every_cell"),
     )
     inputs = CellInputs(
@@ -85,7 +84,8 @@ def make(seed: int, sizes: tuple[int, int, int] | None = None, **fixed: Any) -> 
         else None,
         resets=torch.rand(steps, batch, generator=torch_draw) < 0.3 if maybe("marks") else None,
     )
-    return Problem(options, inputs)
+    clip = fixed.get("clip", draw.choice([None, None, 1.0]))
+    return Problem(options._replace(clip=None if plain else clip), inputs)
 
 
 def results(problem: Problem, dtype: torch.dtype, native: bool) -> list[Tensor]:
