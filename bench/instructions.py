@@ -34,7 +34,7 @@ class Kernel(NamedTuple):
 
 
 KERNELS = (
-    Kernel("cluster forward", "H 512", "cluster_forward", "Li3ELi16EE", False, 440, 450),
+    Kernel("cluster forward", "H 512", "cluster_forward", "Li3ELi16EE", False, 410, 450),
     Kernel("cluster backward", "H 512", "cluster_backward", "Li3ELi16EE", False, 530, 650),
     Kernel("grid forward", "H 1024, B 16", "grid_forward", "Li8ELi0EE", True, 580, 600),
     Kernel(

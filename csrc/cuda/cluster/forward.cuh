@@ -4,6 +4,7 @@
 // for nothing else; the textbook GRU pushes twice a step, r * h and h.
 #pragma once
 
+#include "../device/inputs.cuh"
 #include "../device/numbers.cuh"
 #include "../device/primitives.cuh"
 #include "../device/records.cuh"
@@ -19,7 +20,7 @@ namespace cuda {
 
 template <Cell cell, class IO, int kGroups, int kBlocks>
 struct ClusterForward {
-  static constexpr int G = gate_count(cell), S = saved_slots(cell), kSummed = summed_gates(cell);
+  static constexpr int G = gate_count(cell), S = saved_slots(cell);
   static constexpr bool kBefore = cell == Cell::kGruResetBefore;
   static constexpr int kHalves = kBefore ? 2 : 1;
   // K-steps of a warp, and those of them whose weights are in registers.
@@ -31,7 +32,6 @@ struct ClusterForward {
   const Forward& p;
   const ClusterPlace<kGroups, kBlocks> at;
   const Walk walk;
-  const Rows<const IO> xg;
   const Rows<IO> y, tape;
   const int H;
   const Pushes pushes;
@@ -42,14 +42,12 @@ struct ClusterForward {
   IO* const tiles;               // (rows, 2 exchanges, kColumns)
   float* const odd_sums;
   uint32_t w[G][kHeld][4];
-  float bias[G], x_bias;
-  IO inputs[G];  // of the pass that comes next
+  ForwardInputs<cell, IO> inputs;
 
   DEVICE_FN ClusterForward(const Forward& p, int rows, unsigned char* shared)
       : p(p),
         at(p.sizes, rows),
         walk(p, blockIdx.z),
-        xg(walk, static_cast<const IO*>(p.xg), G, at.unit()),
         y(walk, static_cast<IO*>(p.y), 1, at.unit()),
         tape(walk, static_cast<IO*>(p.tape), S, at.unit()),
         H(p.sizes.H),
@@ -59,9 +57,9 @@ struct ClusterForward {
         sums(reinterpret_cast<float*>(&fragments.at(at.warps, 0, 0, 0))),
         records{sums + kSums},
         tiles(reinterpret_cast<IO*>(records.memory + rows * at.record)),
-        odd_sums(reinterpret_cast<float*>(tiles + rows * kStride)) {
+        odd_sums(reinterpret_cast<float*>(tiles + rows * kStride)),
+        inputs(p, walk, at.unit()) {
     load_weights();
-    load_bias();
     for (int i = threadIdx.x; i < rows; i += at.threads) {
       records.length(at, i) = walk.length(at.first_row + i);
     }
@@ -86,24 +84,6 @@ struct ClusterForward {
     });
   }
 
-  DEVICE_FN void load_bias() {
-    const int unit = at.unit();
-    const auto* b_ih = static_cast<const IO*>(p.b_ih);
-    const auto* b_hh = static_cast<const IO*>(p.b_hh);
-    x_bias = 0;
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-      const int64_t index = (int64_t(walk.n) * G + g) * H + unit;
-      const float from_x = b_ih && unit < H ? widen(b_ih[index]) : 0;
-      bias[g] = b_hh && unit < H ? widen(b_hh[index]) : 0;
-      if (g < kSummed) {
-        bias[g] += from_x;
-      } else {
-        x_bias = from_x;
-      }
-    }
-  }
-
   // Every block takes the whole h before the first step from where it is given.
   DEVICE_FN void load_states() {
     const auto* h0 = static_cast<const IO*>(p.h0);
@@ -124,22 +104,10 @@ struct ClusterForward {
     }
   }
 
-  // Takes what a pass of the k-th step will need of gates `first` to `end`, and asks for what its
-  // rows need two steps later, one lane for all that lies together.
+  // What a pass of the k-th step will need of gates `first` to `end`.
   template <int first, int end>
   DEVICE_FN void load_inputs(int k, int pass) {
-    if (k >= walk.T) return;
-    const OwnRow own = row(pass);
-    const uint32_t number = walk.number(walk.time(k), own.b);
-    if (walk.time(k) < own.length) {
-      const IO* units = xg[number];
-#pragma unroll
-      for (int g = first; g < end; ++g) inputs[g] = units[g * H];
-    }
-    if (at.lane % kTileUnits || k + 2 >= walk.T || walk.time(k + 2) >= own.length) return;
-    const IO* later = xg[walk.reverse ? number - 2 * walk.B : number + 2 * walk.B];
-#pragma unroll
-    for (int g = first; g < end; ++g) prefetch(later + g * H);
+    if (k < walk.T) inputs.template load<first, end>(walk, k, row(pass));
   }
 
   // Where the sums of a group stand; of two passes in turns, as warps part after the first.
@@ -175,9 +143,8 @@ struct ClusterForward {
     float x[count], total[count];
 #pragma unroll
     for (int g = 0; g < count; ++g) {
-      x[g] = widen(inputs[first + g]);
-      if (first + g >= kSummed) x[g] += x_bias;
-      total[g] = bias[first + g];
+      x[g] = inputs.part(first + g);
+      total[g] = inputs.bias[first + g];
 #pragma unroll
       for (int part = 0; part < kGroupWarps; ++part) total[g] += parts[(part * G + g) * kSumWords];
     }

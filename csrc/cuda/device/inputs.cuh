@@ -1,15 +1,64 @@
 // SPDX-License-Identifier: MIT
-// What one unit and row takes from memory at one step backward.
+// What one unit and row takes from memory at one step.
 #pragma once
 
 #include "../problem.h"
 #include "../shapes.h"
 #include "numbers.cuh"
 #include "primitives.cuh"
+#include "records.cuh"
+#include "units.cuh"
 #include "walk.cuh"
 
 namespace fused_rnn {
 namespace cuda {
+
+// Forward, of the tiers of many blocks: the input's part of the gates of the row that comes next,
+// and the unit's biases.
+template <Cell cell, class IO>
+struct ForwardInputs {
+  static constexpr int G = gate_count(cell), kSummed = summed_gates(cell);
+
+  const Rows<const IO> xg;
+  float bias[G], x_bias;  // x_bias is that of the GRU's n, whose recurrent part is scaled apart
+  IO x[G];
+
+  DEVICE_FN ForwardInputs(const Forward& p, const Walk& walk, int unit)
+      : xg(walk, static_cast<const IO*>(p.xg), G, unit), x_bias(0) {
+    const auto* b_ih = static_cast<const IO*>(p.b_ih);
+    const auto* b_hh = static_cast<const IO*>(p.b_hh);
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      const int64_t index = (int64_t(walk.n) * G + g) * walk.H + unit;
+      const float from_x = b_ih && unit < walk.H ? widen(b_ih[index]) : 0;
+      bias[g] = b_hh && unit < walk.H ? widen(b_hh[index]) : 0;
+      if (g < kSummed) {
+        bias[g] += from_x;
+      } else {
+        x_bias = from_x;
+      }
+    }
+  }
+
+  // Takes what a row needs at the k-th step for gates `first` to `end`, and asks for what it needs
+  // two steps later, one lane for all that lies together.
+  template <int first, int end>
+  DEVICE_FN void load(const Walk& walk, int k, const OwnRow& own) {
+    const uint32_t number = walk.number(walk.time(k), own.b);
+    if (walk.time(k) < own.length) {
+      const IO* units = xg[number];
+#pragma unroll
+      for (int g = first; g < end; ++g) x[g] = units[g * walk.H];
+    }
+    if (threadIdx.x % kTileUnits || k + 2 >= walk.T || walk.time(k + 2) >= own.length) return;
+    const IO* later = xg[walk.reverse ? number - 2 * walk.B : number + 2 * walk.B];
+#pragma unroll
+    for (int g = first; g < end; ++g) prefetch(later + g * walk.H);
+  }
+
+  // The input's part of a gate.
+  DEVICE_FN float part(int g) const { return g < kSummed ? widen(x[g]) : widen(x[g]) + x_bias; }
+};
 
 template <Cell cell, class IO>
 struct BackwardInputs {

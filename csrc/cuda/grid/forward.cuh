@@ -4,6 +4,7 @@
 // hand h around through global memory.
 #pragma once
 
+#include "../device/inputs.cuh"
 #include "../device/numbers.cuh"
 #include "../device/primitives.cuh"
 #include "../device/records.cuh"
@@ -20,7 +21,7 @@ namespace cuda {
 
 template <Cell cell, class IO, int kSteps, int kKept>
 struct GridForward {
-  static constexpr int G = gate_count(cell), S = saved_slots(cell), kSummed = summed_gates(cell);
+  static constexpr int G = gate_count(cell), S = saved_slots(cell);
   static constexpr int kAll = kSteps + kKept;  // of a warp
   static constexpr int kStride = grid_stride(kAll), kSums = kHalves * kSumWords;
   static constexpr int kParts = sum_parts(kKept);
@@ -28,7 +29,6 @@ struct GridForward {
   const Forward& p;
   const GridPlace<1> at;
   const Walk walk;
-  const Rows<const IO> xg;
   const Rows<IO> y, tape;
   const int H, passes, warp, lane;
   const Fragments<G> kept;  // (warps, kKept, G)
@@ -36,14 +36,12 @@ struct GridForward {
   IO* const tile;           // (kPassRows, kStride)
   const Records records;
   uint32_t w[G][kSteps][4];
-  float bias[G], x_bias;
-  IO inputs[G];  // of the pass that comes next
+  ForwardInputs<cell, IO> inputs;
 
   DEVICE_FN GridForward(const Forward& p, const Exchange& x, unsigned char* shared)
       : p(p),
         at(p, x, 1),
         walk(p, blockIdx.z),
-        xg(walk, static_cast<const IO*>(p.xg), G, at.unit()),
         y(walk, static_cast<IO*>(p.y), 1, at.unit()),
         tape(walk, static_cast<IO*>(p.tape), S, at.unit()),
         H(at.H),
@@ -53,37 +51,20 @@ struct GridForward {
         kept{reinterpret_cast<Vector*>(shared), kKept},
         sums(reinterpret_cast<float*>(&kept.at(kGridWarps, 0, 0, 0))),
         tile(reinterpret_cast<IO*>(sums + kParts * G * kSums)),
-        records{reinterpret_cast<float*>(tile + kPassRows * kStride)} {
+        records{reinterpret_cast<float*>(tile + kPassRows * kStride)},
+        inputs(p, walk, at.unit()) {
     const IO* w_hh = static_cast<const IO*>(p.w_hh) + int64_t(walk.n) * G * H * H;
     const int pair = at.first_unit + lane / 4 * 2, first = warp * kAll * 16;
     load_rows(w, w_hh, pair, first, H, p.paired, lane);
     kept.fill(warp, lane, [=, this](uint32_t (&one)[G][1][4], int s) {
       load_rows(one, w_hh, pair, first + (kSteps + s) * 16, H, p.paired, lane);
     });
-    load_bias();
     for (int i = threadIdx.x; i < kPassRows * kStride; i += kGridThreads) tile[i] = IO{};
     for (int i = threadIdx.x; i < at.rows; i += kGridThreads) {
       records.length(at, i) = walk.length(at.first_row + i);
     }
     __syncthreads();
     for (int pass = 0; pass < passes; ++pass) start(pass);
-  }
-
-  DEVICE_FN void load_bias() {
-    const auto* b_ih = static_cast<const IO*>(p.b_ih);
-    const auto* b_hh = static_cast<const IO*>(p.b_hh);
-    x_bias = 0;
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-      const int64_t index = (int64_t(walk.n) * G + g) * H + at.unit();
-      const float from_x = b_ih && at.in_layer ? widen(b_ih[index]) : 0;
-      bias[g] = b_hh && at.in_layer ? widen(b_hh[index]) : 0;
-      if (g < kSummed) {
-        bias[g] += from_x;
-      } else {
-        x_bias = from_x;
-      }
-    }
   }
 
   DEVICE_FN void start(int pass) {
@@ -101,21 +82,8 @@ struct GridForward {
     at.template give<IO>(k, pass, {own.h});
   }
 
-  // Takes what a pass of the k-th step will need, and asks for what its rows need two steps later,
-  // one lane for all that lies together.
   DEVICE_FN void load_inputs(int k, int pass) {
-    if (k >= walk.T) return;
-    const OwnRow own = at.own_row(records, pass);
-    const uint32_t number = walk.number(walk.time(k), own.b);
-    if (walk.time(k) < own.length) {
-      const IO* units = xg[number];
-#pragma unroll
-      for (int g = 0; g < G; ++g) inputs[g] = units[g * H];
-    }
-    if (at.own || k + 2 >= walk.T || walk.time(k + 2) >= own.length) return;
-    const IO* later = xg[walk.reverse ? number - 2 * walk.B : number + 2 * walk.B];
-#pragma unroll
-    for (int g = 0; g < G; ++g) prefetch(later + g * H);
+    if (k < walk.T) inputs.template load<0, G>(walk, k, at.own_row(records, pass));
   }
 
   // A part of the sums of a pass for each warp, or two.
@@ -153,9 +121,8 @@ struct GridForward {
     float x[G], total[G], saved[S + 1];
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      x[g] = widen(inputs[g]);
-      if (g >= kSummed) x[g] += x_bias;
-      total[g] = bias[g];
+      x[g] = inputs.part(g);
+      total[g] = inputs.bias[g];
 #pragma unroll
       for (int from = 0; from < kParts; ++from) total[g] += sums[(from * G + g) * kSums + at.word];
     }
