@@ -59,7 +59,11 @@ class Variety(NamedTuple):
 
 
 class _Plain(Variety):
-    """No options. Compiled graphs tell it from others by its type alone."""
+    """No options.
+
+    A type of its own: of a named tuple that is compared with itself torch.compile guards type and
+    length and no values (PyTorch 2.13), so that others would take the graph of plain layers.
+    """
 
 
 PLAIN: Variety = _Plain()

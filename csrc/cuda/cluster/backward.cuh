@@ -79,16 +79,12 @@ struct ClusterBackward {
 
   // Lengths, which are not read before the cluster has met, zeros and the gradients of the states.
   DEVICE_FN void start(int pass) const {
-    const int first = at.first_row + pass * kTileRows, b = first + at.row;
+    const int first = at.first_row + pass * kTileRows;
     if (threadIdx.x < kTileRows) {
       records(pass).length(at, threadIdx.x) = walk.length(first + threadIdx.x);
     }
     for (int i = threadIdx.x; i < kTileRows * kStride; i += at.threads) tile(pass, 0)[i] = IO{};
-    const bool there = at.in_layer && b < at.end_row;
-    const int64_t state = walk.state(b) + at.unit();
-    float* own = &records(pass).state(at, at.row);
-    own[0] = there && p.dhn ? widen(static_cast<const IO*>(p.dhn)[state]) : 0;
-    own[at.units] = there && p.dcn ? widen(static_cast<const IO*>(p.dcn)[state]) : 0;
+    source.start(at, walk, records(pass), at.row, first + at.row);
   }
 
   // Of tile m of this warp: rows of W_hh are the block's own, gate after gate.
@@ -108,8 +104,6 @@ struct ClusterBackward {
     for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
       for (int s = 0; s < kHeld; ++s) load_fragment(w[m][s], m, s);
-      // Tile after tile: what is on its way takes registers, too.
-      __syncwarp();
     }
 #pragma unroll 1
     for (int i = 0; i < fragments.steps; ++i) {
@@ -122,18 +116,11 @@ struct ClusterBackward {
   // Stages are counted from the last step.
   DEVICE_FN int time(int stage) const { return walk.stage_time(stage); }
 
-  // Takes what a stage needs of the tape, the state before and dy, and asks for what its rows need
-  // two stages later.
-  DEVICE_FN void load_inputs(int stage, int pass) {
-    if (stage >= walk.T) return;
-    const OwnRow own = row(pass);
-    source.load(inputs, walk, time(stage), own.b, own.length);
-    if (stage + 2 < walk.T) source.prefetch(walk, time(stage + 2), own.b, own.length);
-  }
-  // Of the next pass, else of what comes behind the last.
-  DEVICE_FN void load_next(int stage, int pass, int next_stage) {
+  // Takes what the next pass needs, else what comes behind the last.
+  DEVICE_FN void take_next(int stage, int pass, int next_stage) {
     const bool more = pass * kTileRows < at.rows;
-    load_inputs(more ? stage : next_stage, more ? pass : 0);
+    const int next = more ? stage : next_stage;
+    if (next < walk.T) source.take(inputs, walk, next, row(more ? pass : 0));
   }
 
   // Puts the gradient that meets the rows of gate g where the product reads it.
@@ -160,7 +147,7 @@ struct ClusterBackward {
     IO* to = tile(pass, stage);
 #pragma unroll
     for (int g = kBefore ? 1 : 0; g < G; ++g) put(to, g, dg[recurrent_column(cell, g)]);
-    load_next(stage, pass + 1, kBefore ? stage : stage + 1);
+    take_next(stage, pass + 1, kBefore ? stage : stage + 1);
     if (!own.there) return;
     IO* columns = gates[walk.number(t, own.b)];
 #pragma unroll
@@ -178,7 +165,7 @@ struct ClusterBackward {
       backward_gates(saved, widen(inputs.before), d_reset_h, own.h, dg);
     }
     put(tile(pass, stage), 0, dg[0]);
-    load_next(stage, pass + 1, stage + 1);
+    take_next(stage, pass + 1, stage + 1);
     if (own.there) *gates[walk.number(t, own.b)] = narrow<IO>(dg[0]);
   }
 
@@ -281,7 +268,7 @@ struct ClusterBackward {
   }
 
   DEVICE_FN void run() {
-    load_inputs(0, 0);
+    source.take(inputs, walk, 0, row(0));
 #pragma unroll 1
     for (int pass = 0; pass * kTileRows < at.rows; ++pass) differentiate(0, pass, row(pass));
     bool lost = false;
@@ -293,13 +280,7 @@ struct ClusterBackward {
     // Where the last push was lost, dh is no number already.
     if (__any_sync(0xFFFFFFFF, lost)) pushes.drain((1 + kBefore) * walk.T);
 #pragma unroll 1
-    for (int pass = 0; pass * kTileRows < at.rows; ++pass) {
-      const OwnRow own = row(pass);
-      if (!own.there) continue;
-      const int64_t state = walk.state(own.b) + at.unit();
-      if (p.dh0) static_cast<IO*>(p.dh0)[state] = narrow<IO>(own.h);
-      if (p.dc0) static_cast<IO*>(p.dc0)[state] = narrow<IO>(own.c);
-    }
+    for (int pass = 0; pass * kTileRows < at.rows; ++pass) source.finish(walk, row(pass));
   }
 };
 

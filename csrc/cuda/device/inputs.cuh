@@ -104,29 +104,56 @@ struct BackwardSource {
     return kLstm ? saved[previous] + 4 * walk.H : y[previous];
   }
 
-  // Takes step t of row b, if it has one.
-  DEVICE_FN void load(BackwardInputs<cell, IO>& in, const Walk& walk, int t, int b,
-                      int length) const {
-    if (t >= length) return;
-    const uint32_t number = walk.number(t, b);
+  // What the tiers of many blocks take for a row at a stage, counted from the last step, if the row
+  // has one there; and what they ask for, two stages ahead.
+  DEVICE_FN void take(BackwardInputs<cell, IO>& in, const Walk& walk, int stage,
+                      const OwnRow& own) const {
+    load(in, walk, walk.stage_time(stage), own);
+    if (stage + 2 < walk.T) ask(walk, walk.stage_time(stage + 2), own);
+  }
+
+  DEVICE_FN void load(BackwardInputs<cell, IO>& in, const Walk& walk, int t,
+                      const OwnRow& own) const {
+    if (t >= own.length) return;
+    const uint32_t number = walk.number(t, own.b);
     const IO* slots = saved[number];
 #pragma unroll
     for (int s = 0; s < kSaved; ++s) in.saved[s] = slots[s * walk.H];
     in.before = in.dy = IO{};
-    if (has_before(walk, t, b, length)) in.before = *before(walk, t, b, length, number);
+    if (has_before(walk, t, own.b, own.length)) {
+      in.before = *before(walk, t, own.b, own.length, number);
+    }
     if (p.dy) in.dy = *dy[number];
   }
 
-  // Asks for what a later step takes, which comes from far away: one lane for all that lies
-  // together.
-  DEVICE_FN void prefetch(const Walk& walk, int t, int b, int length) const {
-    if (threadIdx.x % kTileUnits || t >= length) return;
-    const uint32_t number = walk.number(t, b);
+  // One lane for all that lies together.
+  DEVICE_FN void ask(const Walk& walk, int t, const OwnRow& own) const {
+    if (threadIdx.x % kTileUnits || t >= own.length) return;
+    const uint32_t number = walk.number(t, own.b);
     const IO* slots = saved[number];
 #pragma unroll
-    for (int s = 0; s < kSaved; ++s) fused_rnn::prefetch(slots + s * walk.H);
-    if (!kLstm && !kPlain) fused_rnn::prefetch(y[number]);
-    if (p.dy) fused_rnn::prefetch(dy[number]);
+    for (int s = 0; s < kSaved; ++s) prefetch(slots + s * walk.H);
+    if (!kLstm && !kPlain) prefetch(y[number]);
+    if (p.dy) prefetch(dy[number]);
+  }
+
+  // The gradients of the last states of row b, to its place among the records; no length is read.
+  template <class Place>
+  DEVICE_FN void start(const Place& at, const Walk& walk, const Records& records, int place,
+                       int b) const {
+    const bool there = at.in_layer && b < at.end_row;
+    const int64_t state = walk.state(b) + unit;
+    float* own = &records.state(at, place);
+    own[0] = there && p.dhn ? widen(static_cast<const IO*>(p.dhn)[state]) : 0;
+    own[at.units] = there && p.dcn ? widen(static_cast<const IO*>(p.dcn)[state]) : 0;
+  }
+
+  // Those of the initial states.
+  DEVICE_FN void finish(const Walk& walk, const OwnRow& own) const {
+    if (!own.there) return;
+    const int64_t state = walk.state(own.b) + unit;
+    if (p.dh0) static_cast<IO*>(p.dh0)[state] = narrow<IO>(own.h);
+    if (p.dc0) static_cast<IO*>(p.dc0)[state] = narrow<IO>(own.c);
   }
 };
 

@@ -81,21 +81,17 @@ inline Launch cluster_launch(const Sizes& s, int blocks, int rows, int64_t bytes
   return how;
 }
 
-// Calls f with the groups of units of a block and the blocks of a cluster, of layers that are too
-// large for the block tier.
+// Calls f with the groups of units of a block and the blocks of a cluster.
 template <class F>
 const char* with_cluster_shape(int H, int blocks, F f) {
   const int groups = cluster_groups(H, blocks);
-  switch (blocks) {
-    case 4:
-      return f.template operator()<3, 4>();
-    case 8:
-      return groups == 2 ? f.template operator()<2, 8>() : f.template operator()<3, 8>();
-    default:
-      return groups == 1   ? f.template operator()<1, 16>()
-             : groups == 2 ? f.template operator()<2, 16>()
-                           : f.template operator()<3, 16>();
-  }
+  if (blocks == 4 && groups == 3) return f.template operator()<3, 4>();
+  if (blocks == 8 && groups == 2) return f.template operator()<2, 8>();
+  if (blocks == 8 && groups == 3) return f.template operator()<3, 8>();
+  if (blocks == 16 && groups == 1) return f.template operator()<1, 16>();
+  if (blocks == 16 && groups == 2) return f.template operator()<2, 16>();
+  if (blocks == 16 && groups == 3) return f.template operator()<3, 16>();
+  return "no kernel is built for such clusters: the block tier takes layers of so few units";
 }
 
 }  // namespace cuda

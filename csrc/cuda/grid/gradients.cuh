@@ -45,27 +45,14 @@ struct GridGradients {
     }
     // From here on a row's own threads alone read and write its states.
     for (int pass = 0; pass < passes; ++pass) {
-      const int place = at.row + pass * kPassRows, b = at.first_row + place;
-      const bool there = at.in_layer && b < at.end_row;
-      const int64_t state = walk.state(b) + at.unit();
-      float* own = &records.state(at, place);
-      own[0] = there && p.dhn ? widen(static_cast<const IO*>(p.dhn)[state]) : 0;
-      own[at.units] = there && p.dcn ? widen(static_cast<const IO*>(p.dcn)[state]) : 0;
+      const int place = at.row + pass * kPassRows;
+      source.start(at, walk, records, place, at.first_row + place);
     }
   }
 
   DEVICE_FN OwnRow row(int pass) const { return at.own_row(records, pass); }
   // Stages are counted from the last step.
   DEVICE_FN int time(int stage) const { return walk.stage_time(stage); }
-
-  // Takes what a stage needs of the tape, the state before and dy, and asks for what its rows need
-  // two stages later.
-  DEVICE_FN void load_inputs(int stage, int pass) {
-    if (stage >= walk.T) return;
-    const OwnRow own = row(pass);
-    source.load(inputs, walk, time(stage), own.b, own.length);
-    if (stage + 2 < walk.T) source.prefetch(walk, time(stage + 2), own.b, own.length);
-  }
 
   // Gives the gates' gradients of a pass; dh keeps the path past the products.
   DEVICE_FN void differentiate(int stage, int pass, const OwnRow& own) {
@@ -83,7 +70,8 @@ struct GridGradients {
     for (int g = 0; g < G; ++g) given[g] = dg[recurrent_column(cell, g)];
     at.template give<IO>(stage, pass, given);
     const bool last = pass + 1 == passes;
-    load_inputs(last ? stage + 1 : stage, last ? 0 : pass + 1);
+    const int next = last ? stage + 1 : stage;
+    if (next < walk.T) source.take(inputs, walk, next, row(last ? 0 : pass + 1));
     if (!own.there) return;
     IO* columns = gates[walk.number(t, own.b)];
 #pragma unroll
@@ -104,7 +92,7 @@ struct GridGradients {
   }
 
   DEVICE_FN void start() {
-    load_inputs(0, 0);
+    source.take(inputs, walk, 0, row(0));
     for (int pass = 0; pass < passes; ++pass) differentiate(0, pass, row(pass));
   }
 
@@ -112,13 +100,7 @@ struct GridGradients {
   DEVICE_FN void give_up(int stage) const { spoil_backward<cell, IO>(p, walk, at.share(), stage); }
 
   DEVICE_FN void finish() const {
-    for (int pass = 0; pass < passes; ++pass) {
-      const OwnRow own = row(pass);
-      if (!own.there) continue;
-      const int64_t state = walk.state(own.b) + at.unit();
-      if (p.dh0) static_cast<IO*>(p.dh0)[state] = narrow<IO>(own.h);
-      if (p.dc0) static_cast<IO*>(p.dc0)[state] = narrow<IO>(own.c);
-    }
+    for (int pass = 0; pass < passes; ++pass) source.finish(walk, row(pass));
   }
 };
 
