@@ -109,6 +109,7 @@ class VariedWeights(Convertible, nn.RNNBase):
         told = name in _NUMBERS and self.__dict__.get(name) == getattr(self._variety, name)
         if told and isinstance(value, int | float):
             self._check_option(name, value)
+            # Not `_replace`, which keeps the type that plain layers are told by.
             variety = Variety(**{**self._variety._asdict(), name: value})
             self._variety = PLAIN if variety == PLAIN else variety
         super().__setattr__(name, value)
